@@ -13,7 +13,7 @@ _STATED_ANSWER = re.compile(r"The answer is ([A-Z])\.")
 
 
 def build_prompt(question: "Question") -> str:
-    """The question as LLaVA's ScienceQA evaluation words it, without the picture and the conversation around it.
+    """The question as LLaVA's ScienceQA evaluation words it, without the picture and the conversation.
 
     Context: {hint}          only if there is a hint
     {text}
@@ -28,11 +28,11 @@ def build_prompt(question: "Question") -> str:
 def read_answer(text: str, n_choices: int) -> int | None:
     """The index of the choice that a written answer names, or None if it names none: scored as wrong.
 
-    LLaVA's reading (eval_science_qa.py): the whole text is an option's letter; or it begins with one and ". "; or it
-    says "The answer is X." exactly once. A letter beyond the question's own choices names none.
+    LLaVA's reading (eval_science_qa.py): the whole text is an option's letter; or it begins with one and ". ";
+    or it says "The answer is X." exactly once. A letter beyond the question's own choices names none.
     """
     text = text.strip()
-    # LLaVA knows the letters A to E whatever the question: "D. The answer is B." says D even where there is no D.
+    # LLaVA knows A to E whatever the question: "D. The answer is B." says D even where there is no D.
     options = LETTERS[: max(5, n_choices)]
     letter = None
     if text[:1] and text[0] in options and text[1:3] in ("", ". "):

@@ -33,9 +33,9 @@ class Question:
     """One multiple-choice question about one picture, in ScienceQA's schema.
 
     answer      index into choices
-    image       a PIL image, a path, or a callable without arguments that returns a PIL image; None: no picture
-    image_id    equal for two questions exactly if they show the same picture: vision features are shared by it, and
-                it is the cluster of clustered intervals. Left empty, the question's own id stands in.
+    image       a PIL image, a path, or a callable without arguments that returns one; None: no picture
+    image_id    equal for two questions exactly if they show the same picture: vision features are shared by
+                it, and it is the cluster of clustered intervals. Left empty, the question's own id stands in.
 
     Raises TokenselError if the answer is none of the choices, or there are more choices than letters.
     """
@@ -56,7 +56,7 @@ class Question:
     def __post_init__(self) -> None:
         if not 0 <= self.answer < len(self.choices):
             raise TokenselError(
-                f"question {self.id}: answer {self.answer} is not the index of one of its {len(self.choices)} choices"
+                f"question {self.id}: answer {self.answer} is not an index of its {len(self.choices)} choices"
             )
         if len(self.choices) > len(LETTERS):
             raise TokenselError(
@@ -68,7 +68,7 @@ class Question:
     def load_image(self) -> Image.Image:
         """The picture in RGB, decoded to the last row.
 
-        Raises BadSampleError, which names the question, for a picture that is missing, truncated or not a picture.
+        Raises BadSampleError, which names the question, for a picture that is missing, truncated or none.
         """
         if self.image is None:
             raise BadSampleError(f"question {self.id}: has no picture", question_id=self.id)
@@ -93,8 +93,8 @@ class Question:
 def load_questions(name: str, limit: int | None = None, **options: object) -> list[Question]:
     """The questions of the data set `name`, in the data set's order.
 
-    limit     at most so many of them: those whose ids hash lowest. So the subset is the same in every run, mixes
-              families whatever the order of the file, and a smaller limit takes a part of a larger one.
+    limit     at most so many of them: those whose ids hash lowest. So the subset is the same in every run,
+              mixes families whatever the order of the file, and a smaller limit is a part of a larger one.
     options   the data set's own; see its load function
 
     Raises TokenselError for an unknown name or option (lists the choices), a missing option, a limit below 1,
@@ -126,7 +126,7 @@ def load_questions(name: str, limit: int | None = None, **options: object) -> li
 
 
 def stable_hash(*parts: str) -> str:
-    """A hex digest of the parts that is the same in every process, unlike `hash`. Sorting by it is a fixed shuffle."""
+    """A hex digest of the parts, the same in every process, unlike `hash`. Sorting by it is a fixed shuffle."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
@@ -144,7 +144,7 @@ def _loader(name: str) -> Callable[..., list[Question]]:
 
 
 def _decoded(image: Image.Image) -> Image.Image:
-    # PIL decodes lazily: without load(), a truncated file would fail far from here, inside the image processor.
+    # PIL decodes lazily: without load(), a truncated file would fail far from here, in the image processor.
     image.load()
     return image.convert("RGB")
 
