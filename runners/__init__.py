@@ -1,0 +1,1 @@
+"""Entry points: each is `python -m runners.NAME`, and thin: parse, call, print."""

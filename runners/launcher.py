@@ -1,0 +1,40 @@
+"""The Hydra launcher that evaluates a whole grid in one pass, instead of one process or one model per job."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+
+class OnePassLauncher(Launcher):
+    """Composes every job's config and hands all of them to the task in a single call, as a list."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        setup_globals()
+        configs: list[Any] = []
+        for index, overrides in enumerate(job_overrides, start=initial_job_idx):
+            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = index
+            configs.append(config)
+        value = self.task(configs)
+        jobs = []
+        for overrides, config in zip(job_overrides, configs, strict=True):
+            job = JobReturn(
+                overrides=filter_overrides(overrides), cfg=config, working_dir=".", status=JobStatus.COMPLETED
+            )
+            job.return_value = value
+            jobs.append(job)
+        return jobs
+
+
+def register() -> None:
+    """Makes the launcher known to Hydra without a hydra_plugins package, which would be found by every Hydra app."""
+    Plugins.instance().register(OnePassLauncher)
