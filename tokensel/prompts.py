@@ -28,8 +28,8 @@ def build_prompt(question: "Question") -> str:
 def read_answer(text: str, n_choices: int) -> int | None:
     """The index of the choice that a written answer names, or None if it names none: scored as wrong.
 
-    LLaVA's reading (eval_science_qa.py): the whole text is an option's letter; or it begins with one and ". ";
-    or it says "The answer is X." exactly once. A letter beyond the question's own choices names none.
+    LLaVA's reading (eval_science_qa.py): the whole text is an option's letter; or it begins with one and
+    ". "; or it says "The answer is X." exactly once. A letter beyond the question's own choices names none.
     """
     text = text.strip()
     # LLaVA knows A to E whatever the question: "D. The answer is B." says D even where there is no D.

@@ -126,7 +126,7 @@ def load_questions(name: str, limit: int | None = None, **options: object) -> li
 
 
 def stable_hash(*parts: str) -> str:
-    """A hex digest of the parts, the same in every process, unlike `hash`. Sorting by it is a fixed shuffle."""
+    """A digest of the parts, the same in every process, unlike `hash`: sorting by it is a fixed shuffle."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 

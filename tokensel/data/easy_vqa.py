@@ -3,8 +3,8 @@
 Source: Victor Zhou, "Easy Visual Question Answering", https://github.com/vzhou842/easy-VQA, MIT; pictures,
 questions and answers come from its package, `pip install easy-vqa`.
 
-Only its color and shape questions need the picture: "is there a red shape?" is mostly "no" and its negation mostly
-"yes", so the wording alone answers 82% of the yes_no ones.
+Only its color and shape questions need the picture: "is there a red shape?" is mostly "no" and its negation
+mostly "yes", so the wording alone answers 82% of the yes_no ones.
 """
 
 from tokensel.data import Question, check_choice, stable_hash
@@ -21,12 +21,12 @@ SPLITS = ("test", "train")
 
 
 def load_easy_vqa(split: str = "test") -> list[Question]:
-    """The questions of a split, in the data set's order: 9673 in test, on 1000 pictures; 38575 in train, on 4000.
+    """The questions of a split, in their order: 9673 in test, on 1000 pictures; 38575 in train, on 4000.
 
-    The splits share no picture. Choices: the answer and up to 3 others of its kind, which ones and in which order
-    fixed by a hash of the question's id. Chance is 1/4 for color, 1/3 for shape, 1/2 for yes_no.
+    The splits share no picture. Choices: the answer and up to 3 others of its kind; a hash of the id
+    says which and in which order. Chance is 1/4 for color, 1/3 for shape, 1/2 for yes_no.
 
-    Raises TokenselError for an unknown split, or if the easy-vqa package is not installed.
+    Raises TokenselError for an unknown split, or without the easy-vqa package.
     """
     check_choice("data.split", split, SPLITS)
     try:
