@@ -1,0 +1,27 @@
+"""tokensel: reduce the visual tokens of a vision-language model, without training, and measure the cost."""
+
+from tokensel.errors import BadSampleError, TokenselError
+from tokensel.methods import (
+    METHODS,
+    Context,
+    Method,
+    Selection,
+    make_method,
+    register_method,
+)
+from tokensel.reduce import reduce_tokens
+from tokensel.stages import Stage, make_stages
+
+__all__ = [
+    "METHODS",
+    "BadSampleError",
+    "Context",
+    "Method",
+    "Selection",
+    "Stage",
+    "TokenselError",
+    "make_method",
+    "make_stages",
+    "reduce_tokens",
+    "register_method",
+]

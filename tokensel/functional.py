@@ -1,0 +1,178 @@
+"""The algorithms themselves: batched, stateless functions on tensors. No host synchronisation, no N x N matrix.
+
+Shapes: B rows of a batch, N visual tokens, M kept, D hidden size. Half precision in, half precision out; similarity
+and softmax are float32 inside. A zero row has cosine 0 to everything, itself included.
+"""
+
+import torch
+from torch import Tensor
+
+from tokensel.errors import TokenselError
+
+EPSILON = 1e-12
+PERIPHERAL_BLOCK = 64
+
+
+def inverse_norms(tokens: Tensor) -> Tensor:
+    """1 / max(|token|, 1e-12) of tokens [..., D] -> [...]. Kept apart so that no normalised copy is written."""
+    return torch.linalg.vector_norm(tokens, dim=-1).clamp_min(EPSILON).reciprocal()
+
+
+def cosine_to(tokens: Tensor, inverse: Tensor, queries: Tensor) -> Tensor:
+    """Cosines of tokens [B, N, D], whose inverse norms are [B, N], with unit queries [B, K, D] -> [B, N, K]."""
+    if queries.shape[:2] == (
+        1,
+        1,
+    ):  # a plain matrix-vector product reads memory faster than a batched one
+        return (torch.mv(tokens[0], queries[0, 0]) * inverse[0]).view(1, -1, 1)
+    return torch.bmm(tokens, queries.transpose(1, 2)).mul_(inverse.unsqueeze(-1))
+
+
+def take(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Rows of tokens [B, N, D] at indices [B, M] -> [B, M, D]."""
+    return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def degrees(tokens: Tensor, inverse: Tensor) -> Tensor:
+    """Sum over j of cos(i, j), self included: [B, N]. As x_i . sum_j x_j, so in O(N D)."""
+    total = torch.bmm(inverse.unsqueeze(1), tokens)
+    return cosine_to(tokens, inverse, total).squeeze(-1)
+
+
+def _unit(tokens: Tensor, inverse: Tensor, index: Tensor) -> Tensor:
+    """The unit vectors of the tokens at index [B, K] -> [B, K, D]."""
+    return take(tokens, index) * inverse.gather(1, index).unsqueeze(-1)
+
+
+def _check_kept(kept: int) -> None:
+    if kept < 1:
+        raise TokenselError(f"kept={kept}: at least 1 token must be kept")
+
+
+@torch.no_grad()
+def farthest_point_sampling(
+    tokens: Tensor,
+    kept: int,
+    start: int | str | Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Farthest point sampling under the distance 1 - cosine: each choice is the farthest from all before it.
+
+    tokens: [B, N, D]. Returns LongTensor[B, min(kept, N)] in the order of choice; the first is the start. Ties go to
+    the lowest index. kept >= N returns arange(N). Chosen tokens are not excluded: once only duplicates of chosen
+    tokens (or zero rows) are left, an index can come twice, as in the original. O(N M D); touches M rows only.
+
+    start: None = random per row (from generator); an int = that index in all rows; LongTensor[B] = one per row;
+    "medoid" = the token nearest to all others; "peripheral" = the one with the largest nearest-neighbour distance.
+
+    Raises TokenselError for kept < 1 or an unknown start. Source: Gonzalez 1985; Eldar et al. 1997; DivPrune (CVPR
+    2025) uses start="peripheral".
+    """
+    _check_kept(kept)
+    batch, count, _ = tokens.shape
+    if kept >= count:
+        return torch.arange(count, device=tokens.device).repeat(batch, 1)
+    tokens = tokens.float()
+    inverse = inverse_norms(tokens)
+    current = _start(tokens, inverse, start, generator)
+    order = [current]
+    nearest: Tensor | None = None
+    for _ in range(kept - 1):
+        distance = 1 - cosine_to(tokens, inverse, _unit(tokens, inverse, current)).squeeze(-1)
+        nearest = distance if nearest is None else torch.minimum(nearest, distance)
+        current = nearest.argmax(1, keepdim=True)
+        order.append(current)
+    return torch.cat(order, 1)
+
+
+def _start(
+    tokens: Tensor,
+    inverse: Tensor,
+    start: int | str | Tensor | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    batch, count, _ = tokens.shape
+    if start is None:
+        device = generator.device if generator is not None else tokens.device
+        drawn = torch.randint(count, (batch, 1), generator=generator, device=device)
+        return drawn.to(tokens.device)
+    if isinstance(start, Tensor):
+        return start.view(batch, 1).to(tokens.device)
+    if start == "medoid":
+        return degrees(tokens, inverse).argmax(1, keepdim=True)
+    if start == "peripheral":
+        return _nearest_neighbour_cosine(tokens, inverse).argmin(1, keepdim=True)
+    if isinstance(start, int) and not isinstance(start, bool):
+        if not 0 <= start < count:
+            raise TokenselError(f"start={start}: must be a token index from 0 to {count - 1}")
+        return torch.full((batch, 1), start, device=tokens.device)
+    raise TokenselError(f"start={start!r}: must be None, an index, 'medoid' or 'peripheral'")
+
+
+def _nearest_neighbour_cosine(tokens: Tensor, inverse: Tensor) -> Tensor:
+    """The largest cosine of each token with another one: [B, N], in blocks of rows so that no N x N is held."""
+    blocks = []
+    rows = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[0], -1)
+    for index in rows.split(PERIPHERAL_BLOCK, dim=1):
+        cosine = cosine_to(tokens, inverse, _unit(tokens, inverse, index))
+        blocks.append(cosine.scatter(1, index.unsqueeze(1), -torch.inf).amax(1))
+    return torch.cat(blocks, 1)
+
+
+@torch.no_grad()
+def tome_centers(tokens: Tensor, kept: int, iterations: int = 3) -> Tensor:
+    """The medoid rule known as "tome": high-degree tokens as centres, each moved to its cluster's highest degree.
+
+    degree_i = sum_j cos(i, j). Start from the M highest degrees; then, `iterations` times, assign every token to its
+    most similar centre and move each centre to the member with the highest degree; an empty cluster keeps its
+    centre. tokens: [B, N, D] -> LongTensor[B, min(kept, N)], by falling degree of the initial centre; kept >= N
+    returns arange(N). Ties go to the lowest index. O(N M D) an iteration.
+
+    Without parallel rows the start is a fixed point (anything of higher degree than a centre is itself a centre), so
+    the outcome is the top-k by degree. This is the simplified form, not the original ToMe.
+
+    Raises TokenselError for kept < 1.
+    """
+    _check_kept(kept)
+    batch, count, _ = tokens.shape
+    if kept >= count:
+        return torch.arange(count, device=tokens.device).repeat(batch, 1)
+    tokens = tokens.float()
+    inverse = inverse_norms(tokens)
+    degree = degrees(tokens, inverse)
+    centers = degree.sort(dim=1, descending=True, stable=True).indices[:, :kept]
+    each = torch.arange(kept, device=tokens.device)
+    for _ in range(iterations):
+        cluster = cosine_to(tokens, inverse, _unit(tokens, inverse, centers)).argmax(2)
+        member = cluster.unsqueeze(2) == each
+        best = torch.where(member, degree.unsqueeze(2), -torch.inf).argmax(1)
+        centers = torch.where(member.any(1), best, centers)
+    return centers
+
+
+def cross_attention(queries: Tensor, tokens: Tensor, temperature: float = 0.1) -> Tensor:
+    """softmax(cos(queries, tokens) / temperature) @ tokens, without parameters.
+
+    queries [B, M, D], tokens [B, N, D] -> [B, M, D] in the tokens' dtype. A zero query gives the plain mean.
+
+    Raises TokenselError unless temperature > 0.
+    """
+    if not temperature > 0:
+        raise TokenselError(f"temperature={temperature}: must be a number above 0")
+    values, asked = tokens.float(), queries.float()
+    cosine = cosine_to(values, inverse_norms(values), asked * inverse_norms(asked).unsqueeze(-1))
+    weights = (cosine.transpose(1, 2) / temperature).softmax(-1)
+    return torch.bmm(weights, values).to(tokens.dtype)
+
+
+def nearest_mean(queries: Tensor, tokens: Tensor) -> Tensor:
+    """The mean of the tokens whose most similar query is this one; a query nobody is nearest to stays as it is.
+
+    queries [B, M, D], tokens [B, N, D] -> [B, M, D] in the tokens' dtype. Ties go to the first query.
+    """
+    values, asked = tokens.float(), queries.float()
+    cosine = cosine_to(values, inverse_norms(values), asked * inverse_norms(asked).unsqueeze(-1))
+    member = torch.nn.functional.one_hot(cosine.argmax(2), asked.shape[1]).transpose(1, 2).to(values.dtype)
+    size = member.sum(2, keepdim=True)
+    mean = torch.bmm(member, values) / size.clamp_min(1)
+    return torch.where(size > 0, mean, asked).to(tokens.dtype)

@@ -1,0 +1,94 @@
+"""How a sequence looks after a stage, and how anything else laid out along it (masks, positions) follows."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokensel.functional import take
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What one stage did to a sequence: enough to do it again to a longer one, when decoding goes on.
+
+    length: T, how long the prompt was that the stage saw.
+    slots: LongTensor[B, M], where in that sequence the survivors stand. values: [B, M, D] what they carry, or None.
+    keep: LongTensor[B, T'], what remains of the sequence, ascending; None where it keeps its length.
+    erased: LongTensor[B, N], the places set to zero before the survivors are written (zero_fill).
+    visible: BoolTensor[B, T], the places that may still be attended to (mask).
+    """
+
+    length: int
+    slots: Tensor
+    values: Tensor | None = None
+    keep: Tensor | None = None
+    erased: Tensor | None = None
+    visible: Tensor | None = None
+
+    @property
+    def removed(self) -> int:
+        """How many positions the sequence lost."""
+        return 0 if self.keep is None else self.length - self.keep.shape[1]
+
+    def _kept_columns(self, total: int) -> Tensor:
+        """keep, and everything that came after the prompt: LongTensor[B, total - removed]."""
+        assert self.keep is not None
+        later = torch.arange(self.length, total, device=self.keep.device).expand(self.keep.shape[0], -1)
+        return torch.cat([self.keep, later], 1) if total > self.length else self.keep
+
+    def along(self, values: Tensor) -> Tensor:
+        """Values laid out along the sequence, [B or 1, T + later, ...] -> [B, T' + later, ...]."""
+        if self.keep is None:
+            return values
+        columns = self._kept_columns(values.shape[1])
+        values = values.expand(columns.shape[0], *values.shape[1:])
+        columns = columns.view(*columns.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
+        return values.gather(1, columns)
+
+    def hidden(self, hidden: Tensor) -> Tensor:
+        """Hidden states [B, T + later, D] that begin with the prompt -> the reduced ones."""
+        slots = self.slots
+        if self.erased is not None:
+            hidden = hidden.scatter(1, self.erased.unsqueeze(-1).expand(-1, -1, hidden.shape[2]), 0)
+        if self.keep is not None:
+            hidden = take(hidden, self._kept_columns(hidden.shape[1]))
+            slots = torch.searchsorted(self.keep.contiguous(), slots.contiguous())
+        if self.values is not None:
+            hidden = hidden.scatter(1, slots.unsqueeze(-1).expand(-1, -1, hidden.shape[2]), self.values)
+        return hidden
+
+    def key_mask(self, mask: Tensor | None, total: int) -> Tensor | None:
+        """A 2-D mask over keys [B, total], True or 1 = may be attended to; None = all. Afterwards likewise."""
+        if self.visible is not None:
+            later = self.visible.new_ones(self.visible.shape[0], total - self.length)
+            visible = torch.cat([self.visible, later], 1)
+            mask = visible if mask is None else mask.bool() & visible
+        return None if mask is None else self.along(mask)
+
+    def attention_mask(self, mask: Tensor | None, queries: int, keys: int, whole: bool) -> Tensor | None:
+        """The mask a decoder layer gets, in whatever form its attention wants it.
+
+        mask: None (causal or all), 2-D over keys, or 4-D [B or 1, 1, queries, keys], boolean or additive.
+        queries, keys: their numbers before the reduction. whole: the queries are the whole sequence, so that they
+        shrink too.
+        """
+        if mask is not None and mask.ndim == 2:
+            return self.key_mask(mask, keys)
+        if self.visible is not None:
+            visible = self.key_mask(None, keys)
+            assert visible is not None
+            visible = visible[:, None, None, :]
+            if mask is None:
+                causal = torch.ones(queries, keys, dtype=torch.bool, device=visible.device)
+                return causal.tril(keys - queries) & visible
+            if mask.dtype == torch.bool:
+                return mask & visible
+            return mask.masked_fill(~visible, torch.finfo(mask.dtype).min)
+        if mask is None or self.keep is None:
+            return mask
+        columns = self._kept_columns(keys)
+        mask = mask.expand(columns.shape[0], -1, -1, -1)
+        if whole:
+            mask = mask.gather(2, columns[:, None, :, None].expand(-1, mask.shape[1], -1, keys))
+        return mask.gather(3, columns[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1))

@@ -1,0 +1,43 @@
+"""fps: farthest point sampling over the visual tokens' hidden states."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tokensel.errors import TokenselError
+from tokensel.functional import farthest_point_sampling
+from tokensel.methods.base import Context, Method, Selection, register_method
+from tokensel.seeding import row_scores
+
+
+@register_method
+@dataclass
+class FarthestPoint(Method):
+    """Cover the picture: each choice is the token farthest (1 - cosine) from everything chosen before.
+
+    Source: farthest point sampling (Gonzalez 1985; Eldar et al. 1997), here over hidden states inside the decoder.
+
+    start: "medoid" (nearest to all others), "peripheral" (farthest from its nearest neighbour), a token index, or
+        None = random, drawn from seed and the question's key.
+    seed: for start=None.
+    """
+
+    name: ClassVar[str] = "fps"
+    default_aggregation: ClassVar[str] = "cross_attention"
+    default_position: ClassVar[str] = "front"
+    min_kept: ClassVar[int] = 1
+
+    start: int | str | None = "medoid"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        is_index = isinstance(self.start, int) and not isinstance(self.start, bool) and self.start >= 0
+        if self.start not in ("medoid", "peripheral", None) and not is_index:
+            raise TokenselError(
+                f"start={self.start!r}: must be 'medoid', 'peripheral', None or an index from 0"
+            )
+
+    def select(self, context: Context) -> Selection:
+        start = self.start
+        if start is None:
+            start = row_scores(self.seed, context.row_keys, 1)[:, 0] % context.count
+        return Selection(farthest_point_sampling(context.tokens, context.kept, start))

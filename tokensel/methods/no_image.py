@@ -1,0 +1,18 @@
+"""no_image: every visual token removed, the lower control."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tokensel.methods.base import Context, Method, Selection, register_method
+
+
+@register_method
+@dataclass
+class NoImage(Method):
+    """Remove every visual token. At agg_layer 0 the decoder never sees the picture: what text alone can score."""
+
+    name: ClassVar[str] = "no_image"
+    fixed_kept: ClassVar[int | None] = 0
+
+    def select(self, context: Context) -> Selection:
+        return Selection(context.row_keys.new_empty((len(context.row_keys), 0)))

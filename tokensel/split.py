@@ -1,0 +1,156 @@
+"""One model run in pieces, so that a batch's vision and prefix are shared by every way of reducing it."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokensel.anatomy import find_parts
+from tokensel.errors import TokenselError
+from tokensel.stages import Stage
+from tokensel.state import State, reduce_state
+
+__all__ = ["SplitModel", "State"]
+
+
+class SplitModel:
+    """A LLaVA-like model or Llama-like decoder in pieces, without a cache and without gradients.
+
+        split = SplitModel(model)
+        prefix = split.run(split.embed(**inputs), upto=2)
+        for stage in stages:
+            split.logits(split.reduce(prefix, stage))
+
+    gives the logits of the last position that the model under `reduce_tokens` gives.
+
+    Raises TokenselError for a model without a Llama-like decoder.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.parts = find_parts(model)
+
+    @property
+    def num_layers(self) -> int:
+        return self.parts.num_layers
+
+    @torch.no_grad()
+    def image_features(self, pixel_values: Tensor) -> Tensor:
+        """Projected features of pictures [B, 3, H, W] -> [B, N, D], the same for every prompt: worth caching."""
+        if self.parts.llava is None:
+            raise TokenselError("pixel_values: this model has no vision tower")
+        features: Any = self.parts.llava.get_image_features(pixel_values=pixel_values, return_dict=True)
+        return torch.stack(list(features.pooler_output))
+
+    @torch.no_grad()
+    def embed(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        row_keys: Tensor | None = None,
+    ) -> State:
+        """The prompt about to enter the first layer.
+
+        input_ids [B, T], left-padded where attention_mask [B, T] is 0; pictures as pixel_values or as image_features
+        [images, N, D]. Or inputs_embeds [B, T, D] with image_mask [B, T]. row_keys: LongTensor[B], the questions'
+        keys for methods that draw at random.
+
+        Raises TokenselError when features and image tokens don't match, or for padding on the right.
+        """
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise TokenselError("input_ids: needed unless inputs_embeds is given")
+            inputs_embeds = self.parts.decoder.get_input_embeddings()(input_ids)
+        assert inputs_embeds is not None
+        if image_mask is None:
+            if input_ids is None or self.parts.image_token_id is None:
+                raise TokenselError("image_mask: needed where visual tokens cannot be seen in input_ids")
+            image_mask = input_ids == self.parts.image_token_id
+        if pixel_values is not None and image_features is None:
+            image_features = self.image_features(pixel_values)
+        if image_features is not None:
+            found, given = (
+                int(image_mask.sum()),
+                image_features.shape[0] * image_features.shape[1],
+            )
+            if found != given:
+                raise TokenselError(
+                    f"input_ids: {found} image tokens, but the pictures give {given} visual tokens"
+                )
+            features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
+            inputs_embeds = inputs_embeds.masked_scatter(image_mask.unsqueeze(-1), features)
+        batch, length = inputs_embeds.shape[:2]
+        positions = torch.arange(length, device=inputs_embeds.device).expand(batch, -1)
+        mask = None
+        if attention_mask is not None and not bool((attention_mask != 0).all()):
+            mask = attention_mask != 0
+            if not bool(mask[:, -1].all()):
+                raise TokenselError("attention_mask: the batch must be padded on the left")
+            positions = (mask.long().cumsum(1) - 1).clamp_min(0)
+        if row_keys is None:
+            row_keys = torch.zeros(batch, dtype=torch.long)
+        return State(
+            hidden=inputs_embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            visual_mask=image_mask,
+            row_keys=row_keys.to(inputs_embeds.device),
+            rotary=self.parts.decoder.rotary_emb(inputs_embeds, position_ids=positions),
+        )
+
+    @torch.no_grad()
+    def run(self, state: State, upto: int) -> State:
+        """Runs decoder layers state.layer .. upto - 1 and returns the state about to enter layer `upto`."""
+        if not state.layer <= upto <= self.num_layers:
+            raise TokenselError(f"upto={upto}: must be from {state.layer} to {self.num_layers}")
+        hidden, previous = state.hidden, state.previous
+        mask = self._layer_mask(state) if upto > state.layer else None
+        for layer in self.parts.layers[state.layer : upto]:
+            previous = hidden
+            hidden = layer(
+                hidden,
+                attention_mask=mask,
+                position_ids=state.position_ids,
+                position_embeddings=state.rotary,
+                past_key_values=None,
+                use_cache=False,
+            )
+        return replace(state, hidden=hidden, previous=previous, layer=upto)
+
+    @torch.no_grad()
+    def reduce(self, state: State, stage: Stage) -> State:
+        """Applies a stage, exactly as the hooks of `reduce_tokens` do. The given state stays as it is.
+
+        Raises TokenselError when the stage belongs to another layer.
+        """
+        if stage.layer != state.layer:
+            raise TokenselError(f"agg_layer={stage.layer}: this state is about to enter layer {state.layer}")
+        before = self.parts.layers[state.layer - 1] if state.layer else None
+        return reduce_state(state, stage, before)[0]
+
+    @torch.no_grad()
+    def logits(self, state: State) -> Tensor:
+        """Runs what is left of the decoder and returns the last position's logits: [B, vocabulary]."""
+        if self.parts.head is None:
+            raise TokenselError("model: has no language-model head to give logits")
+        hidden = self.run(state, self.num_layers).hidden
+        return self.parts.head(self.parts.decoder.norm(hidden[:, -1:]))[:, 0]
+
+    def _layer_mask(self, state: State) -> Tensor | None:
+        """The mask in the form that the model's attention wants; None where plain causal attention needs none."""
+        name, padding = self.parts.attention_name, state.attention_mask
+        if "flash" in name or (padding is None and name == "sdpa"):
+            return padding
+        length = state.hidden.shape[1]
+        allowed = torch.ones(length, length, dtype=torch.bool, device=state.hidden.device).tril()[None, None]
+        if padding is not None:
+            allowed = allowed & padding[:, None, None, :]
+        if name == "sdpa":
+            return allowed
+        lowest = torch.finfo(state.hidden.dtype).min
+        return torch.zeros_like(allowed, dtype=state.hidden.dtype).masked_fill(~allowed, lowest)
