@@ -1,0 +1,218 @@
+"""Loading a checkpoint: the embedded one, a folder, or one of the hub, all through the same path."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
+
+# From its module: up to transformers 5.17 the name at the top level demands torchvision, the class does not.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.utils import logging
+
+from tokensel.data import check_choice
+from tokensel.errors import TokenselError
+from tokensel.models.loaded import LoadedModel
+
+# Names that stand for a checkpoint inside the package.
+EMBEDDED: dict[str, Path] = {"tiny": Path(__file__).parent / "tiny"}
+
+DTYPES = ("float32", "float16", "bfloat16", "auto")
+FAMILIES = ("llava",)
+_SINGLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_WEIGHTS = "model.safetensors, model.safetensors.index.json with its shards, or pytorch_model.bin"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# What transformers was seen to raise for damaged, foreign and unreachable checkpoints.
+_LOAD_ERRORS = (OSError, ValueError, RuntimeError, LookupError, TypeError, ImportError, SafetensorError)
+_LOAD_ERRORS += (UnpicklingError,)
+
+
+def load_model(
+    path: str | Path = "tiny",
+    dtype: str = "float32",
+    device: str = "cpu",
+    attn_implementation: str = "sdpa",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Loads a LLaVA checkpoint, in evaluation mode and without gradients.
+
+    path      "tiny" (embedded), a folder in transformers' format, or a hub id "owner/name"
+    dtype     float32, float16, bfloat16, or auto: as stored
+    device    cpu, cuda, cuda:<index>, or auto: cuda where there is one
+    revision  a hub checkpoint's branch, tag or commit
+
+    Pictures are always prepared with PIL, even beside torchvision: its resizing rounds differently, and
+    predictions must not depend on what else is installed.
+
+    Raises TokenselError, in one line that names the key: an unknown name, dtype or device, a folder without
+    config or weights, weights that are damaged or incomplete, a model of another family, a hub out of reach.
+    """
+    path = str(path)
+    check_choice("model.dtype", dtype, DTYPES)
+    target = _device(device)
+    folder = checkpoint_folder(path)
+    source = str(folder) if folder else path
+    hub = {"trust_remote_code": trust_remote_code} | ({} if folder else {"revision": revision})
+    try:
+        config = AutoConfig.from_pretrained(source, **hub)
+        check_choice(f"model.path={path}: model_type", config.model_type, FAMILIES)
+        # The processor first: it is cheap, and a 14 GB load should not end in a missing tokenizer.
+        processor = _load_processor(source, path, config, hub)
+        # A download deserves its progress bar; reading a folder would only disturb the sweep's own.
+        with _no_progress_bar() if folder else nullcontext():
+            model, report = LlavaForConditionalGeneration.from_pretrained(
+                source,
+                config=config,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                attn_implementation=attn_implementation,
+                output_loading_info=True,
+                **hub,
+            )
+    except TokenselError:
+        raise
+    except _LOAD_ERRORS as error:
+        raise TokenselError(_explain(path, folder, error)) from error
+    # transformers fills missing weights with random numbers and only warns.
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise TokenselError(
+            f"model.path={path}: the weights lack {len(missing)} tensors of the model, first {missing[0]}"
+        )
+    model.requires_grad_(False).eval().to(target)
+    return LoadedModel(
+        model=model,
+        processor=processor,
+        path=path,
+        name=Path(path).name,
+        device=target,
+        revision=checkpoint_revision(path) if folder else getattr(config, "_commit_hash", None) or revision,
+    )
+
+
+def checkpoint_folder(path: str | Path) -> Path | None:
+    """The folder that a path or an embedded name stands for; None for a hub id. Loads nothing.
+
+    Raises TokenselError if it is none of them, or the folder lacks its config or weights.
+    """
+    folder = EMBEDDED.get(str(path), Path(path).expanduser())
+    if folder.is_dir():
+        _check_folder(str(path), folder)
+        return folder
+    if folder.exists() or not _HUB_ID.fullmatch(str(path)) or str(path).startswith("."):
+        raise TokenselError(
+            f"model.path={path}: no such model; choose {', '.join(EMBEDDED)}, an existing folder, "
+            "or a hub id owner/name"
+        )
+    return None
+
+
+def checkpoint_revision(path: str | Path) -> str | None:
+    """A digest of a folder's config, tokenizer, processor and weights: which model it is, without loading it.
+
+    None for a hub id. Of a file above 64 MiB the size and 64 blocks are read; training changes every block.
+    """
+    folder = checkpoint_folder(path)
+    if folder is None:
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".safetensors", ".bin", ".model", ".jinja") or _is_setting(file):
+            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+            _digest_file(digest, file)
+    return digest.hexdigest()[:16]
+
+
+def _is_setting(file: Path) -> bool:
+    # Not every json: figures kept beside the weights do not make another model.
+    return file.suffix == ".json" and ("config" in file.name or "token" in file.name)
+
+
+def _digest_file(digest: "hashlib._Hash", file: Path, blocks: int = 64, block_bytes: int = 1 << 20) -> None:
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        if size <= blocks * block_bytes:
+            digest.update(opened.read())
+            return
+        for block in range(blocks):
+            opened.seek((size - block_bytes) * block // (blocks - 1))
+            digest.update(opened.read(block_bytes))
+
+
+def _check_folder(path: str, folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise TokenselError(f"model.path={path}: {folder} has no config.json; it needs one, and {_WEIGHTS}")
+    if any((folder / name).is_file() for name in _SINGLE_WEIGHTS):
+        return
+    for index in (folder / f"{name}.index.json" for name in _SINGLE_WEIGHTS):
+        if not index.is_file():
+            continue
+        try:
+            shards = set(json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            raise TokenselError(f"model.path={path}: {index} is not a list of weight shards") from error
+        lost = sorted(shard for shard in shards if not (folder / shard).is_file())
+        if lost:
+            raise TokenselError(f"model.path={path}: {folder} lacks the weight shard {lost[0]}")
+        return
+    raise TokenselError(f"model.path={path}: {folder} has no weights; it needs {_WEIGHTS}")
+
+
+def _load_processor(source: str, path: str, config: AutoConfig, hub: dict) -> AutoProcessor:
+    processor = AutoProcessor.from_pretrained(source, **hub)
+    if getattr(processor, "chat_template", None) is None:
+        raise TokenselError(f"model.path={path}: has no chat_template.jinja; prompts need one")
+    # Not through AutoProcessor: it would hand `backend` on to the tokenizer, where it means something else.
+    processor.image_processor = AutoImageProcessor.from_pretrained(source, backend="pil", **hub)
+    processor.tokenizer.padding_side = "left"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    # Checkpoints from before transformers 4.45 leave these to the model's config.
+    if processor.patch_size is None:
+        processor.patch_size = config.vision_config.patch_size
+        processor.num_additional_image_tokens = 1
+    if processor.vision_feature_select_strategy is None:
+        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    return processor
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise TokenselError(f"model.device={device}: unknown; choose one of cpu, cuda, cuda:<index>, auto")
+    target = torch.device(device)
+    if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
+        raise TokenselError(
+            f"model.device={device}: torch sees {torch.cuda.device_count()} CUDA devices; choose cpu or auto"
+        )
+    return target
+
+
+def _explain(path: str, folder: Path | None, error: Exception) -> str:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if folder is not None:
+        if isinstance(error, SafetensorError):
+            return f"model.path={path}: the weights in {folder} are truncated or damaged ({reason})"
+        return f"model.path={path}: {folder} cannot be loaded ({type(error).__name__}: {reason})"
+    return (
+        f"model.path={path}: cannot be had from the hub or its cache; set model.path to a folder, or HF_HOME "
+        f"to a cache that holds it ({type(error).__name__}: {reason})"
+    )
