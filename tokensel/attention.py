@@ -1,7 +1,9 @@
 """One row of a layer's attention, recomputed from its own projections: O(T d), without eager attention."""
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tokensel.errors import TokenselError
 
@@ -13,7 +15,7 @@ def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def last_query_attention(
-    layer: nn.Module,
+    layer: Any,
     hidden: Tensor,
     rotary: tuple[Tensor, Tensor],
     key_mask: Tensor | None,
@@ -27,7 +29,7 @@ def last_query_attention(
 
     Raises TokenselError for a layer without separate q and k projections.
     """
-    attention = getattr(layer, "self_attn", None)
+    attention: Any = getattr(layer, "self_attn", None)
     if attention is None or not (hasattr(attention, "q_proj") and hasattr(attention, "k_proj")):
         raise TokenselError(
             f"fastv: {type(layer).__name__} has no q_proj and k_proj to recompute attention from"

@@ -44,9 +44,9 @@ def _unit(tokens: Tensor, inverse: Tensor, index: Tensor) -> Tensor:
     return take(tokens, index) * inverse.gather(1, index).unsqueeze(-1)
 
 
-def _check_kept(kept: int) -> None:
-    if kept < 1:
-        raise TokenselError(f"kept={kept}: at least 1 token must be kept")
+def _check_kept(kept: int, least: int = 1) -> None:
+    if kept < least:
+        raise TokenselError(f"kept={kept}: must be at least {least}")
 
 
 @torch.no_grad()
@@ -59,16 +59,17 @@ def farthest_point_sampling(
     """Farthest point sampling under the distance 1 - cosine: each choice is the farthest from all before it.
 
     tokens: [B, N, D]. Returns LongTensor[B, min(kept, N)] in the order of choice; the first is the start. Ties go to
-    the lowest index. kept >= N returns arange(N). Chosen tokens are not excluded: once only duplicates of chosen
-    tokens (or zero rows) are left, an index can come twice, as in the original. O(N M D); touches M rows only.
+    the lowest index. kept >= N returns arange(N); kept 0 still returns the start, as in the original. Chosen tokens
+    are not excluded: once only duplicates of chosen tokens (or zero rows) are left, an index can come twice, as in
+    the original. O(N M D); touches M rows only.
 
     start: None = random per row (from generator); an int = that index in all rows; LongTensor[B] = one per row;
     "medoid" = the token nearest to all others; "peripheral" = the one with the largest nearest-neighbour distance.
 
-    Raises TokenselError for kept < 1 or an unknown start. Source: Gonzalez 1985; Eldar et al. 1997; DivPrune (CVPR
+    Raises TokenselError for kept < 0 or an unknown start. Source: Gonzalez 1985; Eldar et al. 1997; DivPrune (CVPR
     2025) uses start="peripheral".
     """
-    _check_kept(kept)
+    _check_kept(kept, least=0)
     batch, count, _ = tokens.shape
     if kept >= count:
         return torch.arange(count, device=tokens.device).repeat(batch, 1)

@@ -88,6 +88,9 @@ def reduce_tokens(
         raise TokenselError(
             f"image_mask={image_mask.dtype} {list(image_mask.shape)}: must be a BoolTensor [B, T]"
         )
+    if image_mask is None and parts.llava is None and any(stage.layer < parts.num_layers for stage in stages):
+        if not stages[0].method.passes_through:
+            raise TokenselError(f"image_mask: {type(model).__name__} needs it, to know the visual tokens")
     if row_keys is not None and (row_keys.ndim != 1 or row_keys.dtype != torch.long):
         raise TokenselError(f"row_keys={row_keys.dtype} {list(row_keys.shape)}: must be a LongTensor [B]")
     return Reducing(parts, stages, image_mask, row_keys)

@@ -132,6 +132,8 @@ def _context(state: State, stage: Stage, kept: int, layer: nn.Module | None) -> 
 def _survivors(stage: Stage, context: Context, selection: Selection) -> tuple[Tensor, Tensor | None]:
     """Which visual tokens stand where afterwards, in order, and what they carry (None = their own)."""
     places, values = selection.indices, selection.values
+    if values is not None:
+        values = values.to(context.tokens.dtype)
     if stage.position == "source":
         # A method may choose one token twice; two survivors cannot stand in one place, so the lowest free one fills in.
         taken = torch.zeros(len(places), context.count, dtype=torch.uint8, device=places.device)

@@ -37,7 +37,8 @@ class FarthestPoint(Method):
             )
 
     def select(self, context: Context) -> Selection:
-        start = self.start
-        if start is None:
-            start = row_scores(self.seed, context.row_keys, 1)[:, 0] % context.count
+        drawn = None
+        if self.start is None:
+            drawn = row_scores(self.seed, context.row_keys, 1)[:, 0] % context.count
+        start = self.start if drawn is None else drawn
         return Selection(farthest_point_sampling(context.tokens, context.kept, start))
