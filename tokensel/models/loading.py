@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -29,8 +30,8 @@ _SINGLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _WEIGHTS = "model.safetensors, model.safetensors.index.json with its shards, or pytorch_model.bin"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What transformers was seen to raise for damaged, foreign and unreachable checkpoints.
-_LOAD_ERRORS = (OSError, ValueError, RuntimeError, LookupError, TypeError, ImportError, SafetensorError)
-_LOAD_ERRORS += (UnpicklingError,)
+_LOAD_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, LookupError, TypeError)
+_LOAD_ERRORS += (ImportError, SafetensorError, UnpicklingError)
 
 
 def load_model(
@@ -59,7 +60,9 @@ def load_model(
     target = _device(device)
     folder = checkpoint_folder(path)
     source = str(folder) if folder else path
-    hub = {"trust_remote_code": trust_remote_code} | ({} if folder else {"revision": revision})
+    hub: dict[str, Any] = {"trust_remote_code": trust_remote_code} | (
+        {} if folder else {"revision": revision}
+    )
     try:
         config = AutoConfig.from_pretrained(source, **hub)
         check_choice(f"model.path={path}: model_type", config.model_type, FAMILIES)
@@ -67,7 +70,7 @@ def load_model(
         processor = _load_processor(source, path, config, hub)
         # A download deserves its progress bar; reading a folder would only disturb the sweep's own.
         with _no_progress_bar() if folder else nullcontext():
-            model, report = LlavaForConditionalGeneration.from_pretrained(
+            loaded: Any = LlavaForConditionalGeneration.from_pretrained(
                 source,
                 config=config,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
@@ -79,6 +82,7 @@ def load_model(
         raise
     except _LOAD_ERRORS as error:
         raise TokenselError(_explain(path, folder, error)) from error
+    model, report = loaded
     # transformers fills missing weights with random numbers and only warns.
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
@@ -164,7 +168,7 @@ def _check_folder(path: str, folder: Path) -> None:
     raise TokenselError(f"model.path={path}: {folder} has no weights; it needs {_WEIGHTS}")
 
 
-def _load_processor(source: str, path: str, config: AutoConfig, hub: dict) -> AutoProcessor:
+def _load_processor(source: str, path: str, config: Any, hub: dict[str, Any]) -> Any:
     processor = AutoProcessor.from_pretrained(source, **hub)
     if getattr(processor, "chat_template", None) is None:
         raise TokenselError(f"model.path={path}: has no chat_template.jinja; prompts need one")
