@@ -26,7 +26,7 @@ class McNemar:
 
 
 def wilson_interval(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """The interval (low, high), from 0 to 1, of an accuracy of `correct` out of `n`. n = 0 tells nothing: (0, 1).
+    """The interval (low, high) of an accuracy, `correct` out of `n`. n = 0 tells nothing: (0.0, 1.0).
 
     Holds its level near 0 and 1 and at small n, where the normal approximation does not.
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".

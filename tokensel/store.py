@@ -5,8 +5,8 @@
     <folder>/metrics.json        last, and whole from its first moment
     <folder>/.lock               held by the one process that writes
 
-A reader takes no lock and changes nothing; the first call that may write takes the lock and keeps it until `close` or
-the end of the process, however it ends.
+A reader takes no lock and changes nothing; the first call that may write takes the lock and keeps it until
+`close` or the end of the process, however it ends.
 """
 
 import fcntl
@@ -35,7 +35,7 @@ def point_key(settings: dict[str, Any]) -> str:
 class PointStore:
     """The folder of one grid point. Usable as a context manager, which closes it.
 
-    Writing raises TokenselError, naming the folder, if another process is writing there or it cannot be written.
+    Writing raises TokenselError, naming the folder, if another process writes there or nobody can.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -64,8 +64,8 @@ class PointStore:
     def done_ids(self) -> set[str]:
         """The ids of the questions that need no more computing.
 
-        Cuts off a last line that a kill left half written, so it takes the lock. Raises TokenselError if a line
-        before the last is not a prediction: that no kill does, and it names the line.
+        Cuts off a last line that a kill left half written, so it takes the lock. Raises TokenselError, which
+        names the line, if one before the last is not a prediction: no kill does that.
         """
         self._acquire()
         self._refresh()
@@ -74,8 +74,8 @@ class PointStore:
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Adds predictions, each with its question's "id"; they are on the disk when this returns.
 
-        All lines go in one write. A row whose id is already there is left out: the first answer stands. A write that
-        does not fit on the disk is undone and raises OSError.
+        All lines go in one write. A row whose id is there already is left out: the first answer stands. One
+        that does not fit on the disk is undone and raises OSError.
         """
         self._acquire()
         self._refresh()
@@ -103,7 +103,7 @@ class PointStore:
         self._ids.update(new)
 
     def predictions(self) -> list[dict[str, Any]]:
-        """All predictions, in the order they were added; [] if there are none. A half-written last line is ignored."""
+        """All predictions, in the order they were added. A half-written last line is ignored."""
         return self._read()[0]
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ class PointStore:
             return None
         except ValueError as error:
             raise TokenselError(
-                f"{self.folder / 'metrics.json'}: is not JSON; delete it to have it remade"
+                f"{self.folder / 'metrics.json'}: is not JSON; delete it, it is remade"
             ) from error
 
     def _acquire(self) -> None:
@@ -137,7 +137,7 @@ class PointStore:
         except OSError as error:
             os.close(lock)
             raise TokenselError(
-                f"{self.folder}: another process is writing there; wait for it or stop it"
+                f"{self.folder}: another process writes there; wait for it or stop it"
             ) from error
         self._lock = lock
 
@@ -170,7 +170,7 @@ class PointStore:
                 ):  # what a crash of the machine can leave: the length without the contents
                     break
                 raise TokenselError(
-                    f"{self._predictions}: line {number} is not a prediction; delete the line to have it remade"
+                    f"{self._predictions}: line {number} is not a prediction; delete the line, it is remade"
                 ) from error
             whole += len(line) + 1
         return list(rows.values()), whole
@@ -195,7 +195,7 @@ class PointStore:
 
 
 def _plain(value: Any, whole_floats: bool = True) -> Any:
-    """The value in JSON's own types. NaN and infinity, which JSON lacks, become None; whole_floats=False: 1.0 is 1."""
+    """The value in JSON's types. NaN and infinity, which it lacks, are None. whole_floats=False: 1.0 is 1."""
     if isinstance(value, dict):
         return {str(key): _plain(item, whole_floats) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,0 +1,155 @@
+"""Questions of your own from a file, in the format that LLaVA's ScienceQA evaluation reads.
+
+A .json file with a list of entries, or a .jsonl file with one entry per line:
+
+    {"id": "5", "image": "5/image.png", "conversations": [
+        {"from": "human", "value": "<image>\\nContext: ...\\nWhich is red?\\nA. left\\nB. right"},
+        {"from": "gpt", "value": "B"}]}
+
+An entry without "image" is a question without a picture.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tokensel.data import Question
+from tokensel.errors import TokenselError
+from tokensel.prompts import INSTRUCTION, LETTERS, read_answer
+
+_CONTEXT = "Context: "
+# A question of two lines: what is asked, and the statement that it is asked about.
+_FIRST_OF_TWO = re.compile(r"\?$|^Complete the ")
+
+
+def load_question_file(path: str | Path, image_folder: str | Path | None = None) -> list[Question]:
+    """The questions of a file, in its order.
+
+    path          a .json or .jsonl file; see the head of this module
+    image_folder  what the entries' "image" is relative to; only needed if any entry has one
+
+    The choices are the last lines, from the last one that begins with "A. ". If the first line begins with
+    "Context: ", the lines before the choices hold hint and question with nothing between them: the last one is
+    the question, together with the one before it if that ends in "?" or begins with "Complete the ". Either way
+    `build_prompt` gives the entry's own words again.
+
+    Raises TokenselError, which names the file and the line or entry, for a file that is missing or malformed,
+    a missing image folder, and a picture outside it. A missing picture is found by `Question.load_image`.
+    """
+    path = Path(path)
+    folder = None if image_folder is None else Path(image_folder)
+    if not path.is_file():
+        raise TokenselError(f"data.path={path}: no such file; a .json or .jsonl file of questions is needed")
+    if folder is not None and not folder.is_dir():
+        raise TokenselError(f"data.image_folder={folder}: no such folder")
+    return [_question(entry, where, folder) for where, entry in _entries(path)]
+
+
+def _entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """Each entry after words that tell a user where it is."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TokenselError(f"data.path={path}: is not UTF-8 text (byte {error.start})") from error
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                yield f"{path}: line {number}", _parse(line, path, number)
+        return
+    entries = _parse(text, path, 1)
+    if not isinstance(entries, list):
+        raise TokenselError(f"data.path={path}: is a {type(entries).__name__}; a list of entries is needed")
+    for number, entry in enumerate(entries):
+        yield f"{path}: entry {number}", entry
+
+
+def _parse(text: str, path: Path, first_line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise TokenselError(f"data.path={path}: line {line}: not valid JSON ({error.msg})") from error
+
+
+def _question(entry: Any, where: str, folder: Path | None) -> Question:
+    def wrong(what: str) -> TokenselError:
+        return TokenselError(f"{where}: {what}")
+
+    if not isinstance(entry, dict):
+        raise wrong(f"is a {type(entry).__name__}; an object with id and conversations is needed")
+    id = entry.get("id")
+    if not isinstance(id, str | int) or isinstance(id, bool) or id == "":
+        raise wrong("has no id")
+    where = f"{where} (id {id})"
+    turns = entry.get("conversations")
+    if not isinstance(turns, list):
+        raise wrong("has no list of conversations")
+    human, reply = _said_by("human", turns), _said_by("gpt", turns)
+    if human is None or reply is None:
+        raise wrong('needs a turn from "human" and one from "gpt", each with a value')
+
+    hint, text, choices = _split(human)
+    if not text.strip():
+        raise wrong("has no question before its choices")
+    if not 2 <= len(choices) <= len(LETTERS):
+        raise wrong(f"has {len(choices)} choices; from 2 to {len(LETTERS)} lines A., B., ... are needed")
+    answer = read_answer(reply, len(choices))
+    if answer is None:
+        raise wrong(f"answer {reply[:40]!r} is none of {', '.join(LETTERS[: len(choices)])}")
+    picture = entry.get("image")
+    if picture is not None:
+        picture = _inside(picture, folder, wrong)
+    return Question(
+        id=str(id),
+        text=text,
+        choices=choices,
+        answer=answer,
+        image=None if picture is None or folder is None else folder / picture,
+        image_id=picture or "",
+        hint=hint,
+    )
+
+
+def _inside(picture: Any, folder: Path | None, wrong: Callable[[str], TokenselError]) -> str:
+    """The picture's path below the folder, without detours."""
+    if not isinstance(picture, str) or not picture:
+        raise wrong("image is not a path")
+    if folder is None:
+        raise wrong(f"has the picture {picture}, so data.image_folder is needed")
+    # By name alone, not resolved: a user may well link pictures into the folder.
+    path = os.path.normpath(picture)
+    if os.path.isabs(path) or path.split(os.sep)[0] == "..":
+        raise wrong(f"picture {picture} is outside {folder}")
+    return path
+
+
+def _said_by(speaker: str, turns: list[Any]) -> str | None:
+    """What a speaker says first."""
+    for turn in turns:
+        if isinstance(turn, dict) and turn.get("from") == speaker and isinstance(turn.get("value"), str):
+            return turn["value"]
+    return None
+
+
+def _split(human: str) -> tuple[str, str, tuple[str, ...]]:
+    """Hint, question and choices of a human turn."""
+    human = human.removeprefix("<image>\n").removesuffix("\n<image>").removesuffix(f"\n{INSTRUCTION}")
+    lines = human.split("\n")
+    starts = [number for number, line in enumerate(lines) if line.startswith("A. ")]
+    before = starts[-1] if starts else len(lines)
+    choices: list[str] = []
+    for line in lines[before:]:
+        if len(choices) < len(LETTERS) and line.startswith(f"{LETTERS[len(choices)]}. "):
+            choices.append(line[3:])
+        else:
+            choices[-1] += f"\n{line}"
+
+    words = lines[:before]
+    asked = -2 if len(words) > 2 and _FIRST_OF_TWO.search(words[-2]) else -1
+    hint, text = "\n".join(words[:asked]), "\n".join(words[asked:])
+    if hint.startswith(_CONTEXT) and hint != _CONTEXT and text:
+        return hint.removeprefix(_CONTEXT), text, tuple(choices)
+    return "", "\n".join(words), tuple(choices)
