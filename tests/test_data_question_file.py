@@ -163,7 +163,7 @@ def test_broken_json_names_file_and_line(load):
         load(text='[\n{"id": "1"},\n{"id": }\n]')
     with pytest.raises(TokenselError, match=r"questions\.jsonl: line 2: not valid JSON"):
         load(text=json.dumps(entry()) + "\n{", name="questions.jsonl")
-    with pytest.raises(TokenselError, match="holds a dict"):
+    with pytest.raises(TokenselError, match="is a dict"):
         load(text="{}")
 
 

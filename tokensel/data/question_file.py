@@ -32,8 +32,8 @@ def load_question_file(path: str | Path, image_folder: str | Path | None = None)
     image_folder  what the entries' "image" is relative to; only needed if any entry has one
 
     The choices are the last lines, from the last one that begins with "A. ". If the first line begins with
-    "Context: ", the lines before the choices hold hint and question with nothing between them: the last one is
-    the question, together with the one before it if that ends in "?" or begins with "Complete the ". Either way
+    "Context: ", the lines before the choices hold hint and question with nothing between them: the last one
+    is the question, with the one before it if that ends in "?" or begins with "Complete the ". Either way
     `build_prompt` gives the entry's own words again.
 
     Raises TokenselError, which names the file and the line or entry, for a file that is missing or malformed,
@@ -150,6 +150,6 @@ def _split(human: str) -> tuple[str, str, tuple[str, ...]]:
     words = lines[:before]
     asked = -2 if len(words) > 2 and _FIRST_OF_TWO.search(words[-2]) else -1
     hint, text = "\n".join(words[:asked]), "\n".join(words[asked:])
-    if hint.startswith(_CONTEXT) and hint != _CONTEXT and text:
+    if hint.startswith(_CONTEXT) and hint != _CONTEXT and text.strip():
         return hint.removeprefix(_CONTEXT), text, tuple(choices)
     return "", "\n".join(words), tuple(choices)
