@@ -1,6 +1,8 @@
 """The Hydra launcher that evaluates a whole grid in one pass, instead of one process or one model per job."""
 
+import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -36,5 +38,14 @@ class OnePassLauncher(Launcher):
 
 
 def register() -> None:
-    """Makes the launcher known to Hydra without a hydra_plugins package, which would be found by every Hydra app."""
-    Plugins.instance().register(OnePassLauncher)
+    """Makes the launcher known to Hydra without a hydra_plugins folder, which every Hydra app would then find.
+
+    Hydra takes a launcher only if it can import it from a package of that name, so one is made in memory.
+    """
+    plugins = Plugins.instance()  # looks for installed plugins first
+    package = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
+    module = ModuleType("hydra_plugins.tokensel")
+    OnePassLauncher.__module__ = module.__name__
+    vars(module)[OnePassLauncher.__name__] = OnePassLauncher
+    vars(package)["tokensel"] = sys.modules[module.__name__] = module
+    plugins.register(OnePassLauncher)

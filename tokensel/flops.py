@@ -110,14 +110,18 @@ def _vision_flops(vision: Any) -> int:
     tokens = patches + 1  # the [CLS] token
     hidden = vision.hidden_size
     embedding = 2 * vision.num_channels * vision.patch_size**2 * hidden * patches
-    layer = tokens * (8 * hidden * hidden + 4 * hidden * vision.intermediate_size) + 4 * hidden * tokens * tokens
+    layer = (
+        tokens * (8 * hidden * hidden + 4 * hidden * vision.intermediate_size) + 4 * hidden * tokens * tokens
+    )
     return embedding + vision.num_hidden_layers * layer
 
 
 def _projector_flops(config: Any, visual_tokens: int) -> int:
     """LLaVA-1.5's projector: two linear layers on each visual token."""
     feature_layers = getattr(config, "vision_feature_layer", -2)
-    width_in = config.vision_config.hidden_size * (1 if isinstance(feature_layers, int) else len(feature_layers))
+    width_in = config.vision_config.hidden_size * (
+        1 if isinstance(feature_layers, int) else len(feature_layers)
+    )
     hidden = config.text_config.hidden_size
     return 2 * visual_tokens * hidden * (width_in + hidden)
 

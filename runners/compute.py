@@ -1,0 +1,211 @@
+"""Fills in what a group of grid points lacks: predictions in one pass, then times and costs, then metrics.json."""
+
+import json
+import sys
+import warnings
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from runners.fingerprint import ids_digest
+from runners.plan import Plan
+from runners.progress import SweepProgress
+from runners.provenance import provenance
+from runners.work import GroupWork, PointWork, limited
+from tokensel.data import Question
+from tokensel.errors import BadSampleError
+from tokensel.evaluate import evaluate, order_questions, summarize
+from tokensel.flops import prefill_cost
+from tokensel.latency import LatencyMeter
+from tokensel.models import LoadedModel, load_model
+
+# So many questions have their kept tokens stored at every point, for pictures of them.
+POSITION_SAMPLE = 8
+TIMED = (
+    "select_ms",
+    "vision_ms",
+    "prefill_ms",
+    "decode_ms",
+    "total_ms",
+    "speedup",
+    "speedup_total",
+    "peak_memory_bytes",
+)
+
+
+@lru_cache(maxsize=1)  # jobs that a launcher starts one by one in this process share it
+def _model(settings: str) -> LoadedModel:
+    return load_model(**json.loads(settings))
+
+
+def lacking(work: GroupWork, plan: Plan) -> list[PointWork]:
+    """The points that lack predictions or figures."""
+    latency = plan.shared["latency"]
+    return [point for point in work.points.values() if point.missing or not point.has_figures(latency)]
+
+
+def compute(work: GroupWork, plan: Plan, progress: SweepProgress) -> None:
+    """Computes what a group lacks. A point that fails is marked with its error; the others are complete afterwards.
+
+    Raises TokenselError if the model cannot be loaded, or for a bad sample under on_bad_sample=error.
+    """
+    points = []
+    for point in lacking(work, plan):
+        if point.metrics is not None and not point.missing and not point.needs_timing(plan.shared["latency"]):
+            _restate(point)  # another choice of the same predictions: no model is needed for that
+            progress.finished_point()
+        else:
+            points.append(point)
+    if not points:
+        return
+    loaded = _model(json.dumps(work.group.model, sort_keys=True))
+    for point in points:
+        point.store.write_config(point.settings)
+    # One pass for each set of questions: all points of a grid have the same one.
+    for digest in dict.fromkeys(ids_digest(point.asked) for point in points):
+        same = [point for point in points if ids_digest(point.asked) == digest]
+        _predict(loaded, same, work, plan, progress)
+    meter = _Meter(loaded, plan, points[0].asked)
+    for point in points:
+        if not point.error:
+            try:
+                _write_metrics(point, meter, plan)
+            except Exception as error:  # a point that only fails at batch 1, or with a cache
+                point.error = describe(error)
+        progress.finished_point()
+
+
+def describe(error: Exception) -> str:
+    """One line: the error's type and the first line of what it says."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _predict(
+    loaded: LoadedModel, points: list[PointWork], work: GroupWork, plan: Plan, progress: SweepProgress
+) -> None:
+    points = [point for point in points if point.missing]
+    if not points:
+        return
+    asked = points[0].asked
+    with warnings.catch_warnings():
+        # Said once already, before the model was loaded.
+        warnings.filterwarnings("ignore", message="kept=.*nothing is removed")
+        failures = evaluate(
+            loaded,
+            asked,
+            [point.point for point in points],
+            [point.store for point in points],
+            batch_size=plan.shared["batch_size"],
+            scoring=work.group.scoring,
+            on_bad_sample=plan.shared["on_bad_sample"],
+            progress=progress.predicted_rows,
+            keep_positions={question.id for question in limited(asked, POSITION_SAMPLE)},
+        )
+    for index, error in failures.items():
+        points[index].error = describe(error)
+
+
+class _Meter:
+    """Times and costs of one prompt of middling length, the same for all points."""
+
+    def __init__(self, loaded: LoadedModel, plan: Plan, asked: list[Question]) -> None:
+        self.loaded, self.latency = loaded, plan.shared["latency"]
+        question = _middle(asked)
+        self.meter: LatencyMeter | None = None
+        self.text_tokens = self.visual_tokens = 0
+        if question is None:
+            return
+        ids = loaded.tokenize([question])[0]
+        self.visual_tokens = int((ids == loaded.processor.image_token_id).sum())
+        self.text_tokens = ids.shape[1] - self.visual_tokens
+        if self.latency["repeats"]:
+            self.meter = LatencyMeter(loaded, question, **self.latency)
+
+    def costs(self, point: PointWork) -> dict[str, Any]:
+        """flops, flops_ratio (to the full model), flops_parts, kv_bytes, tokens_layer_mean."""
+        stage = point.point.stage()
+        sizes: dict[str, Any] = {"text_tokens": self.text_tokens, "visual_tokens": self.visual_tokens}
+        sizes["bytes_per_value"] = torch.finfo(self.loaded.model.dtype).bits // 8
+        config = self.loaded.model.config
+        full = prefill_cost(config, **sizes)
+        cost = full
+        if not stage.method.passes_through:
+            cost = prefill_cost(
+                config,
+                **sizes,
+                kept=stage.kept,
+                agg_layer=stage.layer,
+                method=stage.method,
+                aggregation=stage.aggregation or "none",
+                layout=stage.layout,
+            )
+        parts = ("vision", "projector", "decoder", "head", "selection")
+        return {
+            "flops": cost.total,
+            "flops_ratio": cost.total / full.total,
+            "flops_parts": {part: getattr(cost, part) for part in parts},
+            "kv_bytes": cost.kv_bytes,
+            "tokens_layer_mean": cost.tokens_layer_mean,
+        }
+
+
+def _middle(asked: list[Question]) -> Question | None:
+    """The question of middling length, or the next one whose picture can be read."""
+    ordered = order_questions(asked)
+    half = len(ordered) // 2
+    for question in ordered[half:] + ordered[:half]:
+        try:
+            if question.image is not None:
+                question.load_image()
+                return question
+        except BadSampleError:
+            continue
+    return ordered[half] if ordered[half].image is None else None
+
+
+def _write_metrics(point: PointWork, meter: _Meter, plan: Plan) -> None:
+    latency = plan.shared["latency"]
+    old = point.metrics or {}
+    times = {name: old.get(name) for name in TIMED}
+    timing = old["provenance"]["protocol"]["latency"] if old else None
+    if point.needs_timing(latency):
+        timing = latency
+        if meter.meter is not None:
+            times = meter.meter.measure(point.point)
+    protocol = {
+        "scoring": point.settings["scoring"],
+        "batch_size": plan.shared["batch_size"],
+        "latency": timing,
+        "text_tokens": meter.text_tokens,
+        "visual_tokens": meter.visual_tokens,
+    }
+    figures = summarize(point.rows(point.asked)) | times | meter.costs(point)
+    point.metrics = {
+        "key": point.key,
+        **point.settings,
+        **figures,
+        "questions": ids_digest(point.asked),
+        "provenance": provenance(meter.loaded.device, protocol),
+    }
+    point.store.write_metrics(point.metrics)
+
+
+def _restate(point: PointWork) -> None:
+    point.metrics = (
+        (point.metrics or {}) | summarize(point.rows(point.asked)) | {"questions": ids_digest(point.asked)}
+    )
+    point.store.write_metrics(point.metrics)
+
+
+def note_failures(works: list[GroupWork]) -> list[str]:
+    """One line for every point that failed, printed to standard error."""
+    lines = []
+    for work in works:
+        for point in work.points.values():
+            if point.error:
+                lines.append(f"{point.point.method} kept={point.point.kept} ({point.key}): {point.error}")
+    for line in lines:
+        print(f"failed: {line}", file=sys.stderr)
+    return lines

@@ -1,0 +1,63 @@
+"""Hydra's own errors, which run over several lines, as one line that names key, value and what is allowed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tokensel.errors import TokenselError
+
+USER_ERRORS = (TokenselError, HydraException, OmegaConfBaseException)
+
+
+def one_line(error: BaseException, conf: Path) -> str:
+    """What a user gets to read of an error of USER_ERRORS. conf: the folder with sweep.yaml and the groups."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if error.options:
+            return f"{group}={name}: unknown; choose one of {', '.join(sorted(error.options))}"
+        return f"{group or name}: no such group or file; groups are {', '.join(_groups(conf))}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as KEY=VALUE ({_first(error)})"
+    for cause in (error, error.__cause__):
+        key = getattr(cause, "full_key", None)
+        if key and "is not in struct" in str(cause):
+            return f"{key}: unknown key; {_allowed(key, conf)}"
+    key = _quoted(str(error))
+    if key and ("Could not override" in str(error) or "Could not append" in str(error)):
+        return f"{key}: unknown key; {_allowed(key, conf)}"
+    return _first(error)
+
+
+def _allowed(key: str, conf: Path) -> str:
+    parent = key.rpartition(".")[0]
+    if parent and (conf / parent).is_dir():
+        files = sorted(path for path in (conf / parent).glob("*.yaml"))
+        options = (f"{file.stem}: {', '.join(_keys(file)) or 'none'}" for file in files)
+        return f"options of {parent} are, by choice, {'; '.join(options)}"
+    return f"keys are {', '.join(_keys(conf / 'sweep.yaml'))}; groups are {', '.join(_groups(conf))}"
+
+
+def _keys(file: Path) -> Sequence[str]:
+    loaded = OmegaConf.load(file)
+    loaded = loaded.get(file.parent.name, loaded)
+    return [
+        str(key) for key in loaded if key not in ("defaults", "hydra", "name" if file.stem != "sweep" else "")
+    ]
+
+
+def _groups(conf: Path) -> Sequence[str]:
+    return sorted(path.name for path in conf.iterdir() if path.is_dir() and path.name != "hydra")
+
+
+def _quoted(message: str) -> str:
+    """The key in Hydra's "Could not override 'KEY'."."""
+    parts = message.splitlines()[0].split("'")
+    return parts[1].split("=")[0].lstrip("+~") if len(parts) > 2 else ""
+
+
+def _first(error: BaseException) -> str:
+    """The first line that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

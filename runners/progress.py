@@ -1,0 +1,79 @@
+"""One progress bar for a whole sweep; where nobody watches a terminal, a line now and then instead."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+# In predictions: what timing one point weighs in the bar.
+TIMING_WEIGHT = 20
+LINE_SECONDS = 20.0
+
+
+class SweepProgress:
+    """Counts predictions and timed points. points: how many have work to do; wanted: predictions they lack."""
+
+    def __init__(self, points: int, wanted: int, timed: int) -> None:
+        self.points, self.finished = points, 0
+        self.wanted, self.predicted = wanted, 0
+        self.total, self.done = wanted + TIMING_WEIGHT * timed, 0
+        self.began = self.spoke = time.monotonic()
+        self.predicting = 0.0
+        console = Console(stderr=True)
+        self.live = console.is_terminal
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self.live,
+        )
+        self.task = self.bar.add_task(self._title(), total=self.total, rate="")
+
+    def __enter__(self) -> "SweepProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def predicted_rows(self, count: int) -> None:
+        """So many predictions were stored."""
+        self.predicted += count
+        self.predicting = time.monotonic() - self.began
+        self._advance(count)
+
+    def timed_point(self) -> None:
+        """A point was timed."""
+        self._advance(TIMING_WEIGHT)
+
+    def finished_point(self) -> None:
+        """A point has all its figures, or failed."""
+        self.finished += 1
+        self._advance(0)
+
+    def _title(self) -> str:
+        return f"points {self.finished}/{self.points}"
+
+    def _rate(self) -> str:
+        """Questions per second: a question counts once all points that lack it have their prediction."""
+        if not self.predicted or not self.predicting:
+            return ""
+        return f"{self.predicted / self.predicting / max(self.points, 1):.1f} questions/s"
+
+    def _advance(self, weight: int) -> None:
+        self.done += weight
+        self.bar.update(self.task, completed=self.done, description=self._title(), rate=self._rate())
+        now = time.monotonic()
+        if not self.live and now - self.spoke >= LINE_SECONDS and self.done:
+            self.spoke = now
+            left = (now - self.began) / self.done * (self.total - self.done)
+            share = f"{self.done / max(self.total, 1):.0%}"
+            print(f"{self._title()}  {share}  {self._rate()}  ETA {left:.0f} s", file=sys.stderr, flush=True)

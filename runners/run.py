@@ -1,0 +1,64 @@
+"""One start of the sweep from its configs to its table: prepare, compute what is missing, log, report."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from runners.compute import compute, lacking, note_failures
+from runners.plan import Plan, make_plan
+from runners.progress import SweepProgress
+from runners.table import Result, as_frame, as_record, best_at_each_kept, print_table
+from runners.work import GroupWork, prepare
+
+
+def run_sweep(configs: Sequence[DictConfig]) -> int:
+    """Runs a whole grid and prints its table and its line of JSON. Returns 0, or 1 if points failed.
+
+    Raises TokenselError for a mistake in the settings or the data, before any model is loaded where that is possible.
+    """
+    plan = make_plan(configs)
+    folder = Path(plan.shared["output_dir"]) / str(plan.shared["name"])
+    works = [prepare(group, folder, plan.shared["on_bad_sample"]) for group in plan.groups]
+    todo = [point for work in works for point in lacking(work, plan)]
+    if todo:
+        timed = sum(point.needs_timing(plan.shared["latency"]) for point in todo)
+        with SweepProgress(len(todo), sum(point.missing for point in todo), timed) as progress:
+            for work in works:
+                compute(work, plan, progress)
+    results = [result for work in works for result in work.results()]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "results.parquet"
+    as_frame(results).to_parquet(path)
+    if plan.shared["logger"]["name"] == "wandb":
+        from runners.wandb_logger import log_sweep
+
+        log_sweep(
+            [point for work in works for point in work.points.values()],
+            folder,
+            plan.shared["logger"],
+            str(plan.shared["name"]),
+        )
+    return _report(plan, works, results, path)
+
+
+def _report(plan: Plan, works: list[GroupWork], results: list[Result], path: Path) -> int:
+    chances = {f"{result.setting['data']} {100 * result.chance:.1f}%" for result in results}
+    skipped = max((result.metrics["skipped"] for result in results), default=0)
+    caption = f"Chance: {', '.join(sorted(chances))}. vs fastv: percentage points at the same kept, exact McNemar p."
+    caption += " Speed-up and FLOPs ratio: prefill with the vision tower, over the full model."
+    if skipped:
+        caption += f" Skipped: {skipped} questions."
+    print_table(results, caption)
+    failed = note_failures(works)
+    print(f"Files: {path}, and one folder per point beside it")
+    line = {
+        "sweep": plan.shared["name"],
+        "points": [as_record(result, results) for result in results],
+        "best": best_at_each_kept(results),
+        "failed": failed,
+        "results": str(path),
+    }
+    print(json.dumps(line, allow_nan=False), flush=True)
+    return 1 if failed else 0

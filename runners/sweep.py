@@ -1,0 +1,98 @@
+"""The sweep: accuracy, time and memory of visual-token reduction over a grid of settings, in one pass over the data.
+
+    python -m runners.sweep kept=8,16,32,64 method=fps,tome --multirun
+    python -m runners.sweep method=fps kept=16 method.start=peripheral agg_layer=4
+    python -m runners.sweep data=easy_vqa method=tome kept=8,64 limit=null logger=none --multirun
+    python -m runners.sweep experiment=quick
+
+Ends with a table: each point's accuracy with its interval, against fastv and random at the same kept, the full model
+and no image at all, beside measured speed-up, FLOPs and KV-cache bytes. The last line of standard output is one JSON
+object with the same figures. Started again, it computes only what is missing. Settings: conf/sweep.yaml.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+
+from runners import launcher
+from runners.errors import USER_ERRORS, one_line
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the sweep with these arguments (default: the command line's). Returns the exit status.
+
+    0: all points are there. 1: some failed. 2: a mistake in the settings or the data. 130: interrupted.
+    """
+    from runners.run import run_sweep
+
+    launcher.register()
+    _offer_methods_without_yaml()
+    before = os.environ.get(FULL_ERROR)
+    trace = before == "1"
+    statuses: list[int] = []
+    raised: list[BaseException] = []
+
+    def task(config: Any) -> None:
+        try:
+            statuses.append(run_sweep(config if isinstance(config, list) else [config]))
+        except USER_ERRORS as error:
+            # Hydra would report an error that leaves the task, in lines of its own.
+            if trace:
+                raise
+            raised.append(error)
+
+    arguments, os.environ[FULL_ERROR] = sys.argv, "1"
+    sys.argv = [arguments[0], *(arguments[1:] if argv is None else argv)]
+    try:
+        hydra.main(config_path=str(CONF), config_name="sweep", version_base="1.3")(task)()
+    except USER_ERRORS as error:
+        if trace:
+            raise
+        raised.append(error)
+    except KeyboardInterrupt:
+        print(
+            "interrupted: what was computed is stored; the same command goes on from there", file=sys.stderr
+        )
+        return 130
+    finally:
+        sys.argv = arguments
+        del os.environ[FULL_ERROR]
+        if before is not None:
+            os.environ[FULL_ERROR] = before
+    for error in raised:
+        print(f"error: {one_line(error, CONF)}", file=sys.stderr)
+    return 2 if raised else max(statuses, default=0)
+
+
+def _offer_methods_without_yaml() -> None:
+    """A registered method needs no file in conf/method: its fields and their defaults are its options."""
+    from dataclasses import MISSING, fields
+
+    from tokensel.methods import METHODS
+
+    for name, method in METHODS.items():
+        if (CONF / "method" / f"{name}.yaml").exists():
+            continue
+        node: dict[str, Any] = {"name": name}
+        for option in fields(method):
+            if option.name == "seed":
+                continue
+            if option.default is not MISSING:
+                node[option.name] = option.default
+            elif option.default_factory is not MISSING:
+                node[option.name] = option.default_factory()
+            else:
+                node[option.name] = "???"
+        ConfigStore.instance().store(group="method", name=name, node=node)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

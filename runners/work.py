@@ -1,0 +1,181 @@
+"""What one start of the sweep works on: each group's questions, and each grid point with its folder and its key."""
+
+import json
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from transformers import AutoConfig
+
+from runners.fingerprint import code_digest, ids_digest, questions_digest
+from runners.plan import Group, Row
+from runners.table import Result
+from tokensel.data import Question, load_questions, stable_hash
+from tokensel.errors import TokenselError
+from tokensel.evaluate import GridPoint, summarize
+from tokensel.models.loading import checkpoint_folder, checkpoint_revision
+from tokensel.stages import make_stages
+from tokensel.store import PointStore, point_key
+
+
+@dataclass
+class PointWork:
+    """A grid point with its folder. settings: what its key is the hash of, and where that came from. asked: the
+    questions it has to answer. metrics: the stored figures, if any. error: why it failed, or ""."""
+
+    point: GridPoint
+    key: str
+    store: PointStore
+    settings: dict[str, Any]
+    asked: list[Question]
+    metrics: dict[str, Any] | None
+    error: str = ""
+
+    @property
+    def missing(self) -> int:
+        """How many predictions are missing."""
+        # Not by done_ids, which would make the folder and lock it.
+        done = {row["id"] for row in self.store.predictions()}
+        return sum(question.id not in done for question in self.asked)
+
+    def rows(self, questions: list[Question]) -> list[dict[str, Any]]:
+        """The stored predictions of these questions."""
+        ids = {question.id for question in questions}
+        return [row for row in self.store.predictions() if row["id"] in ids]
+
+    def has_figures(self, latency: dict[str, Any]) -> bool:
+        """Whether metrics.json is complete: of the wanted questions, and timed as wanted."""
+        if self.metrics is None or self.metrics["questions"] != ids_digest(self.asked):
+            return False
+        return not self.needs_timing(latency)
+
+    def needs_timing(self, latency: dict[str, Any]) -> bool:
+        """Whether the stored times are missing, or were taken otherwise. repeats 0 leaves them as they are."""
+        if latency["repeats"] == 0:
+            return False
+        return self.metrics is None or self.metrics["provenance"]["protocol"]["latency"] != latency
+
+
+@dataclass
+class GroupWork:
+    """A group made ready. questions: all of the data set; points: by key; rows: with the key of each one's point."""
+
+    group: Group
+    questions: list[Question]
+    points: dict[str, PointWork]
+    rows: list[tuple[Row, str]]
+
+    def asked(self, limit: int | None) -> list[Question]:
+        """`load_questions`' own rule for a limit: a smaller one takes a part of a larger one."""
+        return limited(self.questions, limit)
+
+    def results(self) -> list[Result]:
+        """The rows of the final table."""
+        return [self._result(row, self.points[key]) for row, key in self.rows]
+
+    def _result(self, row: Row, work: PointWork) -> Result:
+        asked = self.asked(row.limit)
+        rows = work.rows(asked)
+        setting = {"model": str(self.group.model["path"]), "data": self.group.data["name"]}
+        setting |= {"scoring": self.group.scoring, "limit": row.limit}
+        point = row.point.settings()
+        options = {f"method.{name}": value for name, value in point.pop("method_options").items()}
+        told = ("key", "code", "questions", *setting, *point)
+        metrics = {name: value for name, value in (work.metrics or {}).items() if name not in told}
+        return Result(
+            key=work.key,
+            setting=setting | point | options,
+            # The stored figures are those of the largest question set.
+            metrics=metrics | summarize(rows),
+            correct={line["id"]: bool(line["correct"]) for line in rows if not line.get("skipped")},
+            chance=mean(1 / len(question.choices) for question in asked),
+            error=work.error,
+        )
+
+
+def limited(questions: list[Question], limit: int | None) -> list[Question]:
+    """So many questions, those whose ids hash lowest, in that order."""
+    return sorted(questions, key=lambda question: stable_hash(question.id))[:limit]
+
+
+def prepare(group: Group, folder: Path, on_bad_sample: str) -> GroupWork:
+    """Finds a group's checkpoint, questions and stores; loads no model.
+
+    Raises TokenselError for what the checkpoint's files, the data set and the stores can tell.
+    """
+    model, data = group.model, group.data
+    path = str(model["path"])
+    revision = checkpoint_revision(path)
+    _check_against_config(group)
+    options = {key: value for key, value in data.items() if key != "name"}
+    questions = _questions(data["name"], json.dumps(options, sort_keys=True))
+    shared = {
+        "model": {
+            "revision": revision or f"{path}@{model['revision']}",
+            "dtype": model["dtype"],
+            "attn_implementation": model["attn_implementation"],
+        },
+        "data": {"name": data["name"], "options": options, "digest": questions_digest(questions)},
+        "scoring": group.scoring,
+    }
+    work = GroupWork(group, questions, {}, [])
+    for row in group.rows:
+        settings = shared | row.point.settings() | {"code": code_digest(row.point.method)}
+        key = point_key(settings)
+        work.rows.append((row, key))
+        asked = work.asked(row.limit)
+        known = work.points.get(key)
+        if known is None:
+            store = PointStore(folder / key)
+            settings["model"] = settings["model"] | {"path": path}
+            work.points[key] = PointWork(row.point, key, store, settings, asked, store.metrics())
+        elif len(asked) > len(known.asked):
+            known.asked = asked
+    if on_bad_sample == "error":
+        _refuse_skipped(work)
+    return work
+
+
+@lru_cache(maxsize=4)  # jobs that a launcher starts one by one in this process share it
+def _questions(name: str, options: str) -> list[Question]:
+    return load_questions(name, **json.loads(options))
+
+
+def _check_against_config(group: Group) -> None:
+    """agg_layer must be in range; kept above the number of visual tokens is said once."""
+    model = group.model
+    found = checkpoint_folder(str(model["path"]))
+    try:
+        config = AutoConfig.from_pretrained(
+            found or model["path"],
+            trust_remote_code=model["trust_remote_code"],
+            revision=None if found else model["revision"],
+        )
+    except Exception:  # loading the model tells better what is wrong
+        return
+    layers = getattr(config, "text_config", config).num_hidden_layers
+    for row in group.rows:
+        make_stages(row.point.make_method(), **row.point.reduction(), num_layers=layers)
+    vision = getattr(config, "vision_config", None)
+    if vision is None:
+        return
+    count = (vision.image_size // vision.patch_size) ** 2
+    above = sorted(
+        {row.point.kept for row in group.rows if row.point.kept is not None and row.point.kept > count}
+    )
+    if above:
+        kept = ",".join(map(str, above))
+        print(f"note: kept={kept}: a picture has {count} visual tokens; none is removed", file=sys.stderr)
+
+
+def _refuse_skipped(work: GroupWork) -> None:
+    for point in work.points.values():
+        for row in point.rows(point.asked):
+            if row.get("skipped"):
+                raise TokenselError(
+                    f"on_bad_sample=error: {row.get('error') or row['id']}; skipped by an earlier start in "
+                    f"{point.store.folder}: use on_bad_sample=skip, or delete that folder once it is repaired"
+                )

@@ -1,0 +1,336 @@
+"""Accuracy of many grid points in one pass over the questions.
+
+For a batch of questions every picture is decoded and seen by the vision tower once, the decoder layers below each
+agg_layer run once, and each grid point runs only its own tail. Predictions go to each point's store batch by batch.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from PIL import Image
+
+from tokensel.data import Question, stable_hash
+from tokensel.errors import BadSampleError, TokenselError
+from tokensel.methods import Method, make_method
+from tokensel.models import LoadedModel
+from tokensel.prompts import read_answer
+from tokensel.reduce import reduce_tokens
+from tokensel.split import SplitModel
+from tokensel.stages import Stage, make_stages
+from tokensel.stats import wilson_interval
+from tokensel.store import PointStore
+
+SCORINGS = ("letter", "generate")
+BAD_SAMPLE_POLICIES = ("error", "skip")
+# Enough for "The answer is B."; LLaVA's own limit of 1024 only matters for models that ramble, which score wrong.
+ANSWER_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One setting of method, aggregation and layout. Arguments mean what they mean for `reduce_tokens`.
+
+    kept      visual tokens that remain; None only for methods that leave no choice (full, no_image)
+    seed      for methods that choose at random
+
+    Raises TokenselError for anything that no model could run.
+    """
+
+    method: str
+    kept: int | None = None
+    agg_layer: int = 2
+    temperature: float = 0.1
+    aggregation: str | None = None
+    layout: str = "compact"
+    position: str | None = None
+    seed: int = 0
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.stage()
+
+    def make_method(self) -> Method:
+        """The method with its options, and with the seed if it has one."""
+        options = dict(self.method_options)
+        method = make_method(self.method, **options)
+        if "seed" in (option.name for option in fields(method)):
+            method = make_method(self.method, **{"seed": self.seed} | options)
+        return method
+
+    def stage(self) -> Stage:
+        """The point as `SplitModel.reduce` takes it."""
+        (stage,) = make_stages(self.make_method(), **self.reduction())
+        return stage
+
+    def reduction(self) -> dict[str, Any]:
+        """The keyword arguments of `reduce_tokens`, less the method."""
+        names = ("kept", "agg_layer", "temperature", "aggregation", "layout", "position")
+        return {name: getattr(self, name) for name in names}
+
+    def settings(self) -> dict[str, Any]:
+        """What determines the point's predictions, and nothing else: points that cannot differ have equal settings.
+
+        A temperature that no aggregation uses, a seed that nothing draws from and the like are None.
+        """
+        method, stage = self.make_method(), self.stage()
+        options = {name: value for name, value in asdict(method).items() if name != "seed"}
+        settings: dict[str, Any] = {"method": self.method, "method_options": options}
+        reduced = dict.fromkeys((*self.reduction(), "seed"))
+        if not method.passes_through:
+            reduced |= {name: getattr(stage, name) for name in self.reduction() if name != "agg_layer"}
+            reduced["agg_layer"] = stage.layer
+            reduced["seed"] = getattr(method, "seed", None) if _draws(method, self.agg_layer) else None
+            if stage.aggregation != "cross_attention":
+                reduced["temperature"] = None
+        return settings | reduced
+
+
+def _draws(method: Method, agg_layer: int) -> bool:
+    """Whether the method's choice can depend on its seed."""
+    if method.name == "fps":
+        return getattr(method, "start", None) is None
+    return method.name != "fastv" or agg_layer == 0
+
+
+def order_questions(questions: Sequence[Question]) -> list[Question]:
+    """A fixed order in which one picture's questions are neighbours, and prompts of like length too.
+
+    So features are shared within a batch, and little is padded.
+    """
+    longest: dict[str, int] = {}
+    for question in questions:
+        length = len(question.text) + len(question.hint) + sum(map(len, question.choices))
+        longest[question.image_id] = max(length, longest.get(question.image_id, 0))
+    return sorted(questions, key=lambda q: (longest[q.image_id], stable_hash(q.image_id), stable_hash(q.id)))
+
+
+def evaluate(
+    loaded: LoadedModel,
+    questions: Sequence[Question],
+    points: Sequence[GridPoint],
+    stores: Sequence[PointStore],
+    *,
+    batch_size: int = 8,
+    scoring: str = "letter",
+    on_bad_sample: str = "error",
+    progress: Callable[[int], None] | None = None,
+    keep_positions: Collection[str] = (),
+) -> dict[int, Exception]:
+    """Predicts, for every point, the questions that its store lacks, and appends them to it after every batch.
+
+    scoring          letter: argmax over the option letters' logits at the first answer position, one prefill;
+                     generate: greedy decoding, read as LLaVA reads it
+    on_bad_sample    a picture that is missing or truncated: error raises, skip writes a row marked skipped
+    progress         called with the number of predictions just stored
+    keep_positions   ids of questions whose kept visual tokens are stored too
+
+    Returns the points that failed, by index, with what they raised; the others are complete. Batches are cut from the
+    full list, so that a second start after an interruption computes with the same neighbours and so the same bits.
+    Raises BadSampleError under on_bad_sample=error; batches before it are stored.
+    """
+    if scoring not in SCORINGS:
+        raise TokenselError(f"scoring={scoring}: unknown; choose one of {', '.join(SCORINGS)}")
+    run = _Pass(
+        loaded, points, stores, scoring, on_bad_sample, progress or (lambda count: None), keep_positions
+    )
+    for batch in _batches(order_questions(questions), batch_size):
+        run.batch(batch)
+    return run.failures
+
+
+def _batches(questions: list[Question], size: int) -> Iterator[list[Question]]:
+    # Rows of one batch must hold equally many visual tokens.
+    for blind in (False, True):
+        alike = [question for question in questions if (question.image is None) == blind]
+        for begin in range(0, len(alike), size):
+            yield alike[begin : begin + size]
+
+
+class _Pass:
+    """One pass: the model in pieces, and what every point still lacks."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        points: Sequence[GridPoint],
+        stores: Sequence[PointStore],
+        scoring: str,
+        on_bad_sample: str,
+        progress: Callable[[int], None],
+        keep_positions: Collection[str],
+    ) -> None:
+        self.loaded, self.points, self.stores = loaded, points, stores
+        self.scoring, self.on_bad_sample, self.progress = scoring, on_bad_sample, progress
+        self.keep_positions = keep_positions
+        self.split = SplitModel(loaded.model)
+        self.letters: list[int] = []
+        self.done = [store.done_ids() for store in stores]
+        self.failures: dict[int, Exception] = {}
+
+    def lacking(self, questions: Sequence[Question]) -> list[int]:
+        """The points, not failed, that lack one of the questions."""
+        return [
+            index
+            for index, done in enumerate(self.done)
+            if index not in self.failures and any(question.id not in done for question in questions)
+        ]
+
+    @torch.inference_mode()
+    def batch(self, batch: list[Question]) -> None:
+        asked = [question for question in batch if self.lacking([question])]
+        good, pictures = self.open(asked)
+        if not good or not (todo := self.lacking(good)):
+            return
+        if self.scoring == "generate":
+            self.generate(good, pictures, todo)
+        else:
+            self.score_letters(good, pictures, todo)
+
+    def open(self, questions: list[Question]) -> tuple[list[Question], dict[str, Image.Image]]:
+        """The questions that can be asked, and each of their pictures once. Bad ones are stored as skipped."""
+        good: list[Question] = []
+        pictures: dict[str, Image.Image] = {}
+        for question in questions:
+            try:
+                self.loaded.prompt(question)
+                if question.image is not None and question.image_id not in pictures:
+                    pictures[question.image_id] = question.load_image()
+            except BadSampleError as error:
+                if self.on_bad_sample == "error":
+                    raise
+                row = {
+                    "prediction": None,
+                    "correct": False,
+                    "margin": None,
+                    "skipped": True,
+                    "error": str(error),
+                }
+                for index in self.lacking([question]):
+                    self.append(index, [question], [row])
+            else:
+                good.append(question)
+        return good, pictures
+
+    def score_letters(
+        self, questions: list[Question], pictures: dict[str, Image.Image], todo: list[int]
+    ) -> None:
+        input_ids, attention_mask = self.loaded.tokenize(questions)
+        state = self.split.embed(
+            input_ids,
+            attention_mask,
+            image_features=self.features(questions, pictures),
+            row_keys=row_keys(questions, input_ids.device),
+        )
+        stages = {index: self.points[index].stage() for index in todo}
+        # Shallow points first: the shared layers are then walked once, upwards.
+        for index in sorted(todo, key=lambda index: stages[index].layer):
+            try:
+                state = self.split.run(state, min(stages[index].layer, self.split.num_layers))
+                reduced = self.split.reduce(state, stages[index])
+                rows = self.letter_rows(self.split.logits(reduced), questions)
+            except Exception as error:  # whatever a user's method raises: the other points go on
+                self.failures[index] = error
+                continue
+            self.append(index, questions, _with_positions(rows, questions, reduced, self.keep_positions))
+
+    def features(self, questions: list[Question], pictures: dict[str, Image.Image]) -> torch.Tensor | None:
+        """Visual tokens of every question that has a picture: [pictures, N, D]; each picture is seen once."""
+        if not pictures:
+            return None
+        seen = self.split.image_features(self.loaded.pixels(list(pictures.values())))
+        place = {image_id: index for index, image_id in enumerate(pictures)}
+        order = [place[question.image_id] for question in questions if question.image is not None]
+        return seen[torch.tensor(order, device=seen.device)]
+
+    def letter_rows(self, logits: torch.Tensor, questions: list[Question]) -> list[dict[str, Any]]:
+        """logits [B, V] -> a row per question: the best of its own letters, and by how much."""
+        most = max(len(question.choices) for question in questions)
+        if most > len(self.letters):
+            self.letters = self.loaded.letter_ids(most)
+        letters = logits[:, self.letters[:most]].float().cpu()
+        rows = []
+        for scores, question in zip(letters, questions, strict=True):
+            best = scores[: len(question.choices)].topk(min(2, len(question.choices)))
+            if not torch.isfinite(best.values).all():
+                raise FloatingPointError(
+                    f"question {question.id}: the letters' logits are {best.values.tolist()}"
+                )
+            margin = (best.values[0] - best.values[-1]).item()
+            rows.append({"prediction": int(best.indices[0]), "margin": round(margin, 6)})
+        return rows
+
+    def generate(self, questions: list[Question], pictures: dict[str, Image.Image], todo: list[int]) -> None:
+        input_ids, attention_mask = self.loaded.tokenize(questions)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if pictures:
+            inputs["pixel_values"] = self.loaded.pixels(
+                [pictures[question.image_id] for question in questions if question.image is not None]
+            )
+        keys = row_keys(questions, input_ids.device)
+        for index in todo:
+            point = self.points[index]
+            try:
+                with reduce_tokens(
+                    self.loaded.model, point.make_method(), row_keys=keys, **point.reduction()
+                ) as record:
+                    written = self.loaded.model.generate(
+                        **inputs, do_sample=False, max_new_tokens=ANSWER_TOKENS
+                    )
+            except Exception as error:
+                self.failures[index] = error
+                continue
+            texts = self.loaded.processor.tokenizer.batch_decode(
+                written[:, input_ids.shape[1] :], skip_special_tokens=True
+            )
+            rows = [
+                {"prediction": read_answer(text, len(question.choices)), "margin": None, "text": text}
+                for text, question in zip(texts, questions, strict=True)
+            ]
+            self.append(index, questions, _with_positions(rows, questions, record, self.keep_positions))
+
+    def append(self, index: int, questions: list[Question], rows: list[dict[str, Any]]) -> None:
+        """Stores the rows that the point lacks: a batch may hold some that it has."""
+        new = []
+        for question, row in zip(questions, rows, strict=True):
+            if question.id not in self.done[index]:
+                correct = row["prediction"] == question.answer
+                base = {"id": question.id, "answer": question.answer, "correct": correct, "skipped": False}
+                new.append(base | row)
+        self.stores[index].append(new)
+        self.done[index].update(row["id"] for row in new)
+        self.progress(len(new))
+
+
+def _with_positions(
+    rows: list[dict[str, Any]], questions: list[Question], source: Any, wanted: Collection[str]
+) -> list[dict[str, Any]]:
+    """Adds to the rows of the wanted questions which visual tokens stayed, as indices into the picture's grid."""
+    positions = getattr(source, "positions", None)
+    if positions is None or not any(question.id in wanted for question in questions):
+        return rows
+    listed = positions.tolist()
+    return [
+        row | {"positions": kept} if question.id in wanted and question.image is not None else row
+        for row, question, kept in zip(rows, questions, listed, strict=True)
+    ]
+
+
+def row_keys(questions: Sequence[Question], device: torch.device) -> torch.Tensor:
+    """LongTensor[B]: what random choices are drawn from, beside the seed."""
+    return torch.tensor([int(stable_hash(question.id)[:15], 16) for question in questions], device=device)
+
+
+def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of a point's predictions: n, correct, accuracy, ci_low, ci_high (Wilson, 95%), skipped.
+
+    Skipped questions count in `skipped` only. Without any answered question the shares are None.
+    """
+    answered = [row for row in rows if not row.get("skipped")]
+    correct = sum(bool(row["correct"]) for row in answered)
+    figures: dict[str, Any] = {"n": len(answered), "correct": correct, "skipped": len(rows) - len(answered)}
+    if not answered:
+        return figures | {"accuracy": None, "ci_low": None, "ci_high": None}
+    low, high = wilson_interval(correct, len(answered))
+    return figures | {"accuracy": correct / len(answered), "ci_low": low, "ci_high": high}
