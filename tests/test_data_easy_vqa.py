@@ -41,7 +41,7 @@ def test_answers_are_the_packages_own(test_split):
     assert sorted(a for kind in ANSWERS.values() for a in kind) == sorted(easy_vqa.get_answers())
 
 
-@pytest.mark.parametrize("family, places", [("color", 4), ("shape", 3), ("yes_no", 2)])
+@pytest.mark.parametrize(("family", "places"), [("color", 4), ("shape", 3), ("yes_no", 2)])
 def test_letters_and_distractors_are_balanced(test_split, family, places):
     asked = [q for q in test_split if q.family == family]
     for place in range(places):
@@ -81,7 +81,8 @@ def test_a_limit_is_a_mixed_part_of_a_larger_one(test_split):
     assert {q.family for q in some} == set(ANSWERS)
     order = {q.id: number for number, q in enumerate(test_split)}
     assert sorted(more, key=lambda q: order[q.id]) == more
-    assert max(order[q.id] for q in some) > 7000 and min(order[q.id] for q in some) < 2500
+    assert max(order[q.id] for q in some) > 7000
+    assert min(order[q.id] for q in some) < 2500
     assert load_questions("easy_vqa", limit=10**6) == test_split
 
 
@@ -92,7 +93,7 @@ def test_a_limit_must_be_a_count(limit):
 
 
 @pytest.mark.parametrize(
-    "name, options, said",
+    ("name", "options", "said"),
     [
         ("easyvqa", {}, "data=easyvqa: unknown; choose one of diagrams, easy_vqa, question_file"),
         ("easy_vqa", {"splits": "test"}, "data.splits: data=easy_vqa has no such option; it has split"),

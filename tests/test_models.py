@@ -124,7 +124,7 @@ def test_a_folder_loads_ready_for_inference_in_float32(loaded, checkpoint):
 
 
 @pytest.mark.parametrize(
-    "name, dtype", [("float16", torch.float16), ("bfloat16", torch.bfloat16), ("auto", torch.float16)]
+    ("name", "dtype"), [("float16", torch.float16), ("bfloat16", torch.bfloat16), ("auto", torch.float16)]
 )
 def test_dtype_is_cast_or_kept_as_stored(checkpoint, name, dtype):
     assert load_model(checkpoint, dtype=name).model.dtype == dtype
@@ -217,7 +217,9 @@ def test_pictures_are_prepared_with_pil_and_loading_is_silent(checkpoint):
 def test_a_folder_without_weights_says_what_is_allowed(copy):
     (copy / "model.safetensors").unlink()
     message = error_of(copy)
-    assert str(copy) in message and "no weights" in message and "model.safetensors" in message
+    assert str(copy) in message
+    assert "no weights" in message
+    assert "model.safetensors" in message
 
 
 def test_a_folder_without_config_is_an_error(copy):
@@ -232,7 +234,8 @@ def test_a_broken_config_is_an_error(copy):
 
 def test_a_model_of_another_family_is_an_error(copy):
     LlamaConfig().save_pretrained(copy)
-    assert "llama" in error_of(copy) and "choose one of llava" in error_of(copy)
+    assert "llama" in error_of(copy)
+    assert "choose one of llava" in error_of(copy)
 
 
 @pytest.mark.parametrize("keep", [0, 100, -100])
@@ -291,17 +294,20 @@ def test_a_bin_of_plain_tensors_loads(copy, loaded):
 )
 def test_an_unknown_model_lists_the_choices(path):
     message = error_of(path)
-    assert path in message and "tiny" in message and "folder" in message
+    assert path in message
+    assert "tiny" in message
+    assert "folder" in message
 
 
 def test_an_unreachable_hub_says_what_to_set(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     message = error_of("nobody/no-such-llava")
-    assert "HF_HOME" in message and "model.path" in message
+    assert "HF_HOME" in message
+    assert "model.path" in message
 
 
 @pytest.mark.parametrize(
-    "options, named",
+    ("options", "named"),
     [
         ({"dtype": "int8"}, "model.dtype=int8"),
         ({"device": "tpu"}, "model.device=tpu"),

@@ -16,7 +16,7 @@ def test_prompt_with_and_without_hint():
 
 
 @pytest.mark.parametrize(
-    "text, n_choices, read",
+    ("text", "n_choices", "read"),
     [
         ("B", 4, 1),
         (" B\n", 4, 1),

@@ -25,7 +25,8 @@ def test_wilson_holds_the_accuracy_and_stays_within_0_and_1(n, share):
     low, high = wilson_interval(correct, n)
     assert 0 <= low <= correct / n <= high <= 1
     wide = wilson_interval(correct, n, level=0.99)
-    assert wide[0] <= low and high <= wide[1]
+    assert wide[0] <= low
+    assert high <= wide[1]
 
 
 def test_wilson_of_nothing_is_everything():

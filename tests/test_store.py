@@ -44,7 +44,8 @@ def wait_until(condition, seconds: float = 30.0) -> None:
 
 def test_what_is_written_is_read_back(tmp_path):
     store = PointStore(tmp_path / "sweep" / "point")
-    assert store.predictions() == [] and store.metrics() is None
+    assert store.predictions() == []
+    assert store.metrics() is None
     store.write_config({"kept": (8, 16), "method": "fps", "path": Path("a/b")})
     store.append([row(0, text="é\n"), row(1, margin=np.float32(0.5), positions=np.arange(3))])
     store.append([row(2, prediction=None, margin=math.nan)])
@@ -53,7 +54,8 @@ def test_what_is_written_is_read_back(tmp_path):
     again = PointStore(store.folder)
     assert [p["id"] for p in again.predictions()] == ["q0", "q1", "q2"]
     assert again.predictions()[0]["text"] == "é\n"
-    assert again.predictions()[1]["margin"] == 0.5 and again.predictions()[1]["positions"] == [0, 1, 2]
+    assert again.predictions()[1]["margin"] == 0.5
+    assert again.predictions()[1]["positions"] == [0, 1, 2]
     assert again.predictions()[2]["margin"] is None
     assert again.metrics() == {"accuracy": 1 / 3, "ci": [0.1, None]}
     config = yaml.safe_load((store.folder / "config.yaml").read_text())
@@ -62,7 +64,8 @@ def test_what_is_written_is_read_back(tmp_path):
 
 def test_reading_leaves_no_trace(tmp_path):
     store = PointStore(tmp_path / "point")
-    assert store.predictions() == [] and store.metrics() is None
+    assert store.predictions() == []
+    assert store.metrics() is None
     assert not store.folder.exists()
 
 
@@ -142,7 +145,8 @@ while True:
 
 def test_a_second_process_is_kept_out_and_told_the_folder(tmp_path):
     writer = child("store.append([{'id': 'q0'}])\nprint('holds', flush=True)\ninput()", tmp_path, **_PIPES)
-    assert writer.stdout is not None and writer.stdout.readline() == "holds\n"
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "holds\n"
     store = PointStore(tmp_path)
     assert numbers(tmp_path) == [0], "reading needs no lock"
     for write in (store.done_ids, lambda: store.append([row(1)]), lambda: store.write_metrics({})):
@@ -176,7 +180,8 @@ for n in range(1, 10**9):
     store.write_metrics({"n": n, "padding": "x" * 100000})
 """
     writer = child(code, tmp_path, stdout=subprocess.PIPE)
-    assert writer.stdout is not None and writer.stdout.readline() == "written\n"
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "written\n"
     for _ in range(30):
         assert len(PointStore(tmp_path).metrics()["padding"]) == 100000
     os.kill(writer.pid, signal.SIGKILL)
@@ -208,7 +213,8 @@ def test_a_folder_that_cannot_be_is_named(tmp_path):
 def test_point_key_depends_on_values_alone():
     key = point_key({"kept": 8, "temperature": 1.0, "stages": (1, 2), "deep": {"a": None, "b": True}})
     assert key == point_key({"deep": {"b": True, "a": None}, "stages": [1, 2], "temperature": 1, "kept": 8})
-    assert len(key) == 12 and int(key, 16) >= 0
+    assert len(key) == 12
+    assert int(key, 16) >= 0
     others = [
         {"kept": 16},
         {"temperature": 0.1},
