@@ -10,6 +10,7 @@ from torch import Tensor
 from tokensel.errors import TokenselError
 
 EPSILON = 1e-12
+ROUNDING = 1e-6
 PERIPHERAL_BLOCK = 64
 
 
@@ -102,7 +103,9 @@ def _start(
     if start == "medoid":
         return degrees(tokens, inverse).argmax(1, keepdim=True)
     if start == "peripheral":
-        return _nearest_neighbour_cosine(tokens, inverse).argmin(1, keepdim=True)
+        # Two tokens that are each other's nearest tie, but for rounding.
+        closest = _nearest_neighbour_cosine(tokens, inverse)
+        return (closest <= closest.amin(1, keepdim=True) + ROUNDING).to(torch.uint8).argmax(1, keepdim=True)
     if isinstance(start, int) and not isinstance(start, bool):
         if not 0 <= start < count:
             raise TokenselError(f"start={start}: must be a token index from 0 to {count - 1}")
