@@ -1,0 +1,127 @@
+"""The bundled diagrams: enough of them, balanced, drawn as they are labelled, and never shared by train and test."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tokensel.data import load_questions
+from tokensel.data.diagrams import DEFAULT_FAMILIES, FAMILIES, draw_diagram, load_diagrams
+from tokensel.data.drawing import COLORS, GRID, KINDS, PALETTE, PATCH
+from tokensel.errors import TokenselError
+
+EVERY = tuple(FAMILIES)
+
+
+def test_there_are_at_least_2000_test_questions_in_the_schema_of_scienceqa():
+    questions = load_diagrams(families=EVERY)
+    assert len(questions) >= 2000
+    assert len({q.id for q in questions}) == len(questions)
+    for q in questions[::97]:
+        assert q.text
+        assert q.subject
+        assert q.topic
+        assert q.grade
+        assert q.split == "test"
+        assert len(set(q.choices)) == len(q.choices) >= 2
+
+
+def test_the_right_letter_is_balanced_in_every_family_and_number_of_choices():
+    counts = Counter((q.family, len(q.choices), q.answer) for q in load_diagrams(families=EVERY))
+    totals = Counter((q.family, len(q.choices)) for q in load_diagrams(families=EVERY))
+    for (family, size, answer), count in counts.items():
+        expected = totals[family, size] / size
+        assert abs(count - expected) < 4 * expected**0.5, (family, size, answer)
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_the_words_alone_do_not_tell_the_answer(family):
+    """The best guess from text, learned on half of the questions, is at chance on the other half."""
+    questions = load_diagrams(families=[family], per_family=600)
+    seen: dict[tuple, Counter] = {}
+    for q in questions[::2]:
+        seen.setdefault((q.text, q.hint, tuple(sorted(q.choices))), Counter())[q.choices[q.answer]] += 1
+    right, chance, variance = 0, 0.0, 0.0
+    for q in questions[1::2]:
+        known = seen.get((q.text, q.hint, tuple(sorted(q.choices))))
+        guess = known.most_common(1)[0][0] if known else q.choices[0]
+        right += guess == q.choices[q.answer]
+        share = 1 / len(q.choices)
+        chance, variance = chance + share, variance + share * (1 - share)
+    assert abs(right - chance) < 4 * variance**0.5
+
+
+def test_train_and_test_never_share_a_picture():
+    hashes = {}
+    for split in ("train", "test"):
+        hashes[split] = {
+            draw_diagram(family, split, index).canvas.picture().tobytes() for family in EVERY for index in range(25)
+        }
+        assert len(hashes[split]) == 25 * len(EVERY)
+    assert not hashes["train"] & hashes["test"]
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_questions_are_the_same_with_and_without_drawing(family):
+    for index in range(10):
+        assert draw_diagram(family, "test", index).items == draw_diagram(family, "test", index, inked=False).items
+
+
+def test_a_question_draws_the_same_picture_every_time():
+    first, again = (
+        load_diagrams(families=["force"], per_family=1)[0],
+        load_diagrams(families=["force"], per_family=1)[0],
+    )
+    picture = first.load_image()
+    assert picture.size == (336, 336)
+    assert picture.tobytes() == again.load_image().tobytes()
+
+
+def test_color_questions_are_right_about_the_pixels():
+    """An independent look: the patches labelled as the asked shape really have the answer's colour."""
+    for index in range(30):
+        diagram = draw_diagram("color", "test", index)
+        pixels = np.asarray(diagram.canvas.picture(), dtype=int)
+        labels = diagram.canvas.labels()
+        for item in diagram.items:
+            shape = next(word for word in item.text.strip("?").split() if word in KINDS)
+            rows, columns = np.nonzero(labels.kind == KINDS.index(shape))
+            middle = np.median(
+                [pixels[r * PATCH + PATCH // 2, c * PATCH + PATCH // 2] for r, c in zip(rows, columns, strict=True)],
+                0,
+            )
+            nearest = min(COLORS, key=lambda name: np.abs(np.array(PALETTE[name]) - middle).sum())
+            assert nearest == item.choices[item.answer]
+
+
+def _dots_left_and_right(picture: Image.Image, labels) -> tuple[int, int]:
+    columns = np.nonzero(labels.center)[1]
+    return int((columns < GRID // 2).sum()), int((columns >= GRID // 2).sum())
+
+
+@pytest.mark.parametrize("family", ["concentration", "membrane"])
+def test_counting_questions_are_right_about_the_particles(family):
+    for index in range(40):
+        diagram = draw_diagram(family, "test", index)
+        left, right = _dots_left_and_right(diagram.canvas.picture(), diagram.canvas.labels())
+        item = diagram.items[0]
+        if family == "membrane":
+            expected = "to the right" if left > right else "to the left"
+        else:
+            expected = "Solution 1" if left > right else "Solution 2"
+            if left == right:
+                expected = "neither, they are the same"
+        assert item.choices[item.answer] == expected
+
+
+def test_limit_takes_a_mixed_and_nested_subset():
+    some, more = load_questions("diagrams", limit=90), load_questions("diagrams", limit=180)
+    assert {q.id for q in some} < {q.id for q in more}
+    assert {q.family for q in some} == set(DEFAULT_FAMILIES)
+
+
+@pytest.mark.parametrize("options", [{"families": ["colour"]}, {"per_family": 0}])
+def test_wrong_options_name_the_key_and_what_is_allowed(options):
+    with pytest.raises(TokenselError, match=r"data\.(families=colour: unknown; choose one of|per_family=0)"):
+        load_diagrams(**options)
