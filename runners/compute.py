@@ -1,4 +1,4 @@
-"""Fills in what a group of grid points lacks: predictions in one pass, then times and costs, then metrics.json."""
+"""Fills in what grid points lack: predictions in one pass, then times and costs, then metrics.json."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from runners.fingerprint import ids_digest
 from runners.plan import Plan
 from runners.progress import SweepProgress
 from runners.provenance import provenance
-from runners.work import GroupWork, PointWork, limited
+from runners.work import GroupWork, PointWork
 from tokensel.data import Question
 from tokensel.errors import BadSampleError
 from tokensel.evaluate import evaluate, order_questions, summarize
@@ -46,7 +46,8 @@ def lacking(work: GroupWork, plan: Plan) -> list[PointWork]:
 
 
 def compute(work: GroupWork, plan: Plan, progress: SweepProgress) -> None:
-    """Computes what a group lacks. A point that fails is marked with its error; the others are complete afterwards.
+    """Computes what a group lacks. A point that fails is marked with its error; the others are complete
+    afterwards.
 
     Raises TokenselError if the model cannot be loaded, or for a bad sample under on_bad_sample=error.
     """
@@ -101,7 +102,7 @@ def _predict(
             scoring=work.group.scoring,
             on_bad_sample=plan.shared["on_bad_sample"],
             progress=progress.predicted_rows,
-            keep_positions={question.id for question in limited(asked, POSITION_SAMPLE)},
+            keep_positions={question.id for question in asked[:POSITION_SAMPLE]},
         )
     for index, error in failures.items():
         points[index].error = describe(error)
@@ -193,9 +194,7 @@ def _write_metrics(point: PointWork, meter: _Meter, plan: Plan) -> None:
 
 
 def _restate(point: PointWork) -> None:
-    point.metrics = (
-        (point.metrics or {}) | summarize(point.rows(point.asked)) | {"questions": ids_digest(point.asked)}
-    )
+    point.metrics = (point.metrics or {}) | summarize(point.rows(point.asked)) | {"questions": ids_digest(point.asked)}
     point.store.write_metrics(point.metrics)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
@@ -13,7 +14,8 @@ USER_ERRORS = (TokenselError, HydraException, OmegaConfBaseException)
 
 
 def one_line(error: BaseException, conf: Path) -> str:
-    """What a user gets to read of an error of USER_ERRORS. conf: the folder with sweep.yaml and the groups."""
+    """What a user gets to read of an error of USER_ERRORS. conf: the folder with sweep.yaml and the
+    groups."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if error.options:
@@ -41,11 +43,10 @@ def _allowed(key: str, conf: Path) -> str:
 
 
 def _keys(file: Path) -> Sequence[str]:
-    loaded = OmegaConf.load(file)
+    loaded: Any = OmegaConf.load(file)
     loaded = loaded.get(file.parent.name, loaded)
-    return [
-        str(key) for key in loaded if key not in ("defaults", "hydra", "name" if file.stem != "sweep" else "")
-    ]
+    hidden = ("defaults", "hydra") if file.stem == "sweep" else ("name",)
+    return [str(key) for key in loaded if key not in hidden]
 
 
 def _groups(conf: Path) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""What a point's key is made of beside its settings: the questions, the checkpoint and the code that computes."""
+"""What a point's key is made of beside its settings: the questions asked and the code that computes."""
 
 import ast
 import hashlib
@@ -38,7 +38,8 @@ def questions_digest(questions: Sequence[Question]) -> str:
 
 
 def ids_digest(questions: Sequence[Question]) -> str:
-    """A digest of which questions were asked: tells whether stored figures are those of the wanted questions."""
+    """A digest of which questions were asked: tells whether stored figures are those of the wanted
+    questions."""
     return hashlib.sha256("\n".join(sorted(question.id for question in questions)).encode()).hexdigest()[:16]
 
 
@@ -57,9 +58,6 @@ def code_digest(method: str) -> str:
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            and ast.get_docstring(node) is not None
-        ):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
     return tree

@@ -38,7 +38,8 @@ class OnePassLauncher(Launcher):
 
 
 def register() -> None:
-    """Makes the launcher known to Hydra without a hydra_plugins folder, which every Hydra app would then find.
+    """Makes the launcher known to Hydra without a hydra_plugins folder, which every Hydra app would then
+    find.
 
     Hydra takes a launcher only if it can import it from a package of that name, so one is made in memory.
     """

@@ -1,4 +1,4 @@
-"""From Hydra's configs to what one start of the sweep has to do: checked grid points, their controls, no model loaded."""
+"""From Hydra's configs to what one start of the sweep has to do: checked grid points and their controls."""
 
 import json
 import math
@@ -70,9 +70,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     try:
         # Hydra's own section holds values that are only known inside a job.
         keys = [str(key) for key in config if key != "hydra"]
-        plain = OmegaConf.to_container(
-            OmegaConf.masked_copy(config, keys), resolve=True, throw_on_missing=True
-        )
+        plain = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise TokenselError(f"{error.full_key or error}: missing; give it a value") from error
     except OmegaConfBaseException as error:
@@ -88,7 +86,8 @@ def _point(settings: dict[str, Any], method: str) -> GridPoint:
     return GridPoint(
         method=method,
         kept=None if no_choice else settings["kept"],
-        # no_image is the control of what the text alone gives: before the first layer, wherever the others reduce.
+        # no_image is the control of what the text alone gives: before the first layer, wherever the others
+        # reduce.
         agg_layer=0 if no_choice else settings["agg_layer"],
         temperature=settings["temperature"],
         aggregation=None if no_choice else settings["aggregation"],
@@ -100,7 +99,8 @@ def _point(settings: dict[str, Any], method: str) -> GridPoint:
 
 
 def _controls(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """full and no_image once per question set; the others at every kept, layer and layout that the rows have."""
+    """full and no_image once per question set; the others at every kept, layer and layout that the rows
+    have."""
     controls = []
     for row in rows:
         for name in names:
@@ -137,11 +137,11 @@ def _distinct(rows: Sequence[Row]) -> list[Row]:
     return sorted(distinct.values(), key=place)
 
 
-def _integer(least: int) -> tuple[Callable[[Any], bool], str]:
+def _integer(least: int | None = None) -> tuple[Callable[[Any], bool], str]:
     def is_integer(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+        return isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
 
-    return is_integer, f"must be an integer from {least}"
+    return is_integer, "must be an integer" if least is None else f"must be an integer from {least}"
 
 
 def _choice(*allowed: str) -> tuple[Callable[[Any], bool], str]:
@@ -151,6 +151,8 @@ def _choice(*allowed: str) -> tuple[Callable[[Any], bool], str]:
 def _check(settings: dict[str, Any]) -> None:
     """Checks the keys that no grid point checks itself; GridPoint does the rest."""
     rules: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "kept": _integer(),
+        "agg_layer": _integer(),
         "batch_size": _integer(1),
         "seed": _integer(0),
         "latency.repeats": _integer(0),
@@ -163,7 +165,7 @@ def _check(settings: dict[str, Any]) -> None:
             "must be an integer from 1, or null for all questions",
         ),
         "name": (
-            lambda value: isinstance(value, str | int) and str(value).strip(".") and "/" not in str(value),
+            lambda value: isinstance(value, str | int) and bool(str(value).strip(".")) and "/" not in str(value),
             "must be a folder name without /",
         ),
         "output_dir": (lambda value: isinstance(value, str) and bool(value), "must be a folder"),
@@ -178,9 +180,7 @@ def _check(settings: dict[str, Any]) -> None:
             raise TokenselError(f"{key}={value}: {allowed}")
     controls = settings["controls"]
     if not isinstance(controls, list) or any(name not in METHODS for name in controls):
-        raise TokenselError(
-            f"controls={controls}: must be a list of methods: {', '.join(sorted(METHODS))}; or []"
-        )
+        raise TokenselError(f"controls={controls}: must be a list of methods: {', '.join(sorted(METHODS))}; or []")
     for group in ("method", "model", "data", "logger"):
         if not isinstance(settings[group], dict):
             raise TokenselError(f"{group}={settings[group]}: must be the name of a file in conf/{group}")

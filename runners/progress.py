@@ -13,7 +13,8 @@ LINE_SECONDS = 20.0
 
 
 class SweepProgress:
-    """Counts predictions and timed points. points: how many have work to do; wanted: predictions they lack."""
+    """Counts predictions and timed points. points: how many have work to do; wanted: predictions they
+    lack."""
 
     def __init__(self, points: int, wanted: int, timed: int) -> None:
         self.points, self.finished = points, 0

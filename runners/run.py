@@ -16,7 +16,8 @@ from runners.work import GroupWork, prepare
 def run_sweep(configs: Sequence[DictConfig]) -> int:
     """Runs a whole grid and prints its table and its line of JSON. Returns 0, or 1 if points failed.
 
-    Raises TokenselError for a mistake in the settings or the data, before any model is loaded where that is possible.
+    Raises TokenselError for a mistake in the settings or the data, before any model is loaded where that is
+    possible.
     """
     plan = make_plan(configs)
     folder = Path(plan.shared["output_dir"]) / str(plan.shared["name"])
@@ -46,7 +47,8 @@ def run_sweep(configs: Sequence[DictConfig]) -> int:
 def _report(plan: Plan, works: list[GroupWork], results: list[Result], path: Path) -> int:
     chances = {f"{result.setting['data']} {100 * result.chance:.1f}%" for result in results}
     skipped = max((result.metrics["skipped"] for result in results), default=0)
-    caption = f"Chance: {', '.join(sorted(chances))}. vs fastv: percentage points at the same kept, exact McNemar p."
+    caption = f"Chance: {', '.join(sorted(chances))}."
+    caption += " vs fastv: percentage points at the same kept, exact McNemar p."
     caption += " Speed-up and FLOPs ratio: prefill with the vision tower, over the full model."
     if skipped:
         caption += f" Skipped: {skipped} questions."

@@ -1,13 +1,14 @@
-"""The sweep: accuracy, time and memory of visual-token reduction over a grid of settings, in one pass over the data.
+"""The sweep: what visual-token reduction costs in accuracy and saves in time, over a grid of settings.
 
     python -m runners.sweep kept=8,16,32,64 method=fps,tome --multirun
     python -m runners.sweep method=fps kept=16 method.start=peripheral agg_layer=4
     python -m runners.sweep data=easy_vqa method=tome kept=8,64 limit=null logger=none --multirun
     python -m runners.sweep experiment=quick
 
-Ends with a table: each point's accuracy with its interval, against fastv and random at the same kept, the full model
-and no image at all, beside measured speed-up, FLOPs and KV-cache bytes. The last line of standard output is one JSON
-object with the same figures. Started again, it computes only what is missing. Settings: conf/sweep.yaml.
+Ends with a table: each point's accuracy with its interval, against fastv and random at the same kept, the
+full model and no image at all, beside measured speed-up, FLOPs and KV-cache bytes. The last line of standard
+output is one JSON object with the same figures. Started again, it computes only what is missing. Settings:
+conf/sweep.yaml.
 """
 
 import os
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raised.append(error)
 
     arguments, os.environ[FULL_ERROR] = sys.argv, "1"
-    sys.argv = [arguments[0], *(arguments[1:] if argv is None else argv)]
+    sys.argv = [arguments[0], *_flags_last(arguments[1:] if argv is None else argv)]
     try:
         hydra.main(config_path=str(CONF), config_name="sweep", version_base="1.3")(task)()
     except USER_ERRORS as error:
@@ -58,18 +59,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         raised.append(error)
     except KeyboardInterrupt:
-        print(
-            "interrupted: what was computed is stored; the same command goes on from there", file=sys.stderr
-        )
+        print("interrupted: what was computed is stored; the same command goes on from there", file=sys.stderr)
         return 130
     finally:
         sys.argv = arguments
         del os.environ[FULL_ERROR]
         if before is not None:
             os.environ[FULL_ERROR] = before
-    for error in raised:
-        print(f"error: {one_line(error, CONF)}", file=sys.stderr)
+    for mistake in raised:
+        print(f"error: {one_line(mistake, CONF)}", file=sys.stderr)
     return 2 if raised else max(statuses, default=0)
+
+
+def _flags_last(arguments: Sequence[str]) -> list[str]:
+    """--multirun at the end: amid the settings, Hydra's parser takes those after it for mistakes."""
+    flags = ("--multirun", "-m")
+    return sorted(arguments, key=lambda argument: argument in flags)
 
 
 def _offer_methods_without_yaml() -> None:

@@ -31,8 +31,8 @@ _DASH = "-"
 
 @dataclass
 class Result:
-    """One row. setting: what the columns show; metrics: the stored figures, for this row's questions; correct: by
-    question id; error: why the point failed, or ""."""
+    """One row. setting: what the columns show; metrics: the stored figures, for this row's questions;
+    correct: by question id; error: why the point failed, or ""."""
 
     key: str
     setting: dict[str, Any]
@@ -53,7 +53,8 @@ class Result:
 
 
 def compare(one: Result, other: Result) -> dict[str, float] | None:
-    """Exact McNemar over the questions both answered: difference in percentage points (one - other) and p_value."""
+    """Exact McNemar over the questions both answered: difference in percentage points (one - other) and
+    p_value."""
     shared = [id for id in one.correct if id in other.correct]
     if not shared:
         return None
@@ -65,35 +66,36 @@ def compare(one: Result, other: Result) -> dict[str, float] | None:
 
 
 def against_fastv(result: Result, results: Sequence[Result]) -> dict[str, float] | None:
-    """The row against fastv at the same kept, layer and layout; None for fastv itself and where there is none."""
+    """The row against fastv at the same kept, layer and layout; None for fastv itself and where there is
+    none."""
     if result.compared_at is None or result.setting["method"] == "fastv":
         return None
     same = ("kept", "agg_layer", "layout")
     for other in results:
-        if other.setting["method"] == "fastv" and other.compared_at is not None and other.pool == result.pool:
-            if all(other.setting[name] == result.setting[name] for name in same):
-                return compare(result, other)
+        if other.setting["method"] != "fastv" or other.compared_at is None or other.pool != result.pool:
+            continue
+        if all(other.setting[name] == result.setting[name] for name in same):
+            return compare(result, other)
     return None
 
 
 def best_at_each_kept(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """For every pool and kept: the most accurate row, the runner-up of another method, and their McNemar p-value."""
+    """For every pool and kept: the most accurate row, the runner-up of another method, and their McNemar
+    p-value."""
     varying = varying_columns(results)
     best = []
     competing = [result for result in results if result.compared_at is not None and result.metrics.get("n")]
     order: Callable[[Result], tuple] = lambda result: (result.pool, result.compared_at)  # noqa: E731
     for (_, kept), same in groupby(sorted(competing, key=order), key=order):
         # On equal accuracy the name decides, so that the same results always give the same line.
-        ranked = sorted(
-            same, key=lambda result: (-result.metrics["accuracy"], result.setting["method"], result.key)
-        )
+        ranked = sorted(same, key=lambda result: (-result.metrics["accuracy"], result.setting["method"], result.key))
         first = ranked[0]
         second = next((r for r in ranked if r.setting["method"] != first.setting["method"]), None)
         best.append(
             {
                 "kept": kept,
                 "method": first.setting["method"],
-                "where": {name: first.setting[name] for name in varying},
+                "where": {name: first.setting.get(name) for name in varying},
                 "accuracy": first.metrics["accuracy"],
                 "runner_up": second.setting["method"] if second else None,
                 "p_value": _value(compare(first, second), "p_value") if second else None,
@@ -123,9 +125,7 @@ def as_record(result: Result, results: Sequence[Result]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name, value in result.metrics.items():
         if name.endswith("_ms"):
-            figures |= {
-                f"{name}_{quartile}": (value or {}).get(quartile) for quartile in ("p25", "p50", "p75")
-            }
+            figures |= {f"{name}_{quartile}": (value or {}).get(quartile) for quartile in ("p25", "p50", "p75")}
         elif not isinstance(value, dict | list):
             figures[name] = value
     fastv = against_fastv(result, results)
@@ -145,10 +145,7 @@ def as_frame(results: Sequence[Result]) -> pd.DataFrame:
     frame = pd.DataFrame([as_record(result, results) for result in results])
     for column in frame.columns:
         # Options such as fps's start mix words and numbers, which parquet has no type for.
-        if (
-            frame[column].map(type).nunique() > 1
-            and frame[column].map(lambda value: isinstance(value, str)).any()
-        ):
+        if frame[column].map(type).nunique() > 1 and frame[column].map(lambda value: isinstance(value, str)).any():
             frame[column] = frame[column].map(lambda value: None if value is None else str(value))
     return frame
 
@@ -162,9 +159,7 @@ def print_table(results: Sequence[Result], caption: str, console: Console | None
     names = ["method", "kept", *varying, "tokens/layer", "n", "accuracy % [95%]", "vs fastv", "p"]
     names += ["prefill ms", "speed-up", "FLOPs ratio", "KV"]
     for name in names:
-        table.add_column(
-            name.removeprefix("method."), justify="left" if name == "method" else "right", no_wrap=True
-        )
+        table.add_column(name.removeprefix("method."), justify="left" if name == "method" else "right", no_wrap=True)
     for result in results:
         table.add_row(*_cells(result, results, varying))
     console.print(table)

@@ -1,7 +1,7 @@
 """W&B: one run per grid point of a finished sweep. Nothing that W&B does, or fails to do, hurts the sweep.
 
-A point's run id is its key, so logging it again updates it. Without a login everything goes to files below the sweep's
-folder, which `wandb sync` uploads later.
+A point's run id is its key, so logging it again updates it. Without a login everything goes to files below
+the sweep's folder, which `wandb sync` uploads later.
 """
 
 import json
@@ -18,7 +18,7 @@ from urllib.parse import urlparse
 
 from PIL import Image, ImageOps
 
-from runners.work import PointWork, limited
+from runners.work import PointWork
 from tokensel.data import Question
 from tokensel.errors import BadSampleError
 
@@ -31,14 +31,14 @@ _PICTURE_SIDE = 336
 
 
 def log_sweep(points: Sequence[PointWork], folder: Path, options: dict[str, Any], name: str) -> None:
-    """Logs every finished point that was not logged with these figures before. Never raises; says once what failed.
+    """Logs every finished point that was not logged with these figures before. Never raises; says once what
+    failed.
 
-    folder: the sweep's, which gets wandb/. options: project, entity, mode, pictures of conf/logger. name: the group.
+    folder: the sweep's, which gets wandb/. options: project, entity, mode, pictures of conf/logger. name: the
+    group.
     """
     todo = [
-        point
-        for point in points
-        if point.metrics is not None and not point.error and not _is_logged(point, options)
+        point for point in points if point.metrics is not None and not point.error and not _is_logged(point, options)
     ]
     if not todo:
         return
@@ -64,7 +64,7 @@ def logged_in() -> bool:
 def _log(todo: list[PointWork], folder: Path, options: dict[str, Any], name: str) -> None:
     import wandb
 
-    mode = options["mode"] or os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+    mode: Any = options["mode"] or os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
     began = time.monotonic()
     for point in todo:
         if time.monotonic() - began > SWEEP_SECONDS:
@@ -87,9 +87,7 @@ def _log(todo: list[PointWork], folder: Path, options: dict[str, Any], name: str
             id=point.key,
             resume="allow" if mode == "online" else None,
             group=name,
-            name=f"{point.point.method}-{point.point.kept}"
-            if point.point.kept is not None
-            else point.point.method,
+            name=f"{point.point.method}-{point.point.kept}" if point.point.kept is not None else point.point.method,
             config=point.settings,
             mode=mode,
             reinit="finish_previous",
@@ -118,12 +116,10 @@ def _table(wandb: Any, point: PointWork, pictures: int) -> Any:
     """Predictions, the ones with stored positions first: those show the picture and what was kept of it."""
     asked = {question.id: question for question in point.asked}
     # full and no_image have no positions; the same few questions are pictured for every point.
-    sample = {question.id for question in limited(point.asked, pictures)}
+    sample = {question.id for question in point.asked[:pictures]}
     rows = sorted(point.rows(point.asked), key=lambda row: (row["id"] not in sample, row["id"]))
     visual_tokens = (point.metrics or {})["provenance"]["protocol"]["visual_tokens"]
-    table = wandb.Table(
-        columns=["id", "question", "choices", "answer", "prediction", "correct", "margin", "picture"]
-    )
+    table = wandb.Table(columns=["id", "question", "choices", "answer", "prediction", "correct", "margin", "picture"])
     for place, row in enumerate(rows[:TABLE_ROWS]):
         question = asked[row["id"]]
         picture = None
@@ -148,8 +144,8 @@ def _table(wandb: Any, point: PointWork, pictures: int) -> Any:
 def draw_kept(question: Question, positions: list[int] | None, visual_tokens: int) -> Image.Image | None:
     """The picture as the model sees it (cut to a square), all but the kept visual tokens darkened.
 
-    positions: indices into the square grid of visual_tokens; None: everything was kept. None for a picture that
-    cannot be read, or whose visual tokens are no square grid.
+    positions: indices into the square grid of visual_tokens; None: everything was kept. None for a picture
+    that cannot be read, or whose visual tokens are no square grid.
     """
     side = math.isqrt(visual_tokens)
     if side == 0 or side * side != visual_tokens or question.image is None:

@@ -1,4 +1,4 @@
-"""What one start of the sweep works on: each group's questions, and each grid point with its folder and its key."""
+"""What one start of the sweep works on: each group's questions, each grid point's folder and key."""
 
 import json
 import sys
@@ -23,8 +23,8 @@ from tokensel.store import PointStore, point_key
 
 @dataclass
 class PointWork:
-    """A grid point with its folder. settings: what its key is the hash of, and where that came from. asked: the
-    questions it has to answer. metrics: the stored figures, if any. error: why it failed, or ""."""
+    """A grid point with its folder. settings: what its key is the hash of, and where that came from. asked:
+    the questions it has to answer. metrics: the stored figures, if any. error: why it failed, or ""."""
 
     point: GridPoint
     key: str
@@ -53,7 +53,8 @@ class PointWork:
         return not self.needs_timing(latency)
 
     def needs_timing(self, latency: dict[str, Any]) -> bool:
-        """Whether the stored times are missing, or were taken otherwise. repeats 0 leaves them as they are."""
+        """Whether the stored times are missing, or were taken otherwise. repeats 0 leaves them as they
+        are."""
         if latency["repeats"] == 0:
             return False
         return self.metrics is None or self.metrics["provenance"]["protocol"]["latency"] != latency
@@ -61,7 +62,8 @@ class PointWork:
 
 @dataclass
 class GroupWork:
-    """A group made ready. questions: all of the data set; points: by key; rows: with the key of each one's point."""
+    """A group made ready. questions: all of the data set, in hash order; points: by key; rows: with the key of each one's
+    point."""
 
     group: Group
     questions: list[Question]
@@ -70,7 +72,7 @@ class GroupWork:
 
     def asked(self, limit: int | None) -> list[Question]:
         """`load_questions`' own rule for a limit: a smaller one takes a part of a larger one."""
-        return limited(self.questions, limit)
+        return self.questions[:limit]
 
     def results(self) -> list[Result]:
         """The rows of the final table."""
@@ -94,11 +96,6 @@ class GroupWork:
             chance=mean(1 / len(question.choices) for question in asked),
             error=work.error,
         )
-
-
-def limited(questions: list[Question], limit: int | None) -> list[Question]:
-    """So many questions, those whose ids hash lowest, in that order."""
-    return sorted(questions, key=lambda question: stable_hash(question.id))[:limit]
 
 
 def prepare(group: Group, folder: Path, on_bad_sample: str) -> GroupWork:
@@ -141,7 +138,8 @@ def prepare(group: Group, folder: Path, on_bad_sample: str) -> GroupWork:
 
 @lru_cache(maxsize=4)  # jobs that a launcher starts one by one in this process share it
 def _questions(name: str, options: str) -> list[Question]:
-    return load_questions(name, **json.loads(options))
+    """All questions of a data set in the order of their ids' hashes, so that a limit takes the first ones."""
+    return sorted(load_questions(name, **json.loads(options)), key=lambda question: stable_hash(question.id))
 
 
 def _check_against_config(group: Group) -> None:
@@ -163,9 +161,7 @@ def _check_against_config(group: Group) -> None:
     if vision is None:
         return
     count = (vision.image_size // vision.patch_size) ** 2
-    above = sorted(
-        {row.point.kept for row in group.rows if row.point.kept is not None and row.point.kept > count}
-    )
+    above = sorted({row.point.kept for row in group.rows if row.point.kept is not None and row.point.kept > count})
     if above:
         kept = ",".join(map(str, above))
         print(f"note: kept={kept}: a picture has {count} visual tokens; none is removed", file=sys.stderr)

@@ -20,9 +20,7 @@ def save_checkpoint(folder: Path, seed: int = 0) -> Path:
     model.config.image_token_index = model.config.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
-    image_processor = CLIPImageProcessorPil(
-        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
-    )
+    image_processor = CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
     LlavaProcessor(
         image_processor,
         tokenizer,
@@ -35,9 +33,7 @@ def save_checkpoint(folder: Path, seed: int = 0) -> Path:
 
 
 def picture(index: int) -> Image.Image:
-    noise = torch.randint(
-        0, 256, (SIZE, SIZE, 3), generator=torch.Generator().manual_seed(index), dtype=torch.uint8
-    )
+    noise = torch.randint(0, 256, (SIZE, SIZE, 3), generator=torch.Generator().manual_seed(index), dtype=torch.uint8)
     return Image.fromarray(noise.numpy())
 
 

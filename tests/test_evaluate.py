@@ -1,4 +1,4 @@
-"""The one-pass evaluation: predictions that depend on the point and the question alone, and survive what goes wrong."""
+"""The one-pass evaluation: predictions that depend on point and question alone, whatever goes wrong."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -78,9 +78,7 @@ def test_each_picture_is_opened_once_per_batch_and_layers_below_agg_layer_run_on
     opened = Counter()
     layers = Counter()
     questions = [
-        replace(
-            question, image=lambda q=question: opened.update([q.image_id]) or make_questions(8)[0].image()
-        )
+        replace(question, image=lambda q=question: opened.update([q.image_id]) or make_questions(8)[0].image())
         for question in make_questions(8, per_picture=4)
     ]
     hooks = [
@@ -145,21 +143,25 @@ def test_a_bad_picture_under_skip_is_counted_apart(loaded, tmp_path):
     for rows in found:
         figures = summarize(list(rows.values()))
         assert (figures["n"], figures["skipped"]) == (6, 1)
-        assert rows["lost"]["skipped"] and "nowhere.png" in rows["lost"]["error"]
+        assert rows["lost"]["skipped"]
+        assert "nowhere.png" in rows["lost"]["error"]
 
 
 def test_questions_without_a_picture_are_answered_in_batches_of_their_own(loaded, tmp_path):
     questions = make_questions(6)
     questions[1] = replace(questions[1], image=None)
     found, failures = run(loaded, tmp_path, questions, batch_size=6)
-    assert not failures and all(len(rows) == 6 for rows in found)
+    assert not failures
+    assert all(len(rows) == 6 for rows in found)
 
 
 def test_kept_positions_are_stored_for_the_wanted_questions_only(loaded, tmp_path):
     points = [GridPoint("fps", kept=4), GridPoint("full")]
     (fps, full), _ = run(loaded, tmp_path, make_questions(4), points, keep_positions={"q1"})
-    assert len(fps["q1"]["positions"]) == 4 and max(fps["q1"]["positions"]) < 36
-    assert "positions" not in fps["q0"] and "positions" not in full["q1"]
+    assert len(fps["q1"]["positions"]) == 4
+    assert max(fps["q1"]["positions"]) < 36
+    assert "positions" not in fps["q0"]
+    assert "positions" not in full["q1"]
 
 
 def test_generate_scoring_reads_the_written_answer(loaded, tmp_path):

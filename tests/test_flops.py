@@ -43,14 +43,15 @@ def counted(method, settings, config, text_tokens, visual_tokens):
 
 def measured(model, method, settings, inputs, image_mask=None):
     """Operations of one prompt, and the bytes of its cache."""
-    # torch has no formula for the CPU's fused attention; the plain one is made of matrix products, which it counts.
-    # It has none for matrix times vector either, which a single prompt's selection uses: so two prompts, halved.
+    # torch has no formula for the CPU's fused attention; the plain one is made of matrix products, which it
+    # counts. It has none for matrix times vector either, which a single prompt's selection uses: so two
+    # prompts, halved.
     inputs = {name: torch.cat([value, value]) for name, value in inputs.items()}
     image_mask = None if image_mask is None else torch.cat([image_mask, image_mask])
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        with reduce_tokens(model, method, image_mask=image_mask, **settings):
-            output = model(**inputs, use_cache=True, logits_to_keep=1)
+    reducing = reduce_tokens(model, method, image_mask=image_mask, **settings)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter, reducing:
+        output = model(**inputs, use_cache=True, logits_to_keep=1)
     layers = output.past_key_values.layers
     cache_bytes = sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in layers)
     return counter.get_total_flops() / 2, cache_bytes / 2
@@ -74,9 +75,7 @@ def test_cost_of_a_llama_prefill_matches_the_flop_counter_within_1_percent(metho
     image_mask = torch.zeros(1, 50, dtype=torch.bool)
     image_mask[:, 5:41] = True
     cost = counted(method, settings, model.config, 14, 36)
-    flops, _ = measured(
-        model, method, settings, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, image_mask
-    )
+    flops, _ = measured(model, method, settings, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, image_mask)
     assert cost.total == pytest.approx(flops, rel=0.01)
 
 

@@ -1,7 +1,8 @@
 """Accuracy of many grid points in one pass over the questions.
 
-For a batch of questions every picture is decoded and seen by the vision tower once, the decoder layers below each
-agg_layer run once, and each grid point runs only its own tail. Predictions go to each point's store batch by batch.
+For a batch of questions every picture is decoded and seen by the vision tower once, the decoder layers below
+each agg_layer run once, and each grid point runs only its own tail. Predictions go to each point's store
+batch by batch.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,7 +25,8 @@ from tokensel.store import PointStore
 
 SCORINGS = ("letter", "generate")
 BAD_SAMPLE_POLICIES = ("error", "skip")
-# Enough for "The answer is B."; LLaVA's own limit of 1024 only matters for models that ramble, which score wrong.
+# Enough for "The answer is B."; LLaVA's own limit of 1024 only matters for models that ramble, which score
+# wrong.
 ANSWER_TOKENS = 16
 
 
@@ -70,7 +72,8 @@ class GridPoint:
         return {name: getattr(self, name) for name in names}
 
     def settings(self) -> dict[str, Any]:
-        """What determines the point's predictions, and nothing else: points that cannot differ have equal settings.
+        """What determines the point's predictions, and nothing else: points that cannot differ have equal
+        settings.
 
         A temperature that no aggregation uses, a seed that nothing draws from and the like are None.
         """
@@ -118,7 +121,8 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     keep_positions: Collection[str] = (),
 ) -> dict[int, Exception]:
-    """Predicts, for every point, the questions that its store lacks, and appends them to it after every batch.
+    """Predicts, for every point, the questions that its store lacks, and appends them to it after every
+    batch.
 
     scoring          letter: argmax over the option letters' logits at the first answer position, one prefill;
                      generate: greedy decoding, read as LLaVA reads it
@@ -126,15 +130,13 @@ def evaluate(
     progress         called with the number of predictions just stored
     keep_positions   ids of questions whose kept visual tokens are stored too
 
-    Returns the points that failed, by index, with what they raised; the others are complete. Batches are cut from the
-    full list, so that a second start after an interruption computes with the same neighbours and so the same bits.
-    Raises BadSampleError under on_bad_sample=error; batches before it are stored.
+    Returns the points that failed, by index, with what they raised; the others are complete. Batches are cut
+    from the full list, so that a second start after an interruption computes with the same neighbours and so
+    the same bits. Raises BadSampleError under on_bad_sample=error; batches before it are stored.
     """
     if scoring not in SCORINGS:
         raise TokenselError(f"scoring={scoring}: unknown; choose one of {', '.join(SCORINGS)}")
-    run = _Pass(
-        loaded, points, stores, scoring, on_bad_sample, progress or (lambda count: None), keep_positions
-    )
+    run = _Pass(loaded, points, stores, scoring, on_bad_sample, progress or (lambda count: None), keep_positions)
     for batch in _batches(order_questions(questions), batch_size):
         run.batch(batch)
     return run.failures
@@ -189,7 +191,8 @@ class _Pass:
             self.score_letters(good, pictures, todo)
 
     def open(self, questions: list[Question]) -> tuple[list[Question], dict[str, Image.Image]]:
-        """The questions that can be asked, and each of their pictures once. Bad ones are stored as skipped."""
+        """The questions that can be asked, and each of their pictures once. Bad ones are stored as
+        skipped."""
         good: list[Question] = []
         pictures: dict[str, Image.Image] = {}
         for question in questions:
@@ -213,9 +216,7 @@ class _Pass:
                 good.append(question)
         return good, pictures
 
-    def score_letters(
-        self, questions: list[Question], pictures: dict[str, Image.Image], todo: list[int]
-    ) -> None:
+    def score_letters(self, questions: list[Question], pictures: dict[str, Image.Image], todo: list[int]) -> None:
         input_ids, attention_mask = self.loaded.tokenize(questions)
         state = self.split.embed(
             input_ids,
@@ -254,9 +255,7 @@ class _Pass:
         for scores, question in zip(letters, questions, strict=True):
             best = scores[: len(question.choices)].topk(min(2, len(question.choices)))
             if not torch.isfinite(best.values).all():
-                raise FloatingPointError(
-                    f"question {question.id}: the letters' logits are {best.values.tolist()}"
-                )
+                raise FloatingPointError(f"question {question.id}: the letters' logits are {best.values.tolist()}")
             margin = (best.values[0] - best.values[-1]).item()
             rows.append({"prediction": int(best.indices[0]), "margin": round(margin, 6)})
         return rows
@@ -275,9 +274,7 @@ class _Pass:
                 with reduce_tokens(
                     self.loaded.model, point.make_method(), row_keys=keys, **point.reduction()
                 ) as record:
-                    written = self.loaded.model.generate(
-                        **inputs, do_sample=False, max_new_tokens=ANSWER_TOKENS
-                    )
+                    written = self.loaded.model.generate(**inputs, do_sample=False, max_new_tokens=ANSWER_TOKENS)
             except Exception as error:
                 self.failures[index] = error
                 continue
@@ -306,7 +303,8 @@ class _Pass:
 def _with_positions(
     rows: list[dict[str, Any]], questions: list[Question], source: Any, wanted: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Adds to the rows of the wanted questions which visual tokens stayed, as indices into the picture's grid."""
+    """Adds to the rows of the wanted questions which visual tokens stayed, as indices into the picture's
+    grid."""
     positions = getattr(source, "positions", None)
     if positions is None or not any(question.id in wanted for question in questions):
         return rows

@@ -1,7 +1,8 @@
 """What a prefill costs on paper: floating-point operations and KV-cache bytes, from the configuration alone.
 
-Counted as torch.utils.flop_counter counts: matrix products and attention, two per multiply-add, attention dense (a
-causal kernel may do half). Norms, softmaxes, rotary embeddings and sorting are left out: below 1% together.
+Counted as torch.utils.flop_counter counts: matrix products and attention, two per multiply-add, attention
+dense (a causal kernel may do half). Norms, softmaxes, rotary embeddings and sorting are left out: below 1%
+together.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from tokensel.methods import FarthestPoint, MedoidToMe, Method
 class Cost:
     """One prefill of one prompt.
 
-    vision, projector, decoder, head, selection   floating-point operations of each part; selection holds aggregation
+    vision, projector, decoder, head, selection   floating-point operations of each part; selection holds
+                                                  aggregation
     kv_bytes             bytes in the KV cache after the prefill
     tokens_layer_mean    visual tokens in the sequence, averaged over the decoder's layers
     """
@@ -49,7 +51,8 @@ def prefill_cost(
 ) -> Cost:
     """The cost of one prefill, batch 1, logits at the last position only.
 
-    config           a transformers configuration: LLaVA-like (text_config, vision_config) or a Llama-like decoder's own
+    config           a transformers configuration: LLaVA-like (text_config, vision_config) or a Llama-like
+                     decoder's own
     text_tokens      tokens of the prompt that are no visual tokens
     kept             visual tokens from agg_layer on; None or >= visual_tokens: no reduction
     method           whose selection is counted; None: none
@@ -81,7 +84,7 @@ def prefill_cost(
         )
     except AttributeError as error:
         raise TokenselError(
-            f"model type {getattr(config, 'model_type', '?')!r}: its configuration cannot be counted ({error})"
+            f"model_type={getattr(config, 'model_type', None)}: its configuration lacks a size ({error})"
         ) from error
 
 
@@ -94,7 +97,8 @@ def _kv_heads(text: Any) -> int:
 
 
 def _layer_flops(text: Any, tokens: int) -> int:
-    """One Llama-like layer over `tokens` positions: q, k, v, o, the attention's two products, the gated MLP's three."""
+    """One Llama-like layer over `tokens` positions: q, k, v, o, the attention's two products, the gated MLP's
+    three."""
     hidden, head_dim = text.hidden_size, _head_dim(text)
     width = text.num_attention_heads * head_dim
     projections = 2 * hidden * (2 * width + 2 * _kv_heads(text) * head_dim)
@@ -110,18 +114,14 @@ def _vision_flops(vision: Any) -> int:
     tokens = patches + 1  # the [CLS] token
     hidden = vision.hidden_size
     embedding = 2 * vision.num_channels * vision.patch_size**2 * hidden * patches
-    layer = (
-        tokens * (8 * hidden * hidden + 4 * hidden * vision.intermediate_size) + 4 * hidden * tokens * tokens
-    )
+    layer = tokens * (8 * hidden * hidden + 4 * hidden * vision.intermediate_size) + 4 * hidden * tokens * tokens
     return embedding + vision.num_hidden_layers * layer
 
 
 def _projector_flops(config: Any, visual_tokens: int) -> int:
     """LLaVA-1.5's projector: two linear layers on each visual token."""
     feature_layers = getattr(config, "vision_feature_layer", -2)
-    width_in = config.vision_config.hidden_size * (
-        1 if isinstance(feature_layers, int) else len(feature_layers)
-    )
+    width_in = config.vision_config.hidden_size * (1 if isinstance(feature_layers, int) else len(feature_layers))
     hidden = config.text_config.hidden_size
     return 2 * visual_tokens * hidden * (width_in + hidden)
 
@@ -129,7 +129,8 @@ def _projector_flops(config: Any, visual_tokens: int) -> int:
 def _selection_flops(
     text: Any, method: Method | None, aggregation: str, layer: int, tokens: int, visual_tokens: int, kept: int
 ) -> int:
-    """Choosing and aggregating. A method not named here counts as free: say so where its figures are shown."""
+    """Choosing and aggregating. A method not named here counts as free: say so where its figures are
+    shown."""
     hidden, width = text.hidden_size, text.num_attention_heads * _head_dim(text)
     one_row = 2 * visual_tokens * hidden  # cosines of one token with all visual tokens; also their sum
     choosing = 0

@@ -1,7 +1,7 @@
-"""Time and memory of one prompt at batch 1, each grid point in turn with the full model so that ratios are paired.
+"""Time and memory of one prompt at batch 1, each grid point in turn with the full model: paired ratios.
 
-What is timed is what a user runs: the model itself under `reduce_tokens`, prefill with a KV cache and then greedy
-steps. Vision and selection are timed apart, in the model run piece by piece.
+What is timed is what a user runs: the model itself under `reduce_tokens`, prefill with a KV cache and then
+greedy steps. Vision and selection are timed apart, in the model run piece by piece.
 """
 
 import time
@@ -46,13 +46,16 @@ class LatencyMeter:
 
     @torch.inference_mode()
     def measure(self, point: GridPoint) -> dict[str, Any]:
-        """The point's times: select_ms, vision_ms, prefill_ms, decode_ms, total_ms, each {"p25", "p50", "p75"}.
+        """The point's times: select_ms, vision_ms, prefill_ms, decode_ms, total_ms, each {"p25", "p50",
+        "p75"}.
 
-        prefill_ms is the time to the first token, vision tower included; decode_ms one later token; total_ms all of
-        them. Also speedup and speedup_total: the full model's prefill and total over the point's, median of the
-        paired ratios; peak_memory_bytes of the point's runs on CUDA, None on a CPU, which keeps no such count.
+        prefill_ms is the time to the first token, vision tower included; decode_ms one later token; total_ms
+        all of them. Also speedup and speedup_total: the full model's prefill and total over the point's,
+        median of the paired ratios; peak_memory_bytes of the point's runs on CUDA, None on a CPU, which keeps
+        no such count.
         """
-        full, reduced = [], []
+        full: list[tuple[float, list[float]]] = []
+        reduced: list[tuple[float, list[float]]] = []
         peak = None
         for repeat in range(-self.warmup, self.repeats):
             # Who goes first takes turns: the second finds warmer caches.

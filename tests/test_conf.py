@@ -1,0 +1,63 @@
+"""Every file of every configuration group composes, says when to choose it, and names settings that the code
+knows."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from runners import launcher
+from runners.plan import make_plan
+from tokensel.data import DATASETS
+from tokensel.methods import METHODS
+
+CONF = Path(__file__).parent.parent / "conf"
+GROUPS = ("method", "model", "data", "logger", "experiment", "hydra/launcher")
+FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
+NEEDED = {"model=local": ["model.path=folder"], "data=question_file": ["path=questions.json"]}
+
+
+def composed(*overrides):
+    launcher.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("sweep", list(overrides))
+
+
+def test_no_file_lies_outside_the_groups():
+    listed = {CONF / group / f"{name}.yaml" for group, name in FILES} | {CONF / "sweep.yaml"}
+    assert set(CONF.rglob("*.yaml")) == listed
+
+
+@pytest.mark.parametrize(("group", "name"), FILES)
+def test_every_choice_composes_to_a_plan(group, name):
+    choice = f"{group}={name}"
+    plan = make_plan([composed(choice, *NEEDED.get(choice, []))])
+    assert plan.groups[0].rows
+
+
+@pytest.mark.parametrize(("group", "name"), FILES)
+def test_every_file_says_when_to_choose_it(group, name):
+    comments = [line for line in (CONF / group / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
+    assert any("Choose it" in line for line in comments)
+
+
+def test_every_registered_method_and_data_set_has_its_file():
+    assert {name for group, name in FILES if group == "method"} >= set(METHODS)
+    assert {name for group, name in FILES if group == "data"} == set(DATASETS)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "method").glob("*.yaml")))
+def test_method_files_hold_the_methods_own_defaults(name):
+    from dataclasses import asdict
+
+    options = dict(OmegaConf.load(CONF / "method" / f"{name}.yaml"))
+    assert options.pop("name") == name
+    defaults = {key: value for key, value in asdict(METHODS[name]()).items() if key != "seed"}
+    assert options == defaults
+
+
+def test_question_file_takes_path_and_image_folder_as_plain_keys_and_as_options():
+    plain = make_plan([composed("data=question_file", "path=a.json", "image_folder=b")])
+    dotted = make_plan([composed("data=question_file", "data.path=a.json", "data.image_folder=b")])
+    assert plain.groups[0].data == dotted.groups[0].data
