@@ -146,7 +146,7 @@ def as_frame(results: Sequence[Result]) -> pd.DataFrame:
     for column in frame.columns:
         # Options such as fps's start mix words and numbers, which parquet has no type for.
         if frame[column].map(type).nunique() > 1 and frame[column].map(lambda value: isinstance(value, str)).any():
-            frame[column] = frame[column].map(lambda value: None if value is None else str(value))
+            frame[column] = frame[column].map(lambda value: None if pd.isna(value) else str(value))
     return frame
 
 

@@ -43,7 +43,7 @@ def log_sweep(points: Sequence[PointWork], folder: Path, options: dict[str, Any]
     if not todo:
         return
     try:
-        with _quiet():
+        with _environment(folder):
             _log(todo, folder, options, name)
     except Exception as error:  # W&B raises many kinds; a sweep outlives all of them
         lines = str(error).splitlines() or [type(error).__name__]
@@ -181,14 +181,16 @@ def _is_logged(point: PointWork, options: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """W&B without its lines on the terminal, also from the parts of it that ask no Settings."""
-    before = os.environ.get("WANDB_SILENT")
-    os.environ["WANDB_SILENT"] = "true"
+def _environment(folder: Path) -> Iterator[None]:
+    """W&B without its lines on the terminal, and with pictures to upload beside the run, not in the user's home."""
+    ours = {"WANDB_SILENT": "true", "WANDB_DATA_DIR": str(folder.absolute() / "wandb")}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["WANDB_SILENT"]
-        else:
-            os.environ["WANDB_SILENT"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -62,8 +62,8 @@ class PointWork:
 
 @dataclass
 class GroupWork:
-    """A group made ready. questions: all of the data set, in hash order; points: by key; rows: with the key of each one's
-    point."""
+    """A group made ready. questions: all of the data set, in the order of their ids' hashes; points: by key; rows:
+    each with its point's key."""
 
     group: Group
     questions: list[Question]
