@@ -31,19 +31,16 @@ from tokensel.models.tiny_lessons import (
 from tokensel.models.tiny_llava import build_config, build_model, build_processor, build_tokenizer
 from tokensel.models.tiny_vision import EasyPicture, VisionLesson, label_easy_vqa, to_pixels, vision_batch
 
-#: Shares of the kinds of pictures in the decoder's lessons; "scene" pictures carry several distinct questions.
-SHARES = {
-    "scene": 0.42,
-    "easy_vqa": 0.14,
-    "attract": 0.08,
-    "force": 0.1,
-    "concentration": 0.09,
-    "energy": 0.09,
-    "membrane": 0.08,
-}
+#: What two kinds of lessons, taken in turn, show. In a scene one looks for an object among few; in a diagram one weighs
+#: many small marks, which is only found while little else is shown.
+LESSONS = (
+    {"scene": 0.85, "easy_vqa": 0.15},
+    {"attract": 0.25, "force": 0.1, "concentration": 0.25, "energy": 0.12, "membrane": 0.28},
+)
 #: Questions about one picture: many where they are distinct; where all ask the same in other words, fewer.
-QUESTIONS = {"scene": 6, "easy_vqa": 5}
-SAME_QUESTION = 3
+QUESTIONS = (4, 2)
+#: How often a picture comes back, with other questions and other patches shown.
+MEETINGS = 4
 Report = Callable[[int, dict[str, float]], None]
 
 
@@ -57,7 +54,7 @@ class Plan:
     seed: int = 0
     vision_steps: int = 900
     vision_batch: int = 16
-    steps: int = 1600
+    steps: int = 1900
     batch: int = 32
     muon_lr: float = 0.02
     adam_lr: float = 3e-3
@@ -199,36 +196,52 @@ def _glance(seen: _Seen, count: int, generator: torch.Generator) -> Tensor:
         return torch.arange(N_VISUAL)
     score = torch.rand(N_VISUAL, generator=generator)
     drawn = (seen.salient & ~seen.center).nonzero().flatten()
-    most = int(0.75 * count)
+    most = int(0.8 * count)
     kept = drawn[torch.randperm(len(drawn), generator=generator)[:most]]
     score[kept] += 2
     score[seen.center] += 4
     return score.topk(count).indices.sort().values
 
 
-def _curriculum(step: int, plan: Plan) -> tuple[int, int, dict[str, float]]:
-    """(most shapes in a scene, visual tokens shown, shares of the styles of asking) at a step."""
-    done = step / plan.steps
-    size = 1 if done < 0.05 else 2 if done < 0.15 else 3 if done < 0.25 else 4
-    tokens = N_VISUAL if done >= 0.92 else 128 if done >= 0.8 else 64
-    told = 0.25 if done < 0.3 else 0.05
-    open_ = 0.3 if done < 0.5 else 0.1
-    return size, tokens, {"told": told, "open": open_, "choice": 1 - told - open_}
+@dataclass(frozen=True)
+class _Lesson:
+    """What a step shows and asks. shapes: the most in a scene; pictures: how many; styles: shares of ways of asking."""
+
+    families: dict[str, float]
+    shapes: int
+    tokens: int
+    pictures: int
+    questions: int
+    styles: dict[str, float]
 
 
-def lesson_names(step: int, plan: Plan, easy: EasyLessons, labelled: list[int]) -> Iterator[Picture]:
-    """The pictures of a step. Each is met about three times, with other questions and other patches shown."""
+def _curriculum(step: int, plan: Plan) -> _Lesson:
+    done, kind = step / plan.steps, step % 2
+    tokens = (64, 24 if done < 0.65 else 48)[kind] if done < 0.8 else 128 if done < 0.92 else N_VISUAL
+    told, open_ = 0.25 if done < 0.3 else 0.05, 0.3 if done < 0.5 else 0.1
+    return _Lesson(
+        families=LESSONS[kind],
+        shapes=1 if done < 0.05 else 2 if done < 0.15 else 3 if done < 0.25 else 4,
+        tokens=tokens,
+        pictures=max(1, int(plan.batch * (0.25 if tokens == N_VISUAL else (1, 1.5)[kind]))),
+        questions=QUESTIONS[kind],
+        styles={"told": told, "open": open_, "choice": 1 - told - open_},
+    )
+
+
+def lesson_names(step: int, plan: Plan, labelled: list[int]) -> Iterator[Picture]:
+    """The pictures of a step, from a pool that grows so that each is met about MEETINGS times."""
     rng = random.Random(f"lesson/{plan.seed}/{step}")
-    size, tokens, _ = _curriculum(step, plan)
-    pool = 300 + step * plan.batch // 3
-    for _ in range(plan.batch if tokens < N_VISUAL else max(1, plan.batch // 4)):
-        family = rng.choices(list(SHARES), list(SHARES.values()))[0]
+    lesson = _curriculum(step, plan)
+    for _ in range(lesson.pictures):
+        family = rng.choices(list(lesson.families), list(lesson.families.values()))[0]
         if family == "easy_vqa":
             yield Picture(family, rng.choice(labelled), 1)
-        else:
-            # Smaller scenes than the present size stay in, at a lower share.
-            shapes = size if rng.random() < 0.5 else rng.randint(1, size)
-            yield Picture(family, rng.randrange(pool), shapes if family == "scene" else 0)
+            continue
+        pool = 200 + int(step * lesson.pictures * lesson.families[family] / 2 / MEETINGS)
+        # Smaller scenes than the present size stay in, at a lower share.
+        shapes = lesson.shapes if rng.random() < 0.5 else rng.randint(1, lesson.shapes)
+        yield Picture(family, rng.randrange(pool), shapes if family == "scene" else 0)
 
 
 def train_language(
@@ -256,21 +269,21 @@ def train_language(
         _set_rate(optimizers, plan, min(1, (step + 1) / 20, (plan.steps - step) / (0.65 * plan.steps)))
         rng = random.Random(f"asked/{plan.seed}/{step}")
         generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
-        _, tokens, styles = _curriculum(step, plan)
-        names = list(lesson_names(step, plan, easy, labelled))
+        lesson = _curriculum(step, plan)
+        names = list(lesson_names(step, plan, labelled))
         seen = gallery.show(names)
-        patches = torch.stack([_glance(s, tokens, generator) for s in seen])
+        patches = torch.stack([_glance(s, lesson.tokens, generator) for s in seen])
         features = torch.stack([s.features[p] for s, p in zip(seen, patches, strict=True)]).float().to(device)
         taught: list[list[Taught]] = []
         asked: list[tuple[str, str]] = []  # family and style of each question, in order
         for name in names:
-            count = QUESTIONS.get(name.family, SAME_QUESTION)
+            count = lesson.questions
             items = easy.items(name.index, rng, count) if name.family == "easy_vqa" else name.diagram(inked=False).items
             if name.family == "scene":
                 rng.shuffle(items)
             row = []
             for item in items[:count]:
-                style = rng.choices(list(styles), list(styles.values()))[0]
+                style = rng.choices(list(lesson.styles), list(lesson.styles.values()))[0]
                 row.append(teacher.teach(item, style, rng))
                 asked.append((_family_of(name, item), style))
             taught.append(row)
