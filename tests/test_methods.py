@@ -48,12 +48,8 @@ def test_every_method_chooses_as_many_as_asked_without_repeats(name):
 
 
 def test_clustering_methods_call_the_functional_core():
-    assert torch.equal(
-        make_method("fps").select(context()).indices, farthest_point_sampling(TOKENS, 6, "medoid")
-    )
-    assert torch.equal(
-        make_method("fps", start=3).select(context()).indices, farthest_point_sampling(TOKENS, 6, 3)
-    )
+    assert torch.equal(make_method("fps").select(context()).indices, farthest_point_sampling(TOKENS, 6, "medoid"))
+    assert torch.equal(make_method("fps", start=3).select(context()).indices, farthest_point_sampling(TOKENS, 6, 3))
     assert torch.equal(make_method("tome").select(context()).indices, tome_centers(TOKENS, 6))
 
 
@@ -87,9 +83,7 @@ def test_a_random_start_of_fps_belongs_to_the_question():
     alone = make_method("fps", start=None).select(context(row_keys=(0,))).indices
     beside = make_method("fps", start=None).select(context(row_keys=(0, 5, 6))).indices
     assert torch.equal(alone[0], beside[0])
-    assert not torch.equal(
-        make_method("fps", start=None, seed=3).select(context(row_keys=(0,))).indices, alone
-    )
+    assert not torch.equal(make_method("fps", start=None, seed=3).select(context(row_keys=(0,))).indices, alone)
 
 
 def test_fastv_ranks_by_the_head_strategy_and_keeps_the_order():

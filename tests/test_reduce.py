@@ -328,6 +328,19 @@ def test_position_source_leaves_a_survivor_in_its_place():
 
 
 @torch.no_grad()
+def test_zero_fill_keeps_the_length_and_leaves_zeros_behind_the_survivors():
+    model = tiny_llava()
+    seen = []
+    with reduce_tokens(model, "tome", kept=6, layout="zero_fill"):
+        layer = model.model.language_model.layers[2]
+        handle = layer.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
+        model(**llava_inputs(model, (5,)))
+        handle.remove()
+    empty = (seen[0]["hidden_states"][0] == 0).all(1).nonzero()[:, 0]
+    assert empty.tolist() == list(range(3 + 6, 3 + 36))
+
+
+@torch.no_grad()
 def test_masking_equals_dropping_for_a_pruning_method():
     # Both hide the same keys from the text, at the same positions: only the cost differs.
     model = tiny_llava()

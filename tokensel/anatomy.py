@@ -31,6 +31,11 @@ class Anatomy:
         """The attention implementation in use: "sdpa", "eager", "flash_attention_2", ..."""
         return self.decoder.config._attn_implementation
 
+    @property
+    def uses_flash(self) -> bool:
+        """Whether layers take 2-D masks. Without one, they take a gap in position_ids for packed sequences."""
+        return "flash" in self.attention_name
+
 
 def find_parts(model: nn.Module) -> Anatomy:
     """Finds the parts of a LLaVA-like model or a Llama-like decoder, with or without a head.

@@ -31,9 +31,7 @@ def last_query_attention(
     """
     attention: Any = getattr(layer, "self_attn", None)
     if attention is None or not (hasattr(attention, "q_proj") and hasattr(attention, "k_proj")):
-        raise TokenselError(
-            f"fastv: {type(layer).__name__} has no q_proj and k_proj to recompute attention from"
-        )
+        raise TokenselError(f"fastv: {type(layer).__name__} has no q_proj and k_proj to recompute attention from")
     batch, length, _ = hidden.shape
     width = attention.head_dim
     normed = layer.input_layernorm(hidden)

@@ -79,9 +79,7 @@ class SplitModel:
                 image_features.shape[0] * image_features.shape[1],
             )
             if found != given:
-                raise TokenselError(
-                    f"input_ids: {found} image tokens, but the pictures give {given} visual tokens"
-                )
+                raise TokenselError(f"input_ids: {found} image tokens, but the pictures give {given} visual tokens")
             features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
             inputs_embeds = inputs_embeds.masked_scatter(image_mask.unsqueeze(-1), features)
         batch, length = inputs_embeds.shape[:2]
@@ -144,7 +142,9 @@ class SplitModel:
     def _layer_mask(self, state: State) -> Tensor | None:
         """The mask in the form that the model's attention wants; None where plain causal attention needs none."""
         name, padding = self.parts.attention_name, state.attention_mask
-        if "flash" in name or (padding is None and name == "sdpa"):
+        if self.parts.uses_flash and padding is None:
+            return torch.ones(state.hidden.shape[:2], dtype=torch.bool, device=state.hidden.device)
+        if self.parts.uses_flash or (padding is None and name == "sdpa"):
             return padding
         length = state.hidden.shape[1]
         allowed = torch.ones(length, length, dtype=torch.bool, device=state.hidden.device).tril()[None, None]

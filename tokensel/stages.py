@@ -97,7 +97,5 @@ def make_stages(
         if later <= earlier:
             raise TokenselError(f"agg_layer={layers}: layers of several stages must rise")
     if num_layers is not None and layers[-1] > num_layers:
-        raise TokenselError(
-            f"agg_layer={layers[-1]}: must be from 0 to {num_layers}, the model's number of layers"
-        )
+        raise TokenselError(f"agg_layer={layers[-1]}: must be from 0 to {num_layers}, the model's number of layers")
     return stages

@@ -52,9 +52,7 @@ class State:
         expected = torch.arange(batch, device=places.device).repeat_interleave(index.shape[1])
         if len(places) % batch or not torch.equal(places[:, 0], expected):
             counts = self.visual_mask.sum(1).tolist()
-            raise TokenselError(
-                f"visual tokens per row {counts}: every row of a batch must hold equally many"
-            )
+            raise TokenselError(f"visual tokens per row {counts}: every row of a batch must hold equally many")
         return index
 
 
@@ -109,7 +107,9 @@ def _along_rotary(reduction: Reduction, rotary: Rotary) -> Rotary:
 
 def _context(state: State, stage: Stage, kept: int, layer: nn.Module | None) -> Context:
     def attention() -> Tensor:
-        assert layer is not None and state.previous is not None and state.rotary is not None
+        assert layer is not None
+        assert state.previous is not None
+        assert state.rotary is not None
         with torch.no_grad():
             return last_query_attention(
                 layer,

@@ -32,9 +32,7 @@ class FarthestPoint(Method):
     def __post_init__(self) -> None:
         is_index = isinstance(self.start, int) and not isinstance(self.start, bool) and self.start >= 0
         if self.start not in ("medoid", "peripheral", None) and not is_index:
-            raise TokenselError(
-                f"start={self.start!r}: must be 'medoid', 'peripheral', None or an index from 0"
-            )
+            raise TokenselError(f"start={self.start!r}: must be 'medoid', 'peripheral', None or an index from 0")
 
     def select(self, context: Context) -> Selection:
         drawn = None
