@@ -55,7 +55,7 @@ def compute(work: GroupWork, plan: Plan, progress: SweepProgress) -> None:
     for point in lacking(work, plan):
         if point.metrics is not None and not point.missing and not point.needs_timing(plan.shared["latency"]):
             _restate(point)  # another choice of the same predictions: no model is needed for that
-            progress.finished_point()
+            progress.finished_point(timed=False)
         else:
             points.append(point)
     if not points:
@@ -63,18 +63,20 @@ def compute(work: GroupWork, plan: Plan, progress: SweepProgress) -> None:
     loaded = _model(json.dumps(work.group.model, sort_keys=True))
     for point in points:
         point.store.write_config(point.settings)
+        point.store.done_ids()  # cuts off what a kill left half written, also where no prediction is missing
     # One pass for each set of questions: all points of a grid have the same one.
     for digest in dict.fromkeys(ids_digest(point.asked) for point in points):
         same = [point for point in points if ids_digest(point.asked) == digest]
         _predict(loaded, same, work, plan, progress)
     meter = _Meter(loaded, plan, points[0].asked)
     for point in points:
+        timed = point.needs_timing(plan.shared["latency"])
         if not point.error:
             try:
                 _write_metrics(point, meter, plan)
             except Exception as error:  # a point that only fails at batch 1, or with a cache
                 point.error = describe(error)
-        progress.finished_point()
+        progress.finished_point(timed)
 
 
 def describe(error: Exception) -> str:

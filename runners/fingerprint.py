@@ -2,23 +2,17 @@
 
 import ast
 import hashlib
-import importlib
 import inspect
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
+import tokensel
 from tokensel.data import Question
 from tokensel.methods import METHODS
 
-# Where a change can change a prediction; the method's own module joins them.
-_CODE = (
-    "tokensel.functional",
-    "tokensel.layouts",
-    "tokensel.prompts",
-    "tokensel.seeding",
-    "tokensel.split",
-    "tokensel.state",
-)
+# Modules of the library's top level that cannot change a prediction; the others count, and the method's own.
+_NO_PREDICTION = ("__init__", "errors", "flops", "latency", "stats", "store")
 
 
 def questions_digest(questions: Sequence[Question]) -> str:
@@ -50,8 +44,10 @@ def code_digest(method: str) -> str:
     A method that was edited gets new keys, so an old prediction is never taken for one of the new code.
     """
     digest = hashlib.sha256()
-    for module in sorted({*_CODE, METHODS[method].__module__}):
-        tree = ast.parse(inspect.getsource(importlib.import_module(module)))
+    library = Path(tokensel.__file__).parent
+    sources = [file.read_text() for file in sorted(library.glob("*.py")) if file.stem not in _NO_PREDICTION]
+    for source in [*sources, inspect.getsource(inspect.getmodule(METHODS[method]) or METHODS[method])]:
+        tree = ast.parse(source)
         digest.update(ast.unparse(_without_docstrings(tree)).encode())
     return digest.hexdigest()[:16]
 

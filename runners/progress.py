@@ -51,14 +51,10 @@ class SweepProgress:
         self.predicting = time.monotonic() - self.began
         self._advance(count)
 
-    def timed_point(self) -> None:
-        """A point was timed."""
-        self._advance(TIMING_WEIGHT)
-
-    def finished_point(self) -> None:
-        """A point has all its figures, or failed."""
+    def finished_point(self, timed: bool) -> None:
+        """A point has all its figures, or failed. timed: its timing was among what was to be done."""
         self.finished += 1
-        self._advance(0)
+        self._advance(TIMING_WEIGHT if timed else 0)
 
     def _title(self) -> str:
         return f"points {self.finished}/{self.points}"
