@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from analysis.figures import accuracy_over_kept
 from runners.compute import compute, lacking, note_failures
 from runners.plan import Plan, make_plan
 from runners.progress import SweepProgress
@@ -31,7 +32,9 @@ def run_sweep(configs: Sequence[DictConfig]) -> int:
     results = [result for work in works for result in work.results()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.parquet"
-    as_frame(results).to_parquet(path)
+    frame = as_frame(results)
+    frame.to_parquet(path)
+    accuracy_over_kept(frame).savefig(folder / "accuracy.png", dpi=150)
     if plan.shared["logger"]["name"] == "wandb":
         from runners.wandb_logger import log_sweep
 
@@ -54,7 +57,7 @@ def _report(plan: Plan, works: list[GroupWork], results: list[Result], path: Pat
         caption += f" Skipped: {skipped} questions."
     print_table(results, caption)
     failed = note_failures(works)
-    print(f"Files: {path}, and one folder per point beside it")
+    print(f"Files: {path}, accuracy.png and one folder per point beside it")
     line = {
         "sweep": plan.shared["name"],
         "points": [as_record(result, results) for result in results],

@@ -8,9 +8,7 @@ from tokensel.prompts import build_prompt, read_answer
 
 def test_prompt_with_and_without_hint():
     fields = {"id": "q", "text": "Which is red?", "choices": ("left", "right"), "answer": 0, "image": None}
-    plain = (
-        "Which is red?\nA. left\nB. right\nAnswer with the option's letter from the given choices directly."
-    )
+    plain = "Which is red?\nA. left\nB. right\nAnswer with the option's letter from the given choices directly."
     assert build_prompt(Question(**fields)) == plain
     assert build_prompt(Question(**fields, hint="Look.\nTwice.")) == f"Context: Look.\nTwice.\n{plain}"
 

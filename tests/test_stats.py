@@ -33,9 +33,7 @@ def test_wilson_of_nothing_is_everything():
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize(
-    "arguments", [(3, 2), (-1, 2), (0, -1), (1, 2, 0.0), (1, 2, 1.0), (1, 2, float("nan"))]
-)
+@pytest.mark.parametrize("arguments", [(3, 2), (-1, 2), (0, -1), (1, 2, 0.0), (1, 2, 1.0), (1, 2, float("nan"))])
 def test_wilson_refuses_the_impossible(arguments):
     with pytest.raises(TokenselError):
         wilson_interval(*arguments)

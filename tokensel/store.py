@@ -117,9 +117,7 @@ class PointStore:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise TokenselError(
-                f"{self.folder / 'metrics.json'}: is not JSON; delete it, it is remade"
-            ) from error
+            raise TokenselError(f"{self.folder / 'metrics.json'}: is not JSON; delete it, it is remade") from error
 
     def _acquire(self) -> None:
         if self._lock is not None:
@@ -128,17 +126,13 @@ class PointStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise TokenselError(
-                f"{self.folder}: results cannot be written there ({error.strerror})"
-            ) from error
+            raise TokenselError(f"{self.folder}: results cannot be written there ({error.strerror})") from error
         try:
             # lockf, not flock: forked data-loading workers must not keep the lock of a killed parent alive.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(lock)
-            raise TokenselError(
-                f"{self.folder}: another process writes there; wait for it or stop it"
-            ) from error
+            raise TokenselError(f"{self.folder}: another process writes there; wait for it or stop it") from error
         self._lock = lock
 
     def _refresh(self) -> None:
@@ -165,9 +159,7 @@ class PointStore:
                 row = json.loads(line)
                 rows.setdefault(row["id"], row)
             except (ValueError, KeyError, TypeError) as error:
-                if number == len(
-                    lines
-                ):  # what a crash of the machine can leave: the length without the contents
+                if number == len(lines):  # what a crash of the machine can leave: the length without the contents
                     break
                 raise TokenselError(
                     f"{self._predictions}: line {number} is not a prediction; delete the line, it is remade"

@@ -104,9 +104,7 @@ def load_questions(name: str, limit: int | None = None, **options: object) -> li
     parameters = inspect.signature(loader).parameters
     for option in options:
         if option not in parameters:
-            raise TokenselError(
-                f"data.{option}: data={name} has no such option; it has {', '.join(parameters)}"
-            )
+            raise TokenselError(f"data.{option}: data={name} has no such option; it has {', '.join(parameters)}")
     for parameter in parameters.values():
         if parameter.default is parameter.empty and options.get(parameter.name) is None:
             raise TokenselError(f"data.{parameter.name}: data={name} needs this option")

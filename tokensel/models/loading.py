@@ -60,9 +60,7 @@ def load_model(
     target = _device(device)
     folder = checkpoint_folder(path)
     source = str(folder) if folder else path
-    hub: dict[str, Any] = {"trust_remote_code": trust_remote_code} | (
-        {} if folder else {"revision": revision}
-    )
+    hub: dict[str, Any] = {"trust_remote_code": trust_remote_code} | ({} if folder else {"revision": revision})
     try:
         config = AutoConfig.from_pretrained(source, **hub)
         check_choice(f"model.path={path}: model_type", config.model_type, FAMILIES)
