@@ -18,8 +18,8 @@ from tokensel.data.drawing import COLORS, SHAPES, SIDE, Canvas
 from tokensel.errors import TokenselError
 
 NUMBERS = ("1", "2", "3", "4")
-#: Test questions per family; nine families.
-PER_FAMILY = 250
+#: Test questions per family.
+PER_FAMILY = 350
 
 
 @dataclass(frozen=True)
@@ -411,8 +411,9 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-#: What `data=diagrams` asks unless told otherwise.
-DEFAULT_FAMILIES = tuple(FAMILIES)
+#: What `data=diagrams` asks unless told otherwise: what the embedded model has learned. Left out, but to be had by name:
+#: place, count and attract, on which it is right too rarely for a difference between methods to show.
+DEFAULT_FAMILIES = ("color", "shape", "force", "concentration", "energy", "membrane")
 
 
 def draw_diagram(family: str, split: str, index: int, inked: bool = True) -> Diagram:

@@ -54,7 +54,7 @@ class Plan:
     seed: int = 0
     vision_steps: int = 900
     vision_batch: int = 16
-    steps: int = 1900
+    steps: int = 1650
     batch: int = 32
     muon_lr: float = 0.02
     adam_lr: float = 3e-3
