@@ -411,7 +411,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-#: What `data=diagrams` asks unless told otherwise: what the embedded model has learned. Left out, but to be had by name:
+#: What `data=diagrams` asks unless told otherwise: what the embedded model has learned. Left out, but there by name:
 #: place, count and attract, on which it is right too rarely for a difference between methods to show.
 DEFAULT_FAMILIES = ("color", "shape", "force", "concentration", "energy", "membrane")
 
