@@ -23,6 +23,8 @@ def one_line(error: BaseException, conf: Path) -> str:
         return f"{group or name}: no such group or file; groups are {', '.join(_groups(conf))}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as KEY=VALUE ({_first(error)})"
+    if "Ambiguous value for argument" in str(error):
+        return f"{_between_quotes(str(error))}: a list of values is a grid; add --multirun"
     for cause in (error, error.__cause__):
         key = getattr(cause, "full_key", None)
         if key and "is not in struct" in str(cause):
@@ -55,8 +57,12 @@ def _groups(conf: Path) -> Sequence[str]:
 
 def _quoted(message: str) -> str:
     """The key in Hydra's "Could not override 'KEY'."."""
+    return _between_quotes(message).split("=")[0].lstrip("+~")
+
+
+def _between_quotes(message: str) -> str:
     parts = message.splitlines()[0].split("'")
-    return parts[1].split("=")[0].lstrip("+~") if len(parts) > 2 else ""
+    return parts[1] if len(parts) > 2 else ""
 
 
 def _first(error: BaseException) -> str:

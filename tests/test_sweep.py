@@ -239,6 +239,7 @@ def test_a_lost_picture_is_an_error_or_is_skipped_and_counted(sweep, world, tmp_
     ("overrides", "named"),
     [
         (["method=fsp"], ["method=fsp", "fps", "tome"]),
+        (["kept=8,16"], ["kept=8,16", "--multirun"]),
         (["method=fps,fsp", "--multirun"], ["method=fsp", "fps", "tome"]),
         (["data=nothing"], ["data=nothing", "diagrams"]),
         (["model=nothing"], ["model=nothing", "tiny"]),
