@@ -136,6 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--vision-steps", type=int, default=Plan.vision_steps)
     parser.add_argument("--steps", type=int, default=Plan.steps, help="optimizer steps of the language stage")
     parser.add_argument("--batch", type=int, default=Plan.batch, help="pictures a step of the language stage")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the decoder: a third off each step")
     options = parser.parse_args(argv)
     device = options.device
     if device == "auto":
@@ -149,6 +150,7 @@ def main(argv: list[str] | None = None) -> int:
                 vision_steps=options.vision_steps,
                 steps=options.steps,
                 batch=options.batch,
+                compiled=options.compile,
             )
             work = options.work or options.out.with_name(options.out.name + "-work")
             train(plan, options.out, work, device)
