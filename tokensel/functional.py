@@ -30,8 +30,12 @@ def cosine_to(tokens: Tensor, inverse: Tensor, queries: Tensor) -> Tensor:
 
 
 def take(tokens: Tensor, indices: Tensor) -> Tensor:
-    """Rows of tokens [B, N, D] at indices [B, M] -> [B, M, D]."""
-    return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    """Rows of tokens [B, N, ...] at indices [B, M] -> [B, M, ...]. Copies whole rows: gather goes value by value."""
+    batch, count = tokens.shape[:2]
+    if batch == 1:
+        return tokens.index_select(1, indices[0])
+    rows = indices + torch.arange(0, batch * count, count, device=tokens.device).unsqueeze(1)
+    return tokens.flatten(0, 1).index_select(0, rows.flatten()).view(*indices.shape, *tokens.shape[2:])
 
 
 def degrees(tokens: Tensor, inverse: Tensor) -> Tensor:

@@ -42,9 +42,7 @@ class Reduction:
         if self.keep is None:
             return values
         columns = self._kept_columns(values.shape[1])
-        values = values.expand(columns.shape[0], *values.shape[1:])
-        columns = columns.view(*columns.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
-        return values.gather(1, columns)
+        return take(values.expand(columns.shape[0], *values.shape[1:]), columns)
 
     def hidden(self, hidden: Tensor) -> Tensor:
         """Hidden states [B, T + later, D] that begin with the prompt -> the reduced ones."""
