@@ -128,21 +128,21 @@ class _Meter:
 
     def costs(self, point: PointWork) -> dict[str, Any]:
         """flops, flops_ratio (to the full model), flops_parts, kv_bytes, tokens_layer_mean."""
-        stage = point.point.stage()
+        config = self.loaded.model.config
         sizes: dict[str, Any] = {"text_tokens": self.text_tokens, "visual_tokens": self.visual_tokens}
         sizes["bytes_per_value"] = torch.finfo(self.loaded.model.dtype).bits // 8
-        config = self.loaded.model.config
         full = prefill_cost(config, **sizes)
         cost = full
-        if not stage.method.passes_through:
+        stages = point.point.stages(getattr(config, "text_config", config).num_hidden_layers)
+        if not stages[0].method.passes_through:
             cost = prefill_cost(
                 config,
                 **sizes,
-                kept=stage.kept,
-                agg_layer=stage.layer,
-                method=stage.method,
-                aggregation=stage.aggregation or "none",
-                layout=stage.layout,
+                kept=[stage.kept_of(self.visual_tokens) for stage in stages],
+                agg_layer=[stage.layer for stage in stages],
+                method=stages[0].method,
+                aggregation=stages[0].aggregation or "none",
+                layout=stages[0].layout,
             )
         parts = ("vision", "projector", "decoder", "head", "selection")
         return {

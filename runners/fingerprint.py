@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tokensel
 from tokensel.data import Question
-from tokensel.methods import METHODS
+from tokensel.methods.base import Method, find_method
 
 # Modules of the library's top level that cannot change a prediction; the others count, and the method's own.
 _NO_PREDICTION = ("__init__", "errors", "flops", "latency", "stats", "store")
@@ -37,16 +37,24 @@ def ids_digest(questions: Sequence[Question]) -> str:
     return hashlib.sha256("\n".join(sorted(question.id for question in questions)).encode()).hexdigest()[:16]
 
 
-@cache
 def code_digest(method: str) -> str:
     """A digest of the code behind a method's predictions, without comments and docstrings.
 
-    A method that was edited gets new keys, so an old prediction is never taken for one of the new code.
+    A method that was edited gets new keys, so an old prediction is never taken for one of the new code. Counted are the
+    library's modules and the method's own file, with those of the methods it derives from; not what else that file
+    imports.
     """
+    kinds = [kind for kind in find_method(method).__mro__ if issubclass(kind, Method) and kind is not Method]
+    modules = dict.fromkeys(inspect.getmodule(kind) or kind for kind in kinds)
+    return _digest(tuple(inspect.getsource(module) for module in modules))
+
+
+@cache
+def _digest(method: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     library = Path(tokensel.__file__).parent
     sources = [file.read_text() for file in sorted(library.glob("*.py")) if file.stem not in _NO_PREDICTION]
-    for source in [*sources, inspect.getsource(inspect.getmodule(METHODS[method]) or METHODS[method])]:
+    for source in [*sources, *method]:
         tree = ast.parse(source)
         digest.update(ast.unparse(_without_docstrings(tree)).encode())
     return digest.hexdigest()[:16]

@@ -11,7 +11,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from tokensel.errors import TokenselError
 from tokensel.evaluate import BAD_SAMPLE_POLICIES, SCORINGS, GridPoint
-from tokensel.methods import METHODS
+from tokensel.methods import METHODS, find_method
 
 # These hold for the whole start; everything else can differ from point to point.
 SHARED = ("name", "output_dir", "batch_size", "on_bad_sample", "controls", "latency", "logger")
@@ -80,15 +80,16 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 
 def _point(settings: dict[str, Any], method: str) -> GridPoint:
-    options = {key: value for key, value in settings["method"].items() if key != "name"}
-    kind = METHODS.get(method)
-    no_choice = kind is not None and (kind.passes_through or kind.fixed_kept is not None)
+    options = {key: value for key, value in settings["method"].items() if key not in ("name", "file")}
+    # A user's own class, where another process than the one that was given its file composes the job.
+    kind = find_method(settings["method"].get("file") or method)
+    no_choice = kind.passes_through or kind.fixed_kept is not None
     return GridPoint(
         method=method,
-        kept=None if no_choice else settings["kept"],
+        kept=None if no_choice else _one_or_several(settings["kept"]),
         # no_image is the control of what the text alone gives: before the first layer, wherever the others
         # reduce.
-        agg_layer=0 if no_choice else settings["agg_layer"],
+        agg_layer=None if no_choice else _one_or_several(settings["agg_layer"]),
         temperature=settings["temperature"],
         aggregation=None if no_choice else settings["aggregation"],
         layout="compact" if no_choice else settings["layout"],
@@ -98,29 +99,26 @@ def _point(settings: dict[str, Any], method: str) -> GridPoint:
     )
 
 
+def _one_or_several(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _controls(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """full and no_image once per question set; the others at every kept, layer and layout that the rows
+    """full and no_image once per question set; the others at every kept, first layer and layout that the rows
     have."""
     controls = []
     for row in rows:
         for name in names:
-            kind = METHODS[name]
+            kind, point = find_method(name), row.point
             if kind.passes_through or kind.fixed_kept is not None:
-                controls.append(Row(GridPoint(name, agg_layer=0), row.limit))
-            elif row.point.kept is not None:
-                point = row.point
-                controls.append(
-                    Row(
-                        GridPoint(
-                            name,
-                            kept=point.kept,
-                            agg_layer=point.agg_layer,
-                            layout=point.layout,
-                            seed=point.seed,
-                        ),
-                        row.limit,
-                    )
-                )
+                controls.append(Row(GridPoint(name), row.limit))
+            elif point.kept is not None:
+                layer = point.agg_layer[0] if isinstance(point.agg_layer, tuple) else point.agg_layer
+                layout = point.layout
+                if layout == "mask" and (kind.returns_values or kind.default_aggregation != "none"):
+                    layout = "compact"
+                control = GridPoint(name, point.final_kept, layer, layout=layout, seed=point.seed)
+                controls.append(Row(control, row.limit))
     return controls
 
 
@@ -130,9 +128,10 @@ def _distinct(rows: Sequence[Row]) -> list[Row]:
 
     def place(row: Row) -> tuple:
         point = row.point
-        kind = METHODS[point.method]
+        kind = find_method(point.method)
         end = -1 if kind.passes_through else 1 if kind.fixed_kept is not None else 0
-        return (row.limit or math.inf, end, point.kept or 0, point.agg_layer, point.method)
+        layers = [stage.layer for stage in point.stages()]
+        return (row.limit or math.inf, end, point.final_kept or 0, point.method, layers)
 
     return sorted(distinct.values(), key=place)
 
@@ -144,6 +143,16 @@ def _integer(least: int | None = None) -> tuple[Callable[[Any], bool], str]:
     return is_integer, "must be an integer" if least is None else f"must be an integer from {least}"
 
 
+def _integers(key: str, optional: bool) -> tuple[Callable[[Any], bool], str]:
+    def fits(value: Any) -> bool:
+        values = value if isinstance(value, list) and value else [value]
+        return (optional and value is None) or all(_integer(0)[0](each) for each in values)
+
+    return fits, f"must be an integer from 0, or a list of them, one per stage: {key}=[..]" + (
+        "; or null for each method's own" if optional else ""
+    )
+
+
 def _choice(*allowed: str) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value in allowed, f"choose one of {', '.join(allowed)}"
 
@@ -151,8 +160,8 @@ def _choice(*allowed: str) -> tuple[Callable[[Any], bool], str]:
 def _check(settings: dict[str, Any]) -> None:
     """Checks the keys that no grid point checks itself; GridPoint does the rest."""
     rules: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "kept": _integer(),
-        "agg_layer": _integer(),
+        "kept": _integers("kept", optional=False),
+        "agg_layer": _integers("agg_layer", optional=True),
         "batch_size": _integer(1),
         "seed": _integer(0),
         "latency.repeats": _integer(0),
@@ -179,8 +188,11 @@ def _check(settings: dict[str, Any]) -> None:
         if not is_allowed(value):
             raise TokenselError(f"{key}={value}: {allowed}")
     controls = settings["controls"]
-    if not isinstance(controls, list) or any(name not in METHODS for name in controls):
+    if not isinstance(controls, list):
         raise TokenselError(f"controls={controls}: must be a list of methods: {', '.join(sorted(METHODS))}; or []")
+    for name in controls:
+        if name not in METHODS:
+            raise TokenselError(f"controls={controls}: {name} is unknown; choose from {', '.join(sorted(METHODS))}")
     for group in ("method", "model", "data", "logger"):
         if not isinstance(settings[group], dict):
             raise TokenselError(f"{group}={settings[group]}: must be the name of a file in conf/{group}")

@@ -3,6 +3,7 @@
     python -m runners.sweep kept=8,16,32,64 method=fps,tome --multirun
     python -m runners.sweep method=fps kept=16 method.start=peripheral agg_layer=4
     python -m runners.sweep data=easy_vqa method=tome kept=8,64 limit=null logger=none --multirun
+    python -m runners.sweep method=my_method.py:MyMethod,fps kept=8,16 --multirun
     python -m runners.sweep experiment=quick
 
 Ends with a table: each point's accuracy with its interval, against fastv and random at the same kept, the
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
 
 from runners import launcher
 from runners.errors import USER_ERRORS, one_line
@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: all points are there. 1: some failed. 2: a mistake in the settings or the data. 130: interrupted.
     """
     from runners.run import run_sweep
+    from runners.user_methods import offer_methods
 
     launcher.register()
-    _offer_methods_without_yaml()
     before = os.environ.get(FULL_ERROR)
     trace = before == "1"
     statuses: list[int] = []
@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raised.append(error)
 
     arguments, os.environ[FULL_ERROR] = sys.argv, "1"
-    sys.argv = [arguments[0], *_flags_last(arguments[1:] if argv is None else argv)]
     try:
+        sys.argv = [arguments[0], *_flags_last(offer_methods(arguments[1:] if argv is None else argv, CONF))]
         hydra.main(config_path=str(CONF), config_name="sweep", version_base="1.3")(task)()
     except USER_ERRORS as error:
         if trace:
@@ -75,28 +75,6 @@ def _flags_last(arguments: Sequence[str]) -> list[str]:
     """--multirun at the end: amid the settings, Hydra's parser takes those after it for mistakes."""
     flags = ("--multirun", "-m")
     return sorted(arguments, key=lambda argument: argument in flags)
-
-
-def _offer_methods_without_yaml() -> None:
-    """A registered method needs no file in conf/method: its fields and their defaults are its options."""
-    from dataclasses import MISSING, fields
-
-    from tokensel.methods import METHODS
-
-    for name, method in METHODS.items():
-        if (CONF / "method" / f"{name}.yaml").exists():
-            continue
-        node: dict[str, Any] = {"name": name}
-        for option in fields(method):
-            if option.name == "seed":
-                continue
-            if option.default is not MISSING:
-                node[option.name] = option.default
-            elif option.default_factory is not MISSING:
-                node[option.name] = option.default_factory()
-            else:
-                node[option.name] = "???"
-        ConfigStore.instance().store(group="method", name=name, node=node)
 
 
 if __name__ == "__main__":

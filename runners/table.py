@@ -19,6 +19,7 @@ OPTIONAL = (
     "data",
     "scoring",
     "limit",
+    "stages",
     "agg_layer",
     "temperature",
     "aggregation",
@@ -66,17 +67,21 @@ def compare(one: Result, other: Result) -> dict[str, float] | None:
 
 
 def against_fastv(result: Result, results: Sequence[Result]) -> dict[str, float] | None:
-    """The row against fastv at the same kept, layer and layout; None for fastv itself and where there is
-    none."""
+    """The row against fastv at the same kept and layout, and at the same layer if it was run there; None for fastv
+    itself and where there is none."""
     if result.compared_at is None or result.setting["method"] == "fastv":
         return None
-    same = ("kept", "agg_layer", "layout")
-    for other in results:
-        if other.setting["method"] != "fastv" or other.compared_at is None or other.pool != result.pool:
-            continue
-        if all(other.setting[name] == result.setting[name] for name in same):
-            return compare(result, other)
-    return None
+    fastv = [
+        other
+        for other in results
+        if other.setting["method"] == "fastv"
+        and other.compared_at == result.compared_at
+        and other.pool == result.pool
+        and other.setting["layout"] == result.setting["layout"]
+    ]
+    beside = [other for other in fastv if other.setting["agg_layer"] == result.setting["agg_layer"]]
+    nearest = beside or sorted(fastv, key=lambda other: other.setting["agg_layer"])
+    return compare(result, nearest[0]) if nearest else None
 
 
 def best_at_each_kept(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -87,7 +87,7 @@ def _log(todo: list[PointWork], folder: Path, options: dict[str, Any], name: str
             id=point.key,
             resume="allow" if mode == "online" else None,
             group=name,
-            name=f"{point.point.method}-{point.point.kept}" if point.point.kept is not None else point.point.method,
+            name=point.point.method if point.point.kept is None else f"{point.point.method}-{point.point.final_kept}",
             config=point.settings,
             mode=mode,
             reinit="finish_previous",

@@ -17,7 +17,6 @@ from tokensel.data import Question, load_questions, stable_hash
 from tokensel.errors import TokenselError
 from tokensel.evaluate import GridPoint, summarize
 from tokensel.models.loading import checkpoint_folder, checkpoint_revision
-from tokensel.stages import make_stages
 from tokensel.store import PointStore, point_key
 
 
@@ -156,15 +155,15 @@ def _check_against_config(group: Group) -> None:
         return
     layers = getattr(config, "text_config", config).num_hidden_layers
     for row in group.rows:
-        make_stages(row.point.make_method(), **row.point.reduction(), num_layers=layers)
+        row.point.stages(layers)
     vision = getattr(config, "vision_config", None)
     if vision is None:
         return
     count = (vision.image_size // vision.patch_size) ** 2
-    above = sorted({row.point.kept for row in group.rows if row.point.kept is not None and row.point.kept > count})
+    above = sorted({kept for row in group.rows if (kept := row.point.final_kept) is not None and kept > count})
     if above:
-        kept = ",".join(map(str, above))
-        print(f"note: kept={kept}: a picture has {count} visual tokens; none is removed", file=sys.stderr)
+        listed = ",".join(map(str, above))
+        print(f"note: kept={listed}: a picture has {count} visual tokens; none is removed", file=sys.stderr)
 
 
 def _refuse_skipped(work: GroupWork) -> None:

@@ -11,7 +11,7 @@ from helpers import IMAGE_TOKEN, llava_inputs, single_row, tiny_llama, tiny_llav
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from tokensel import Context, Method, Selection, TokenselError, reduce_tokens
-from tokensel.attention import last_query_attention
+from tokensel.attention import attention_to_visual, last_real
 from tokensel.functional import cross_attention, farthest_point_sampling
 
 METHODS = ("fps", "tome", "fastv", "random", "full", "no_image")
@@ -19,7 +19,8 @@ LAYERS = (0, 2, 3)  # 3 is the last of the tiny models
 
 
 def options(method, **more):
-    return {"kept": 0 if method == "no_image" else 6} | more
+    unchanged = {"aggregation": "none"} if more.get("layout") == "mask" else {}
+    return {"kept": 0 if method == "no_image" else 6} | unchanged | more
 
 
 def generate(model, inputs, **more):
@@ -40,7 +41,7 @@ MATRIX = [(method, layer, "compact", "sdpa") for method in METHODS for layer in 
 def test_generation_agrees_with_and_without_cache_batched_and_alone(method, layer, layout, attention):
     model = tiny_llava(attn_implementation=attention)
     inputs = llava_inputs(model, (5, 9, 2))
-    with reduce_tokens(model, method, agg_layer=layer, layout=layout, **options(method)):
+    with reduce_tokens(model, method, agg_layer=layer, **options(method, layout=layout)):
         cached = generate(model, inputs)
         assert torch.equal(cached, generate(model, inputs, use_cache=False))
         alone = [generate(model, single_row(inputs, row)) for row in range(3)]
@@ -113,9 +114,11 @@ def test_right_padding_still_finds_the_last_real_query():
     index = torch.arange(2, 6)[None]
     mask = torch.ones(1, 12, dtype=torch.bool)
     mask[:, 9:] = False
-    ours = last_query_attention(layer, hidden, rotary, mask, index)
+    last = last_real(mask, hidden)
+    assert last.tolist() == [[8]]
+    ours = attention_to_visual(layer, hidden, rotary, mask, index, last)
     cut = (rotary[0][:, :9], rotary[1][:, :9])
-    torch.testing.assert_close(ours, last_query_attention(layer, hidden[:, :9], cut, None, index))
+    torch.testing.assert_close(ours, attention_to_visual(layer, hidden[:, :9], cut, None, index, last))
 
 
 @pytest.mark.parametrize(

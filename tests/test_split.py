@@ -42,7 +42,7 @@ def test_one_prefix_serves_many_points_and_stays_as_it_was():
     first = split.logits(split.reduce(prefix, stage("fps", 2)))
     for method in METHODS:
         for layout in ("compact", "zero_fill", "mask"):
-            split.logits(split.reduce(prefix, stage(method, 2, layout=layout)))
+            split.logits(split.reduce(prefix, stage(method, 2, layout=layout, aggregation="none")))
     assert torch.equal(prefix.hidden, before)
     assert torch.equal(first, split.logits(split.reduce(prefix, stage("fps", 2))))
 

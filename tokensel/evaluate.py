@@ -22,6 +22,7 @@ from tokensel.split import SplitModel
 from tokensel.stages import Stage, make_stages
 from tokensel.stats import wilson_interval
 from tokensel.store import PointStore
+from tokensel.vision import VisionStates
 
 SCORINGS = ("letter", "generate")
 BAD_SAMPLE_POLICIES = ("error", "skip")
@@ -34,15 +35,17 @@ ANSWER_TOKENS = 16
 class GridPoint:
     """One setting of method, aggregation and layout. Arguments mean what they mean for `reduce_tokens`.
 
-    kept      visual tokens that remain; None only for methods that leave no choice (full, no_image)
+    kept      visual tokens that remain; None only for methods that leave no choice (full, no_image); a tuple has
+              one entry for each of several stages
+    agg_layer likewise; None: the method's own
     seed      for methods that choose at random
 
     Raises TokenselError for anything that no model could run.
     """
 
     method: str
-    kept: int | None = None
-    agg_layer: int = 2
+    kept: int | tuple[int, ...] | None = None
+    agg_layer: int | tuple[int, ...] | None = None
     temperature: float = 0.1
     aggregation: str | None = None
     layout: str = "compact"
@@ -51,7 +54,7 @@ class GridPoint:
     method_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.stage()
+        self.stages()
 
     def make_method(self) -> Method:
         """The method with its options, and with the seed if it has one."""
@@ -61,10 +64,15 @@ class GridPoint:
             method = make_method(self.method, **{"seed": self.seed} | options)
         return method
 
-    def stage(self) -> Stage:
-        """The point as `SplitModel.reduce` takes it."""
-        (stage,) = make_stages(self.make_method(), **self.reduction())
-        return stage
+    def stages(self, num_layers: int | None = None) -> list[Stage]:
+        """The point's stages, as `SplitModel.reduce` takes them one by one; num_layers: the decoder's."""
+        return make_stages(self.make_method(), **self.reduction(), num_layers=num_layers)
+
+    @property
+    def final_kept(self) -> int | None:
+        """How many visual tokens remain after the last stage that chooses any; None: all."""
+        kept = self.kept[-1] if isinstance(self.kept, tuple) else self.kept
+        return self.make_method().fixed_kept if kept is None else kept
 
     def reduction(self) -> dict[str, Any]:
         """The keyword arguments of `reduce_tokens`, less the method."""
@@ -77,24 +85,28 @@ class GridPoint:
 
         A temperature that no aggregation uses, a seed that nothing draws from and the like are None.
         """
-        method, stage = self.make_method(), self.stage()
+        method, stages = self.make_method(), self.stages()
         options = {name: value for name, value in asdict(method).items() if name != "seed"}
         settings: dict[str, Any] = {"method": self.method, "method_options": options}
-        reduced = dict.fromkeys((*self.reduction(), "seed"))
+        reduced = dict.fromkeys((*self.reduction(), "stages", "seed"))
         if not method.passes_through:
-            reduced |= {name: getattr(stage, name) for name in self.reduction() if name != "agg_layer"}
-            reduced["agg_layer"] = stage.layer
-            reduced["seed"] = getattr(method, "seed", None) if _draws(method, self.agg_layer) else None
-            if stage.aggregation != "cross_attention":
+            first = stages[0]
+            reduced |= {name: getattr(first, name) for name in self.reduction() if name not in ("kept", "agg_layer")}
+            reduced |= {"kept": self.final_kept, "agg_layer": first.layer}
+            if len(stages) > 1:
+                reduced["stages"] = self._stages_text(stages)
+                reduced["agg_layer"] = None if self.agg_layer is None else first.layer
+            if any(method.draws(stage.layer) for stage in stages):
+                reduced["seed"] = getattr(method, "seed", None)
+            if first.aggregation != "cross_attention":
                 reduced["temperature"] = None
         return settings | reduced
 
-
-def _draws(method: Method, agg_layer: int) -> bool:
-    """Whether the method's choice can depend on its seed."""
-    if method.name == "fps":
-        return getattr(method, "start", None) is None
-    return method.name != "fastv" or agg_layer == 0
+    def _stages_text(self, stages: list[Stage]) -> str:
+        """What tells points of several stages apart: "288@2 72@8", or which of the two the method decides."""
+        kept = [str(stage.kept) for stage in stages] if isinstance(self.kept, tuple) else ["*"] * len(stages)
+        layers = ["*" if self.agg_layer is None else str(stage.layer) for stage in stages]
+        return " ".join(f"{count}@{layer}" for count, layer in zip(kept, layers, strict=True))
 
 
 def order_questions(questions: Sequence[Question]) -> list[Question]:
@@ -218,32 +230,42 @@ class _Pass:
 
     def score_letters(self, questions: list[Question], pictures: dict[str, Image.Image], todo: list[int]) -> None:
         input_ids, attention_mask = self.loaded.tokenize(questions)
+        stages = {index: self.points[index].stages(self.split.num_layers) for index in todo}
+        looks = any(stage.method.uses_vision for index in todo for stage in stages[index])
+        features, vision = self.features(questions, pictures, looks)
         state = self.split.embed(
             input_ids,
             attention_mask,
-            image_features=self.features(questions, pictures),
+            image_features=features,
             row_keys=row_keys(questions, input_ids.device),
+            vision=vision,
         )
-        stages = {index: self.points[index].stage() for index in todo}
         # Shallow points first: the shared layers are then walked once, upwards.
-        for index in sorted(todo, key=lambda index: stages[index].layer):
+        for index in sorted(todo, key=lambda index: stages[index][0].layer):
             try:
-                state = self.split.run(state, min(stages[index].layer, self.split.num_layers))
-                reduced = self.split.reduce(state, stages[index])
+                state = self.split.run(state, min(stages[index][0].layer, self.split.num_layers))
+                reduced = self.split.reduce_all(state, stages[index])
                 rows = self.letter_rows(self.split.logits(reduced), questions)
             except Exception as error:  # whatever a user's method raises: the other points go on
                 self.failures[index] = error
                 continue
             self.append(index, questions, _with_positions(rows, questions, reduced, self.keep_positions))
 
-    def features(self, questions: list[Question], pictures: dict[str, Image.Image]) -> torch.Tensor | None:
-        """Visual tokens of every question that has a picture: [pictures, N, D]; each picture is seen once."""
+    def features(
+        self, questions: list[Question], pictures: dict[str, Image.Image], looks: bool
+    ) -> tuple[torch.Tensor | None, VisionStates | None]:
+        """Visual tokens of every question that has a picture, [pictures, N, D], each picture seen once; and what the
+        vision tower saw, if some method looks at that."""
         if not pictures:
-            return None
-        seen = self.split.image_features(self.loaded.pixels(list(pictures.values())))
+            return None, None
+        pixels = self.loaded.pixels(list(pictures.values()))
         place = {image_id: index for index, image_id in enumerate(pictures)}
-        order = [place[question.image_id] for question in questions if question.image is not None]
-        return seen[torch.tensor(order, device=seen.device)]
+        order = torch.tensor([place[question.image_id] for question in questions if question.image is not None])
+        order = order.to(pixels.device)
+        if not looks:
+            return self.split.image_features(pixels)[order], None
+        seen, vision = self.split.look(pixels)
+        return seen[order], vision.rows(order)
 
     def letter_rows(self, logits: torch.Tensor, questions: list[Question]) -> list[dict[str, Any]]:
         """logits [B, V] -> a row per question: the best of its own letters, and by how much."""

@@ -5,6 +5,7 @@ dense (a causal kernel may do half). Norms, softmaxes, rotary embeddings and sor
 together.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +42,8 @@ def prefill_cost(
     *,
     text_tokens: int,
     visual_tokens: int,
-    kept: int | None = None,
-    agg_layer: int = 0,
+    kept: int | Sequence[int] | None = None,
+    agg_layer: int | Sequence[int] = 0,
     method: Method | None = None,
     aggregation: str = "none",
     layout: str = "compact",
@@ -54,7 +55,8 @@ def prefill_cost(
     config           a transformers configuration: LLaVA-like (text_config, vision_config) or a Llama-like
                      decoder's own
     text_tokens      tokens of the prompt that are no visual tokens
-    kept             visual tokens from agg_layer on; None or >= visual_tokens: no reduction
+    kept             visual tokens from agg_layer on; None or >= visual_tokens: no reduction. Sequences of both: one
+                     entry per stage
     method           whose selection is counted; None: none
     bytes_per_value  of the KV cache: 4 for float32, 2 for half precision
 
@@ -63,29 +65,38 @@ def prefill_cost(
     text = getattr(config, "text_config", None) or config
     try:
         layers = text.num_hidden_layers
-        reduces = kept is not None and kept < visual_tokens and agg_layer < layers
-        before = min(agg_layer, layers) if reduces else layers
-        after = layers - before
-        shrinks = reduces and layout == "compact"
-        visual_after = kept if shrinks and kept is not None else visual_tokens
-        long, short = text_tokens + visual_tokens, text_tokens + visual_after
+        counts = [visual_tokens] * layers  # visual tokens that choosing at each layer could keep
+        choosing = 0
+        for count, layer in _stages(kept, agg_layer):
+            if layer >= layers or count >= counts[layer]:
+                continue
+            at_hand = counts[layer]
+            choosing += _selection_flops(text, method, aggregation, layer, text_tokens + at_hand, at_hand, count)
+            counts[layer:] = [count] * (layers - layer)
+        lengths = counts if layout == "compact" else [visual_tokens] * layers
         kv_width = _kv_heads(text) * _head_dim(text)
         has_picture = hasattr(config, "vision_config") and visual_tokens > 0
         return Cost(
             vision=images * _vision_flops(config.vision_config) if has_picture else 0,
             projector=_projector_flops(config, visual_tokens) if has_picture else 0,
-            decoder=before * _layer_flops(text, long) + after * _layer_flops(text, short),
+            decoder=sum(_layer_flops(text, text_tokens + count) for count in lengths),
             head=2 * text.hidden_size * text.vocab_size,
-            selection=_selection_flops(text, method, aggregation, before, long, visual_tokens, kept or 0)
-            if reduces
-            else 0,
-            kv_bytes=2 * kv_width * bytes_per_value * (before * long + after * short),
-            tokens_layer_mean=(before * visual_tokens + after * visual_after) / layers,
+            selection=choosing,
+            kv_bytes=2 * kv_width * bytes_per_value * sum(text_tokens + count for count in lengths),
+            tokens_layer_mean=sum(lengths) / layers,
         )
     except AttributeError as error:
         raise TokenselError(
             f"model_type={getattr(config, 'model_type', None)}: its configuration lacks a size ({error})"
         ) from error
+
+
+def _stages(kept: int | Sequence[int] | None, agg_layer: int | Sequence[int]) -> list[tuple[int, int]]:
+    if kept is None:
+        return []
+    counts = [kept] if isinstance(kept, int) else kept
+    layers = [agg_layer] if isinstance(agg_layer, int) else agg_layer
+    return list(zip(counts, layers, strict=True))
 
 
 def _head_dim(text: Any) -> int:

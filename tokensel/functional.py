@@ -173,6 +173,14 @@ def cross_attention(queries: Tensor, tokens: Tensor, temperature: float = 0.1) -
     return torch.bmm(weights, values).to(tokens.dtype)
 
 
+def cluster_means(tokens: Tensor, cluster: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The mean of each of `count` clusters and its size. tokens [B, N, D], cluster LongTensor[B, N] -> float32
+    [B, count, D] and [B, count]; an empty cluster has mean 0."""
+    member = torch.nn.functional.one_hot(cluster, count).transpose(1, 2).to(torch.float32)
+    size = member.sum(2)
+    return torch.bmm(member, tokens.float()) / size.clamp_min(1).unsqueeze(2), size
+
+
 def nearest_mean(queries: Tensor, tokens: Tensor) -> Tensor:
     """The mean of the tokens whose most similar query is this one; a query nobody is nearest to stays as it is.
 
@@ -180,7 +188,20 @@ def nearest_mean(queries: Tensor, tokens: Tensor) -> Tensor:
     """
     values, asked = tokens.float(), queries.float()
     cosine = cosine_to(values, inverse_norms(values), asked * inverse_norms(asked).unsqueeze(-1))
-    member = torch.nn.functional.one_hot(cosine.argmax(2), asked.shape[1]).transpose(1, 2).to(values.dtype)
-    size = member.sum(2, keepdim=True)
-    mean = torch.bmm(member, values) / size.clamp_min(1)
-    return torch.where(size > 0, mean, asked).to(tokens.dtype)
+    mean, size = cluster_means(values, cosine.argmax(2), asked.shape[1])
+    return torch.where(size.unsqueeze(2) > 0, mean, asked).to(tokens.dtype)
+
+
+def text_raters(tokens: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+    """Which words speak of the picture: those whose share of the softmax over the text of visual x text products,
+    averaged over visual tokens, is not below the mean of all words.
+
+    tokens [B, N, D], text [B, S, D], text_mask BoolTensor[B, S] -> float32 [B, S], 1 / raters for a rater, else 0.
+    Source: SparseVLM (ICML 2025), section 3.
+    """
+    product = torch.bmm(tokens.float(), text.float().transpose(1, 2))
+    product = product.masked_fill(~text_mask.unsqueeze(1), torch.finfo(product.dtype).min)
+    share = product.softmax(-1).mean(1)
+    words = text_mask.sum(1, keepdim=True).clamp_min(1)
+    rates = text_mask & (share >= share.sum(1, keepdim=True) / words)
+    return rates / rates.sum(1, keepdim=True).clamp_min(1)

@@ -16,6 +16,7 @@ from tokensel.errors import TokenselError
 from tokensel.layouts import Reduction
 from tokensel.stages import Stage
 from tokensel.state import State, reduce_state
+from tokensel.vision import VisionTap
 
 _reducing: WeakSet[nn.Module] = WeakSet()
 
@@ -74,6 +75,8 @@ class Reducing:
         self.stages = {
             stage.layer: stage for stage in stages if stage.layer < parts.num_layers and not stage.method.passes_through
         }
+        looks = any(stage.method.uses_vision for stage in self.stages.values())
+        self._tap = VisionTap(parts.llava) if looks and parts.llava is not None else None
         self.record = Record()
         self._handles: list[RemovableHandle] = []
         self._clear()
@@ -96,6 +99,8 @@ class Reducing:
             before = [decoder.layers[first - 1]] if first else []
             if self.parts.llava is not None:
                 self._hook(self.parts.llava, self._before_llava)
+            if self._tap is not None:
+                self._handles += self._tap.attach()
             self._hook(decoder, self._before_decoder)
             self._handles.append(decoder.register_forward_hook(self._after_decoder, always_call=True))
             for layer in [*before, *decoder.layers[first : self.parts.num_layers]]:
@@ -199,6 +204,7 @@ class Reducing:
             position_ids=positions.expand(batch, -1),
             visual_mask=visual_mask,
             row_keys=_expand_rows(keys, batch).to(embeds.device),
+            vision=None if self._tap is None else self._tap.take(),
         )
         if state.visual_index.shape[1]:
             plan = _Plan(embeds, self._input_ids, self._pictures, total=length)
@@ -215,14 +221,18 @@ class Reducing:
         reduction = running.plan.reductions.get(0)
         if reduction is None:
             return None
-        mask = reduction.key_mask(given.get("attention_mask"), running.keys)
+        if reduction.bias is not None and self.parts.uses_flash:
+            raise TokenselError("attn_implementation: methods that weigh tokens by size need sdpa or eager")
+        whole = running.kind != "decode"
+        queries = running.queries - (reduction.removed if whole else 0)
+        mask = reduction.decoder_mask(given.get("attention_mask"), queries, running.keys)
         positions = given.get("position_ids")
         if positions is None:
             positions = torch.arange(running.keys - running.queries, running.keys, device=embeds.device).unsqueeze(0)
-        if running.kind == "decode":
+        positions = reduction.position_ids(positions, later=not whole)
+        if not whole:
             changed = {"attention_mask": mask, "position_ids": positions}
         else:
-            positions = reduction.along(positions)
             if mask is None:  # with a gap in position_ids and no mask, transformers would see packed sequences
                 mask = torch.ones(len(embeds), running.keys - reduction.removed, device=embeds.device).bool()
             changed = {
@@ -231,7 +241,7 @@ class Reducing:
                 "attention_mask": mask,
                 "position_ids": positions,
             }
-        running.queries -= reduction.removed if running.kind != "decode" else 0
+        running.queries = queries
         running.keys -= reduction.removed
         return given | changed
 
@@ -254,6 +264,7 @@ class Reducing:
                     hidden=given["hidden_states"],
                     rotary=given["position_embeddings"] if not running.replaced else running.state.rotary,
                     previous=running.previous,
+                    prompt=running.state.prompt or running.state,
                     layer=index,
                 )
                 self._choose(running, index)
@@ -274,13 +285,19 @@ class Reducing:
             )
         }
         hidden = given["hidden_states"]
+        positions = given.get("position_ids")
+        if positions is not None:
+            replaced["position_ids"] = reduction.position_ids(positions, later=not whole)
         if whole:
-            cos, sin = given["position_embeddings"]
-            replaced["position_embeddings"] = reduction.along(cos), reduction.along(sin)
-            positions = given.get("position_ids")
-            replaced["position_ids"] = None if positions is None else reduction.along(positions)
             hidden = running.state.hidden if running.state is not None else reduction.hidden(hidden)
             running.queries -= reduction.removed
+        if reduction.renumbers:
+            replaced["position_embeddings"] = self.parts.decoder.rotary_emb(
+                hidden, position_ids=replaced["position_ids"]
+            )
+        elif whole:
+            cos, sin = given["position_embeddings"]
+            replaced["position_embeddings"] = reduction.along(cos), reduction.along(sin)
         running.keys -= reduction.removed
         if whole and replaced["attention_mask"] is None and self.parts.uses_flash:
             replaced["attention_mask"] = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
@@ -289,8 +306,7 @@ class Reducing:
 
     def _choose(self, running: _Pass, index: int) -> None:
         assert running.state is not None
-        before = self.parts.layers[index - 1] if index else None
-        running.state, reduction = reduce_state(running.state, self.stages[index], before)
+        running.state, reduction = reduce_state(running.state, self.stages[index], self.parts)
         if reduction is not None:
             running.plan.reductions[index] = reduction
             self.record.positions, self.record.indices = (

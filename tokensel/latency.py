@@ -7,6 +7,7 @@ greedy steps. Vision and selection are timed apart, in the model run piece by pi
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class LatencyMeter:
     ) -> None:
         self.model, self.device = loaded.model, loaded.device
         self.repeats, self.warmup, self.decode_tokens = repeats, warmup, decode_tokens
-        self.inputs = loaded.prepare([question])
+        self.inputs: dict[str, Any] = loaded.prepare([question])
         self.keys = row_keys([question], loaded.device)
         self.split = SplitModel(loaded.model)
 
@@ -113,10 +114,17 @@ class LatencyMeter:
         return [] if pixels is None else self._repeat(lambda: self.split.image_features(pixels))
 
     def _time_selection(self, point: GridPoint) -> list[float]:
-        """Choosing, aggregating and laying out, on the states that enter agg_layer."""
-        stage = point.stage()
-        state = self.split.run(self.split.embed(**self.inputs, row_keys=self.keys), stage.layer)
-        return self._repeat(lambda: self.split.reduce(state, stage))
+        """Choosing, aggregating and laying out, all stages, on the states that enter their layers."""
+        stages = [stage for stage in point.stages(self.split.num_layers) if stage.layer < self.split.num_layers]
+        looks = any(stage.method.uses_vision for stage in stages)
+        state = self.split.embed(**self.inputs, row_keys=self.keys, looks=looks)
+        total: list[float] = []
+        for stage in stages:
+            entering = self.split.run(state, stage.layer)
+            times = self._repeat(partial(self.split.reduce, entering, stage))
+            total = [a + b for a, b in zip(total, times, strict=True)] if total else times
+            state = self.split.reduce(entering, stage)
+        return total
 
     def _repeat(self, work: Callable[[], object]) -> list[float]:
         times = []

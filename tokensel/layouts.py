@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tokensel.errors import TokenselError
 from tokensel.functional import take
 
 
@@ -17,6 +18,7 @@ class Reduction:
     keep: LongTensor[B, T'], what remains of the sequence, ascending; None where it keeps its length.
     erased: LongTensor[B, N], the places set to zero before the survivors are written (zero_fill).
     visible: BoolTensor[B, T], the places that may still be attended to (mask).
+    renumbers: positions close up over what was removed. bias: [B, T], added to the attention logits of these keys.
     """
 
     length: int
@@ -25,6 +27,8 @@ class Reduction:
     keep: Tensor | None = None
     erased: Tensor | None = None
     visible: Tensor | None = None
+    renumbers: bool = False
+    bias: Tensor | None = None
 
     @property
     def removed(self) -> int:
@@ -43,6 +47,17 @@ class Reduction:
             return values
         columns = self._kept_columns(values.shape[1])
         return take(values.expand(columns.shape[0], *values.shape[1:]), columns)
+
+    def position_ids(self, position_ids: Tensor, later: bool = False) -> Tensor:
+        """Position ids along the sequence [B or 1, T + later] -> the reduced ones; later: of new tokens only."""
+        if not self.renumbers:
+            return position_ids if later else self.along(position_ids)
+        if later:
+            return position_ids - self.removed
+        columns = self._kept_columns(position_ids.shape[1])
+        # What stands at rank r of the kept ones was at columns[r], so that many were removed before it.
+        before = columns - torch.arange(columns.shape[1], device=columns.device)
+        return self.along(position_ids) - before
 
     def hidden(self, hidden: Tensor) -> Tensor:
         """Hidden states [B, T + later, D] that begin with the prompt -> the reduced ones."""
@@ -72,17 +87,20 @@ class Reduction:
         shrink too.
         """
         if mask is not None and mask.ndim == 2:
+            if self.bias is not None:
+                raise TokenselError("attn_implementation: methods that weigh tokens by size need sdpa or eager")
             return self.key_mask(mask, keys)
         if self.visible is not None:
             visible = self.key_mask(None, keys)
             assert visible is not None
             visible = visible[:, None, None, :]
             if mask is None:
-                causal = torch.ones(queries, keys, dtype=torch.bool, device=visible.device)
-                return causal.tril(keys - queries) & visible
+                return self._causal(queries, keys, visible.device) & visible
             if mask.dtype == torch.bool:
                 return mask & visible
             return mask.masked_fill(~visible, torch.finfo(mask.dtype).min)
+        if self.bias is not None:
+            mask = self._biased(mask, queries, keys)
         if mask is None or self.keep is None:
             return mask
         columns = self._kept_columns(keys)
@@ -90,3 +108,28 @@ class Reduction:
         if whole:
             mask = mask.gather(2, columns[:, None, :, None].expand(-1, mask.shape[1], -1, keys))
         return mask.gather(3, columns[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1))
+
+    @staticmethod
+    def _causal(queries: int, keys: int, device: torch.device) -> Tensor:
+        return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+    def _biased(self, mask: Tensor | None, queries: int, keys: int) -> Tensor:
+        """The mask with the keys' bias, additive: [B, 1, queries, keys]."""
+        assert self.bias is not None
+        bias = nn.functional.pad(self.bias, (0, keys - self.length))[:, None, None, :]
+        if mask is None:
+            mask = self._causal(queries, keys, bias.device)
+        return torch.where(mask, bias, torch.finfo(bias.dtype).min) if mask.dtype == torch.bool else mask + bias
+
+    def decoder_mask(self, mask: Tensor | None, queries: int, keys: int) -> Tensor | None:
+        """What a decoder gets that starts behind the reduction: the 2-D mask over `keys` keys, before it, reduced; or
+        a 4-D one where keys have a bias. queries: their number afterwards."""
+        reduced = self.key_mask(mask, keys)
+        if self.bias is None:
+            return reduced
+        remaining = keys - self.removed
+        allowed = self._causal(queries, remaining, self.bias.device)[None, None]
+        if reduced is not None:
+            allowed = allowed & reduced.bool()[:, None, None, :]
+        bias = self.along(nn.functional.pad(self.bias, (0, keys - self.length)))[:, None, None, :]
+        return torch.where(allowed, bias, torch.finfo(bias.dtype).min)

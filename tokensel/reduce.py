@@ -20,7 +20,7 @@ def reduce_tokens(
     method: str | Method,
     *,
     kept: int | Sequence[int] | None = None,
-    agg_layer: int | Sequence[int] = 2,
+    agg_layer: int | Sequence[int] | None = None,
     temperature: float = 0.1,
     aggregation: str | None = None,
     layout: str = "compact",
@@ -38,11 +38,13 @@ def reduce_tokens(
     model: a LLaVA-like model, or any Llama-like decoder (LlamaModel, LlamaForCausalLM). method: a registered name or
     a Method; method_options are its fields. kept: how many visual tokens remain; kept >= N changes nothing, bit for
     bit, and method "full" needs none. agg_layer: the decoder layer before which it happens, 0 (before the first) to
-    the number of layers (never). Sequences of both make several stages.
+    the number of layers (never); None = the method's own, 2 for those that look at hidden states. Sequences of both
+    make several stages, one kept for several layers is what remains after the last.
     aggregation: what survivors carry: "cross_attention" (temperature is its softmax's), "mean" (of their nearest
     tokens) or "none" (their own state). layout: "compact" (shorter sequence, saves time), "zero_fill" (length kept,
-    zeros elsewhere) or "mask" (length kept, the others masked as keys). position: a survivor stands in its own place
-    ("source") or in the first M image places ("front"). None takes the method's default.
+    zeros elsewhere) or "mask" (length kept, the others masked as keys). position: a survivor keeps its own position id
+    ("source") or takes one of the first M image places ("front"), where everything after may close up ("renumber", as
+    if the picture had been that small from the start). None takes the method's default.
     image_mask: BoolTensor[B, T], where the visual tokens are, for callers that pass inputs_embeds or a plain decoder.
     row_keys: LongTensor[B], one key per question for methods that draw at random; None = the same for all rows.
 

@@ -1,5 +1,6 @@
 """One model run in pieces, so that a batch's vision and prefix are shared by every way of reducing it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from tokensel.anatomy import find_parts
 from tokensel.errors import TokenselError
 from tokensel.stages import Stage
 from tokensel.state import State, reduce_state
+from tokensel.vision import VisionStates, VisionTap
 
 __all__ = ["SplitModel", "State"]
 
@@ -43,6 +45,22 @@ class SplitModel:
         return torch.stack(list(features.pooler_output))
 
     @torch.no_grad()
+    def look(self, pixel_values: Tensor) -> tuple[Tensor, VisionStates]:
+        """`image_features`, and what the tower saw on the way, for methods that look at that."""
+        if self.parts.llava is None:
+            raise TokenselError("pixel_values: this model has no vision tower")
+        tap = VisionTap(self.parts.llava)
+        handles = tap.attach()
+        try:
+            features = self.image_features(pixel_values)
+        finally:
+            for handle in handles:
+                handle.remove()
+        states = tap.take()
+        assert states is not None
+        return features, states
+
+    @torch.no_grad()
     def embed(
         self,
         input_ids: Tensor | None = None,
@@ -53,12 +71,14 @@ class SplitModel:
         inputs_embeds: Tensor | None = None,
         image_mask: Tensor | None = None,
         row_keys: Tensor | None = None,
+        vision: VisionStates | None = None,
+        looks: bool = False,
     ) -> State:
         """The prompt about to enter the first layer.
 
         input_ids [B, T], left-padded where attention_mask [B, T] is 0; pictures as pixel_values or as image_features
         [images, N, D]. Or inputs_embeds [B, T, D] with image_mask [B, T]. row_keys: LongTensor[B], the questions'
-        keys for methods that draw at random.
+        keys for methods that draw at random. vision: what `look` saw, a row each; looks: with pixel_values, look here.
 
         Raises TokenselError when features and image tokens don't match, or for padding on the right.
         """
@@ -72,7 +92,7 @@ class SplitModel:
                 raise TokenselError("image_mask: needed where visual tokens cannot be seen in input_ids")
             image_mask = input_ids == self.parts.image_token_id
         if pixel_values is not None and image_features is None:
-            image_features = self.image_features(pixel_values)
+            image_features, vision = self.look(pixel_values) if looks else (self.image_features(pixel_values), None)
         if image_features is not None:
             found, given = (
                 int(image_mask.sum()),
@@ -99,6 +119,7 @@ class SplitModel:
             visual_mask=image_mask,
             row_keys=row_keys.to(inputs_embeds.device),
             rotary=self.parts.decoder.rotary_emb(inputs_embeds, position_ids=positions),
+            vision=vision,
         )
 
     @torch.no_grad()
@@ -118,7 +139,8 @@ class SplitModel:
                 past_key_values=None,
                 use_cache=False,
             )
-        return replace(state, hidden=hidden, previous=previous, layer=upto)
+        prompt = state if state.layer == 0 < upto else state.prompt
+        return replace(state, hidden=hidden, previous=previous, prompt=prompt, layer=upto)
 
     @torch.no_grad()
     def reduce(self, state: State, stage: Stage) -> State:
@@ -128,8 +150,14 @@ class SplitModel:
         """
         if stage.layer != state.layer:
             raise TokenselError(f"agg_layer={stage.layer}: this state is about to enter layer {state.layer}")
-        before = self.parts.layers[state.layer - 1] if state.layer else None
-        return reduce_state(state, stage, before)[0]
+        return reduce_state(state, stage, self.parts)[0]
+
+    def reduce_all(self, state: State, stages: Sequence[Stage]) -> State:
+        """Applies stages one after the other, running the layers between them; ends behind the last one."""
+        for stage in stages:
+            if stage.layer < self.num_layers:
+                state = self.reduce(self.run(state, stage.layer), stage)
+        return state
 
     @torch.no_grad()
     def logits(self, state: State) -> Tensor:
@@ -142,6 +170,8 @@ class SplitModel:
     def _layer_mask(self, state: State) -> Tensor | None:
         """The mask in the form that the model's attention wants; None where plain causal attention needs none."""
         name, padding = self.parts.attention_name, state.attention_mask
+        if state.key_bias is not None:
+            return self._biased_mask(state, state.key_bias)
         if self.parts.uses_flash and padding is None:
             return torch.ones(state.hidden.shape[:2], dtype=torch.bool, device=state.hidden.device)
         if self.parts.uses_flash or (padding is None and name == "sdpa"):
@@ -154,3 +184,12 @@ class SplitModel:
             return allowed
         lowest = torch.finfo(state.hidden.dtype).min
         return torch.zeros_like(allowed, dtype=state.hidden.dtype).masked_fill(~allowed, lowest)
+
+    def _biased_mask(self, state: State, bias: Tensor) -> Tensor:
+        if self.parts.uses_flash:
+            raise TokenselError("attn_implementation: methods that weigh tokens by size need sdpa or eager")
+        length = state.hidden.shape[1]
+        allowed = torch.ones(length, length, dtype=torch.bool, device=bias.device).tril()[None, None]
+        if state.attention_mask is not None:
+            allowed = allowed & state.attention_mask[:, None, None, :]
+        return torch.where(allowed, bias[:, None, None, :], torch.finfo(bias.dtype).min)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokensel.errors import TokenselError
-from tokensel.methods import Method, make_method
+from tokensel.methods import Method, NoImage, make_method
 
 AGGREGATIONS = ("cross_attention", "mean", "none")
 LAYOUTS = ("compact", "zero_fill", "mask")
-POSITIONS = ("source", "front")
+POSITIONS = ("source", "front", "renumber")
+# Layers are given for decoders as deep as those of the papers; shallower ones get them in proportion.
+USUAL_DEPTH = 32
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Stage:
 
     layer: it acts on the hidden states that enter this decoder layer (0-based). kept: visual tokens that remain, at
     most; None only for methods that leave no choice. aggregation, layout, position: see `reduce_tokens`; None takes the
-    method's default.
+    method's default. index, of: which of how many stages this is; scheduled: kept is what remains after the last of
+    them, and the method says how many after this one.
 
     Raises TokenselError for a value out of its range.
     """
@@ -32,11 +35,16 @@ class Stage:
     aggregation: str | None = None
     layout: str = "compact"
     position: str | None = None
+    index: int = 0
+    of: int = 1
+    scheduled: bool = False
 
     def __post_init__(self) -> None:
         method = self.method
         self._default("aggregation", method.default_aggregation)
-        self._default("position", method.default_position)
+        closes_up = method.default_position == "renumber"
+        fitting = {"zero_fill": "front" if closes_up else method.default_position, "mask": "source"}
+        self._default("position", fitting.get(self.layout, method.default_position))
         if self.kept is None and method.fixed_kept is not None:
             object.__setattr__(self, "kept", method.fixed_kept)
         _check_choice("aggregation", self.aggregation, AGGREGATIONS)
@@ -45,11 +53,38 @@ class Stage:
         _check_integer("agg_layer", self.layer, 0)
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
             raise TokenselError(f"temperature={self.temperature}: must be a finite number above 0")
+        self._check_combination()
         if method.passes_through:
             return
         _check_integer("kept", self.kept, method.min_kept, f" for method {method.name!r}")
         if method.fixed_kept is not None and self.kept != method.fixed_kept:
             raise TokenselError(f"kept={self.kept}: method {method.name!r} allows only {method.fixed_kept}")
+
+    def _check_combination(self) -> None:
+        method = self.method
+        if method.only_layer is not None and self.layer != method.only_layer and not method.passes_through:
+            raise TokenselError(f"agg_layer={self.layer}: method {method.name!r} works at {method.only_layer} only")
+        if method.returns_values and self.aggregation != "none":
+            raise TokenselError(
+                f"aggregation={self.aggregation!r}: method {method.name!r} aggregates by itself; allowed is 'none'"
+            )
+        if self.layout == "mask" and (self.aggregation != "none" or method.returns_values):
+            raise TokenselError(
+                f"layout='mask': the survivors keep their own states, but method {method.name!r} with "
+                f"aggregation={self.aggregation!r} changes them; use compact or zero_fill"
+                + ("" if method.returns_values else ", or aggregation=none")
+            )
+        if self.position == "renumber" and self.layout != "compact":
+            raise TokenselError(f"position='renumber': needs layout='compact', not {self.layout!r}")
+        if self.position == "front" and self.layout == "mask":
+            raise TokenselError("position='front': layout='mask' leaves every token in its place; use source")
+
+    def kept_of(self, count: int) -> int:
+        """How many of a picture's `count` visual tokens remain after this stage."""
+        assert self.kept is not None
+        if not self.scheduled or self.kept >= count:
+            return self.kept
+        return self.method.schedule(self.kept, count, self.of)[self.index]
 
     def _default(self, field: str, value: str) -> None:
         if getattr(self, field) is None:
@@ -70,7 +105,7 @@ def make_stages(
     method: str | Method,
     *,
     kept: int | Sequence[int] | None = None,
-    agg_layer: int | Sequence[int] = 2,
+    agg_layer: int | Sequence[int] | None = None,
     temperature: float = 0.1,
     aggregation: str | None = None,
     layout: str = "compact",
@@ -80,22 +115,59 @@ def make_stages(
 ) -> list[Stage]:
     """The stages that one setting means; kept and agg_layer may be sequences of the same length.
 
-    num_layers: the decoder's, to check agg_layer against; agg_layer == num_layers reduces nothing.
+    num_layers: the decoder's, to check agg_layer against; agg_layer == num_layers reduces nothing. agg_layer None:
+    the method's own layers, for a decoder of that depth. One kept for several layers: what remains after the last.
 
     Raises TokenselError, naming key, value and what is allowed.
     """
     chosen = make_method(method, **method_options)
-    layers = list(agg_layer) if isinstance(agg_layer, Sequence) else [agg_layer]
+    layers = _layers(chosen, agg_layer, num_layers)
     counts = list(kept) if isinstance(kept, Sequence) else [kept] * len(layers)
-    if len(counts) != len(layers) or not layers or isinstance(agg_layer, str) or isinstance(kept, str):
-        raise TokenselError(f"kept={kept!r}, agg_layer={agg_layer!r}: must name as many kept as layers")
+    if len(counts) != len(layers) or isinstance(kept, str):
+        raise TokenselError(f"kept={kept!r}, agg_layer={layers}: must name as many kept as layers")
+    scheduled = not isinstance(kept, Sequence) and len(layers) > 1
     stages = [
-        Stage(chosen, count, layer, temperature, aggregation, layout, position)
-        for count, layer in zip(counts, layers, strict=True)
+        Stage(chosen, count, layer, temperature, aggregation, layout, position, index, len(layers), scheduled)
+        for index, (count, layer) in enumerate(zip(counts, layers, strict=True))
     ]
-    for earlier, later in itertools.pairwise(layers):
-        if later <= earlier:
+    _check_order(stages, num_layers)
+    cut_off = chosen.cut_off()
+    if cut_off is not None:
+        if cut_off <= layers[-1]:
+            raise TokenselError(f"cut_off_layer={cut_off}: must lie above agg_layer={layers[-1]}")
+        stages.append(Stage(NoImage(), 0, cut_off, layout=layout))
+    return stages
+
+
+def _check_order(stages: list[Stage], num_layers: int | None) -> None:
+    """Layers must rise and kept must not."""
+    layers, counts = [stage.layer for stage in stages], [stage.kept for stage in stages]
+    for earlier, later in itertools.pairwise(stages):
+        if later.layer <= earlier.layer:
             raise TokenselError(f"agg_layer={layers}: layers of several stages must rise")
+        if earlier.kept is not None and later.kept is not None and later.kept > earlier.kept:
+            raise TokenselError(f"kept={counts}: must not grow from stage to stage")
     if num_layers is not None and layers[-1] > num_layers:
         raise TokenselError(f"agg_layer={layers[-1]}: must be from 0 to {num_layers}, the model's number of layers")
-    return stages
+
+
+def _layers(method: Method, agg_layer: int | Sequence[int] | None, num_layers: int | None) -> list[int]:
+    if agg_layer is None:
+        return default_layers(method, num_layers)
+    layers = list(agg_layer) if isinstance(agg_layer, Sequence) else [agg_layer]
+    if not layers or isinstance(agg_layer, str):
+        raise TokenselError(f"agg_layer={agg_layer!r}: must be a layer or a list of layers")
+    return layers
+
+
+def default_layers(method: Method, num_layers: int | None = None) -> list[int]:
+    """Where the method acts unless told. Several stages move down in proportion in a decoder of fewer than 32 layers,
+    each at least one above the one before; a single one stays where it is."""
+    layers = list(method.default_layers)
+    if len(layers) == 1 or num_layers is None or num_layers >= USUAL_DEPTH:
+        return layers
+    scaled: list[int] = []
+    for layer in layers:
+        least = scaled[-1] + 1 if scaled else 1
+        scaled.append(max(least, round(layer * num_layers / USUAL_DEPTH)))
+    return scaled

@@ -1,18 +1,21 @@
 """A prompt on its way through the decoder, and the one function that reduces it."""
 
+import math
 import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tokensel.attention import last_query_attention
+from tokensel.anatomy import Anatomy
+from tokensel.attention import attention_to_visual, last_real, layer_keys
 from tokensel.errors import TokenselError
 from tokensel.functional import cross_attention, nearest_mean, take
 from tokensel.layouts import Reduction
 from tokensel.methods import Context, Selection
 from tokensel.stages import Stage
+from tokensel.vision import VisionStates
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -24,7 +27,10 @@ class State:
     hidden: [B, T, D]. attention_mask: BoolTensor[B, T], False = never attended to; None = all real.
     position_ids: LongTensor[B, T]. visual_mask: BoolTensor[B, T], the visual tokens still there.
     rotary: cos and sin [B or 1, T, d]. previous: the hidden states that entered layer - 1, if that layer saw this
-    same sequence. row_keys: LongTensor[B], the key of each row's question.
+    same sequence. prompt: the state before the first layer, None = this one.
+    row_keys: LongTensor[B], the key of each row's question. vision: what the tower saw, a row each.
+    key_bias: [B, T] added to the attention logits of these keys from here on; None = nothing.
+    image_count: how many visual tokens a row's picture had before any reduction; None = as many as now.
     positions, indices: LongTensor[B, M], the survivors of the last reduction in the order they now stand: relative
     to the image, and in the original sequence; None before any reduction.
     """
@@ -37,6 +43,10 @@ class State:
     layer: int = 0
     rotary: Rotary | None = None
     previous: Tensor | None = None
+    prompt: "State | None" = None
+    vision: VisionStates | None = None
+    key_bias: Tensor | None = None
+    image_count: int | None = None
     positions: Tensor | None = None
     indices: Tensor | None = None
 
@@ -56,45 +66,69 @@ class State:
         return index
 
 
-def reduce_state(state: State, stage: Stage, layer: nn.Module | None) -> tuple[State, Reduction | None]:
+def reduce_state(state: State, stage: Stage, parts: Anatomy) -> tuple[State, Reduction | None]:
     """Applies one stage: the only place where visual tokens leave, for the hooks and the split model alike.
 
-    layer: decoder layer stage.layer - 1, for methods that look at its attention. Returns the reduced state and what
-    was done; (the state itself, None) where there is nothing to do (kept >= N, no visual tokens, method "full").
+    parts: the model's, for methods that look at its layers. Returns the reduced state and what was done; (the state
+    itself, None) where there is nothing to do (kept >= N, no visual tokens, method "full").
 
     Raises TokenselError for rows with different numbers of visual tokens, or a bad selection.
     """
     if stage.method.passes_through:
         return state, None
-    count, kept = state.visual_index.shape[1], stage.kept
-    assert kept is not None
+    count = state.visual_index.shape[1]
+    image_count = count if state.image_count is None else state.image_count
+    kept = stage.kept_of(image_count)
     if kept >= count:
-        if kept > count > 0:
+        if kept > count > 0 and count == image_count:
             warnings.warn(
                 f"kept={kept}: the image has {count} visual tokens; nothing is removed",
                 stacklevel=2,
             )
         return state, None
-    context = _context(state, stage, kept, layer)
-    selection = stage.method.select(context)
+    context = Context(
+        kept=kept,
+        count=count,
+        layer=state.layer,
+        row_keys=state.row_keys,
+        look=_Look(state, stage, parts),
+        stage=stage.index,
+        stages=stage.of,
+    )
+    with torch.no_grad():
+        selection = stage.method.select(context)
     if selection.indices.shape != (state.hidden.shape[0], kept):
         raise TokenselError(
             f"method {stage.method.name!r}: must choose [{state.hidden.shape[0]}, {kept}] tokens, "
             f"chose {list(selection.indices.shape)}"
         )
-    places, values = _survivors(stage, context, selection)
+    places, values, sizes = _survivors(stage, context, selection)
     reduction = _lay_out(stage, state, places, values)
     standing = torch.zeros_like(state.visual_mask).scatter(1, reduction.slots, True)
     positions = places if state.positions is None else state.positions.gather(1, places)
     chosen = state.visual_index.gather(1, places)
+    position_ids = reduction.position_ids(state.position_ids)
+    rotary = None if state.rotary is None else _along_rotary(reduction, state.rotary)
+    if reduction.renumbers:
+        rotary = parts.decoder.rotary_emb(state.hidden, position_ids=position_ids)
+    bias = state.key_bias
+    if sizes is not None:
+        logs = torch.zeros_like(state.hidden[:, :, 0])
+        logs = logs.scatter(1, reduction.slots, sizes.float().log().to(logs.dtype))
+        bias = logs if bias is None else bias + logs
+        reduction = replace(reduction, bias=logs)
     reduced = replace(
         state,
         hidden=reduction.hidden(state.hidden),
         attention_mask=reduction.key_mask(state.attention_mask, reduction.length),
-        position_ids=reduction.along(state.position_ids),
+        position_ids=position_ids,
         visual_mask=reduction.along(standing),
-        rotary=None if state.rotary is None else _along_rotary(reduction, state.rotary),
+        rotary=rotary,
         previous=None,
+        prompt=state.prompt or (state if state.layer == 0 else None),
+        vision=None,
+        key_bias=None if bias is None else reduction.along(bias),
+        image_count=image_count,
         positions=positions,
         indices=chosen if state.indices is None else state.indices.gather(1, places),
     )
@@ -105,34 +139,89 @@ def _along_rotary(reduction: Reduction, rotary: Rotary) -> Rotary:
     return reduction.along(rotary[0]), reduction.along(rotary[1])
 
 
-def _context(state: State, stage: Stage, kept: int, layer: nn.Module | None) -> Context:
-    def attention() -> Tensor:
-        assert layer is not None
-        assert state.previous is not None
-        assert state.rotary is not None
-        with torch.no_grad():
-            return last_query_attention(
-                layer,
-                state.previous,
-                state.rotary,
-                state.attention_mask,
-                state.visual_index,
+@dataclass(frozen=True)
+class _Look:
+    """Answers a Context's questions from the prompt, the decoder's layers and the vision tower's states."""
+
+    state: State
+    stage: Stage
+    parts: Anatomy
+
+    def tokens(self) -> Tensor:
+        return take(self.state.hidden, self.state.visual_index)
+
+    @property
+    def _text_index(self) -> Tensor:
+        """Every token that is not visual, ascending: LongTensor[B, S]."""
+        visual = self.state.visual_mask
+        others = visual.shape[1] - self.state.visual_index.shape[1]
+        return visual.to(torch.uint8).sort(dim=1, stable=True).indices[:, :others]
+
+    def text(self) -> tuple[Tensor, Tensor]:
+        index = self._text_index
+        instruction = index > self.state.visual_index[:, -1:]
+        if self.state.attention_mask is not None:
+            instruction = instruction & self.state.attention_mask.gather(1, index)
+        return take(self.state.hidden, index), instruction
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        start = self.state.prompt or self.state
+        return replace(self, state=start).tokens(), replace(self, state=start).text()[0]
+
+    def keys(self) -> Tensor:
+        return layer_keys(self.parts.layers[self.state.layer], self.tokens())
+
+    def vision(self) -> VisionStates:
+        if self.state.vision is None:
+            raise TokenselError(
+                f"method {self.stage.method.name!r}: looks at the vision tower, so it needs a prompt with pixel_values "
+                "and uses_vision = True"
             )
+        return self.state.vision
 
-    return Context(
-        kept=kept,
-        count=state.visual_index.shape[1],
-        layer=state.layer,
-        row_keys=state.row_keys,
-        tokens=lambda: take(state.hidden, state.visual_index),
-        last_query_attention=attention if state.layer > 0 else None,
-    )
+    def grid(self) -> tuple[int, int]:
+        count = self.state.visual_index.shape[1]
+        side = math.isqrt(count)
+        if side * side != count or self.state.positions is not None:
+            raise TokenselError(
+                f"method {self.stage.method.name!r}: needs the picture's whole square grid, not {count} visual tokens"
+                + (" that an earlier stage left" if self.state.positions is not None else "")
+            )
+        return side, side
+
+    def attention(self, queries: str, weights: Tensor | None, layer: str) -> Tensor:
+        state = self.state
+        if layer == "next":
+            hidden, module = state.hidden, self.parts.layers[state.layer]
+        else:
+            if state.previous is None:
+                raise TokenselError(
+                    f"method {self.stage.method.name!r}: must set uses_attention = True to see the previous layer"
+                )
+            hidden, module = state.previous, self.parts.layers[state.layer - 1]
+        rotary = state.rotary
+        if rotary is None:
+            rotary = self.parts.decoder.rotary_emb(state.hidden, position_ids=state.position_ids)
+        index = {
+            "last": lambda: last_real(state.attention_mask, hidden),
+            "text": lambda: self._text_index,
+            "image": lambda: state.visual_index,
+        }[queries]()
+        if queries == "text":
+            instruction = self.text()[1].to(torch.float32)
+            weights = instruction if weights is None else instruction * weights
+        return attention_to_visual(module, hidden, rotary, state.attention_mask, state.visual_index, index, weights)
 
 
-def _survivors(stage: Stage, context: Context, selection: Selection) -> tuple[Tensor, Tensor | None]:
-    """Which visual tokens stand where afterwards, in order, and what they carry (None = their own)."""
-    places, values = selection.indices, selection.values
+Survivors = tuple[Tensor, Tensor | None, Tensor | None]
+
+
+def _survivors(stage: Stage, context: Context, selection: Selection) -> Survivors:
+    """Which visual tokens stand where afterwards, in order; what they carry (None = their own) and weigh (None = 1)."""
+    places, values, sizes = selection.indices, selection.values, selection.sizes
     if values is not None:
+        if stage.layout == "mask":
+            raise TokenselError(f"layout='mask': method {stage.method.name!r} changes what the survivors carry")
         values = values.to(context.tokens.dtype)
     if stage.position == "source":
         # A method may choose one token twice; two survivors cannot stand in one place, so the lowest free one fills in.
@@ -140,7 +229,7 @@ def _survivors(stage: Stage, context: Context, selection: Selection) -> tuple[Te
         taken = taken.scatter(1, places, 1)
         free_last = taken.sort(dim=1, descending=True, stable=True).indices
         distinct = free_last[:, : context.kept].sort(dim=1).values
-        if values is not None:
+        if values is not None or sizes is not None:
             order = torch.full(taken.shape, -1, device=places.device)
             order = order.scatter(
                 1,
@@ -148,22 +237,26 @@ def _survivors(stage: Stage, context: Context, selection: Selection) -> tuple[Te
                 torch.arange(context.kept, device=places.device).expand_as(places),
             )
             rank = order.gather(1, distinct)
-            own = take(context.tokens, distinct)
-            values = torch.where((rank < 0).unsqueeze(-1), own, take(values, rank.clamp_min(0)))
+            chosen = rank.clamp_min(0)
+            if values is not None:
+                own = take(context.tokens, distinct)
+                values = torch.where((rank < 0).unsqueeze(-1), own, take(values, chosen))
+            if sizes is not None:
+                sizes = torch.where(rank < 0, 1.0, sizes.float().gather(1, chosen))
         places = distinct
     if values is None and stage.aggregation != "none":
         queries = take(context.tokens, places)
         if stage.aggregation == "mean":
-            return places, nearest_mean(queries, context.tokens)
-        return places, cross_attention(queries, context.tokens, stage.temperature)
-    if values is None and (stage.position == "front" or stage.layout == "zero_fill"):
+            return places, nearest_mean(queries, context.tokens), sizes
+        return places, cross_attention(queries, context.tokens, stage.temperature), sizes
+    if values is None and (stage.position != "source" or stage.layout == "zero_fill"):
         values = take(context.tokens, places)
-    return places, values
+    return places, values, sizes
 
 
 def _lay_out(stage: Stage, state: State, places: Tensor, values: Tensor | None) -> Reduction:
     visual = state.visual_index
-    slots = visual[:, : places.shape[1]] if stage.position == "front" else visual.gather(1, places)
+    slots = visual.gather(1, places) if stage.position == "source" else visual[:, : places.shape[1]]
     length = state.hidden.shape[1]
     if stage.layout == "zero_fill":
         return Reduction(length, slots, values, erased=visual)
@@ -172,4 +265,4 @@ def _lay_out(stage: Stage, state: State, places: Tensor, values: Tensor | None) 
         return Reduction(length, slots, values, visible=standing)
     remaining = length - visual.shape[1] + slots.shape[1]
     keep = (~standing).to(torch.uint8).sort(dim=1, stable=True).indices[:, :remaining]
-    return Reduction(length, slots, values, keep=keep)
+    return Reduction(length, slots, values, keep=keep, renumbers=stage.position == "renumber")

@@ -42,6 +42,9 @@ class FastV(Method):
         best = self.score(attention).sort(dim=1, descending=True, stable=True).indices
         return Selection(best[:, : context.kept].sort(dim=1).values)
 
+    def draws(self, layer: int) -> bool:
+        return layer == 0
+
     def score(self, attention: Tensor) -> Tensor:
         """attention: [B, heads, N] -> one score per visual token [B, N]."""
         if self.heads == "mean":

@@ -40,3 +40,6 @@ class FarthestPoint(Method):
             drawn = row_scores(self.seed, context.row_keys, 1)[:, 0] % context.count
         start = self.start if drawn is None else drawn
         return Selection(farthest_point_sampling(context.tokens, context.kept, start))
+
+    def draws(self, layer: int) -> bool:
+        return self.start is None

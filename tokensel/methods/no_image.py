@@ -13,6 +13,7 @@ class NoImage(Method):
 
     name: ClassVar[str] = "no_image"
     fixed_kept: ClassVar[int | None] = 0
+    default_layers: ClassVar[tuple[int, ...]] = (0,)
 
     def select(self, context: Context) -> Selection:
         return Selection(context.row_keys.new_empty((len(context.row_keys), 0)))

@@ -1,0 +1,72 @@
+"""Methods without a file in conf/method, among them the user's own: made known to Hydra as choices of `method=`."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf.errors import UnsupportedValueType
+
+from tokensel.errors import TokenselError
+from tokensel.methods import METHODS, Method
+from tokensel.methods.user import entry_point_names, find_method, method_file
+
+_ITEM = re.compile(r"""\s*(?:"[^"]*"|'[^']*'|[^,]+)""")
+
+
+def offer_methods(arguments: Sequence[str], conf: Path) -> list[str]:
+    """The arguments with each FILE.py:CLASS replaced by its class's name, once that is a choice of the group `method`.
+
+    Of what packages offer by entry point, only those named here are imported; the others are choices by name, without
+    options. A choice's defaults are those of the method's fields. conf: the folder with sweep.yaml and the groups.
+
+    Raises TokenselError for a file or an entry point that is no method.
+    """
+    named = [_by_name(argument) for argument in arguments]
+    nodes = {name: {"name": name} for name in entry_point_names()}
+    nodes |= {name: _node(name, method) for name, method in METHODS.items()}
+    for name, node in nodes.items():
+        if (conf / "method" / f"{name}.yaml").exists():
+            continue
+        try:
+            ConfigStore.instance().store(group="method", name=name, node=node)
+        except UnsupportedValueType as error:
+            raise TokenselError(
+                f"method={name}: default of {error.full_key}: must be a number, a string, true, false, null or a list"
+            ) from error
+    return named
+
+
+def _by_name(argument: str) -> str:
+    key, _, value = argument.partition("=")
+    if key not in ("method", "controls"):
+        return argument
+    listed = re.fullmatch(r"\[(.*)\]", value)
+    named = _ITEM.sub(lambda item: _name(item[0]), listed[1] if listed else value)
+    return f"{key}=[{named}]" if listed else f"{key}={named}"
+
+
+def _name(item: str) -> str:
+    text = item.strip()
+    if text[:1] in "\"'" and text[-1:] == text[:1]:
+        text = text[1:-1]
+    method = None if text in METHODS else find_method(text)
+    return item if method is None else method.name
+
+
+def _node(name: str, method: type[Method]) -> dict[str, Any]:
+    node: dict[str, Any] = {"name": name}
+    if file := method_file(method):
+        node["file"] = file
+    for option in fields(method):
+        if option.name == "seed" or not option.init:
+            continue
+        if option.default is not MISSING:
+            node[option.name] = option.default
+        elif option.default_factory is not MISSING:
+            node[option.name] = option.default_factory()
+        else:
+            node[option.name] = "???"
+    return node

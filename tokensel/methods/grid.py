@@ -1,0 +1,23 @@
+"""grid: the picture sampled evenly, whatever it shows."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tokensel.grids import cell_centers
+from tokensel.methods.base import Context, Method, Selection, register_method
+
+
+@register_method
+@dataclass
+class Grid(Method):
+    """Keep the middle token of each cell of a grid that is uniform over rows and columns: a control that sees nothing.
+
+    Any kept works: the picture is cut into that many cells, as square and even as possible.
+    """
+
+    name: ClassVar[str] = "grid"
+    min_kept: ClassVar[int] = 1
+
+    def select(self, context: Context) -> Selection:
+        centers = cell_centers(*context.grid, context.kept).to(context.row_keys.device)
+        return Selection(centers.sort().values.expand(len(context.row_keys), -1))

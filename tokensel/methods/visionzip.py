@@ -1,0 +1,52 @@
+"""visionzip: what [CLS] looks at, and means of the rest."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from tokensel.errors import TokenselError
+from tokensel.functional import take
+from tokensel.merging import contextual_tokens
+from tokensel.methods.base import Context, Method, Selection, register_method
+
+
+@register_method
+@dataclass
+class VisionZip(Method):
+    """Dominant tokens by [CLS] attention, and contextual ones that gather the rest, before the projector.
+
+    [CLS] attention (summed over heads) and keys (mean over heads) are those of the vision tower's layer before the
+    last. Among the tokens that are not dominant, targets stand at a uniform stride; every other one goes to the target
+    with the most similar key, and the target becomes itself plus their mean. Dominant tokens come first, in order.
+
+    Source: Yang et al., VisionZip (CVPR 2025): budgets 162 + 30, 108 + 20 and 54 + 10.
+
+    contextual: share of kept that is contextual.
+    """
+
+    name: ClassVar[str] = "visionzip"
+    default_layers: ClassVar[tuple[int, ...]] = (0,)
+    only_layer: ClassVar[int | None] = 0
+    default_position: ClassVar[str] = "renumber"
+    returns_values: ClassVar[bool] = True
+    uses_vision: ClassVar[bool] = True
+    min_kept: ClassVar[int] = 1
+
+    contextual: float = 10 / 64
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.contextual <= 1:
+            raise TokenselError(f"contextual={self.contextual!r}: must be from 0 to 1")
+
+    def select(self, context: Context) -> Selection:
+        vision, extra = context.vision, round(self.contextual * context.kept)
+        order = vision.cls_attention().sum(1).sort(dim=1, descending=True, stable=True).indices
+        split = context.kept - extra
+        dominant, rest = order[:, :split].sort(dim=1).values, order[:, split:].sort(dim=1).values
+        if extra == 0:
+            return Selection(dominant, vision.project(take(vision.features, dominant)))
+        keys = vision.keys().mean(2)
+        places, values = contextual_tokens(take(vision.features, rest), take(keys, rest), extra)
+        features = torch.cat([take(vision.features, dominant), values], 1)
+        return Selection(torch.cat([dominant, rest.gather(1, places)], 1), vision.project(features))
