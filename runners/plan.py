@@ -146,9 +146,9 @@ def _integer(least: int | None = None) -> tuple[Callable[[Any], bool], str]:
 def _integers(key: str, optional: bool) -> tuple[Callable[[Any], bool], str]:
     def fits(value: Any) -> bool:
         values = value if isinstance(value, list) and value else [value]
-        return (optional and value is None) or all(_integer(0)[0](each) for each in values)
+        return (optional and value is None) or all(_integer()[0](each) for each in values)
 
-    return fits, f"must be an integer from 0, or a list of them, one per stage: {key}=[..]" + (
+    return fits, f"must be an integer, or a list of them, one per stage: {key}=[..]" + (
         "; or null for each method's own" if optional else ""
     )
 

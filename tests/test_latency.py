@@ -31,6 +31,9 @@ def test_every_time_has_ordered_quartiles_and_the_parts_fit_the_whole(meter, poi
     figures = meter.measure(point)
     for name in TIMES:
         times = figures[name]
+        if name == "select_ms" and point.agg_layer == 4:  # behind the last layer nothing is chosen
+            assert times is None
+            continue
         assert 0 < times["p25"] <= times["p50"] <= times["p75"]
     assert figures["total_ms"]["p75"] >= figures["prefill_ms"]["p25"] + figures["decode_ms"]["p25"]
     # A decoding step runs the whole decoder: far above the clock's own cost.

@@ -30,6 +30,7 @@ from tokensel.models.tiny_lessons import (
 )
 from tokensel.models.tiny_llava import build_config, build_model, build_processor, build_tokenizer
 from tokensel.models.tiny_vision import EasyPicture, VisionLesson, label_easy_vqa, to_pixels, vision_batch
+from tokensel.prompts import LETTERS
 
 #: What two kinds of lessons, taken in turn, show. In a scene one looks for an object among few; in a diagram one weighs
 #: many small marks, which is only found while little else is shown.
@@ -337,6 +338,9 @@ def _marks(
 def save_student(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:
     """Writes a checkpoint like any other: float16 safetensors, config, tokenizer, processor."""
     folder.mkdir(parents=True, exist_ok=True)
+    # Its lessons end with the answer's letter, so that is where it stops writing.
+    letters = [processor.tokenizer(f" ASSISTANT: {letter}")["input_ids"][-1] for letter in LETTERS[:5]]
+    model.generation_config.eos_token_id = [processor.tokenizer.eos_token_id, *letters]
     model.to("cpu").half().save_pretrained(folder)
     model.float()
     processor.save_pretrained(folder)
