@@ -51,9 +51,9 @@ class LatencyMeter:
         "p75"}.
 
         prefill_ms is the time to the first token, vision tower included; decode_ms one later token; total_ms
-        all of them; select_ms is None where nothing is chosen. Also speedup and speedup_total: the full model's prefill and total over the point's,
-        median of the paired ratios; peak_memory_bytes of the point's runs on CUDA, None on a CPU, which keeps
-        no such count.
+        all of them; select_ms is None where nothing is chosen. Also speedup and speedup_total: the full model's
+        prefill and total over the point's, median of the paired ratios; peak_memory_bytes of the point's runs on
+        CUDA, None on a CPU, which keeps no such count.
         """
         full: list[tuple[float, list[float]]] = []
         reduced: list[tuple[float, list[float]]] = []
