@@ -8,7 +8,7 @@ import torch
 from tests.helpers import llava_inputs, single_row, tiny_llava
 from tokensel import METHODS, reduce_tokens
 
-VISUAL = 36
+VISUAL = 81
 BUILT_IN = sorted(METHODS)
 TEXTS = (5, 9, 2, 14)
 FIXED = ("full", "no_image")
@@ -19,7 +19,7 @@ def kept_of(method, kept):
 
 
 def model_of(dtype):
-    return tiny_llava().to(dtype)
+    return tiny_llava(image_size=126).to(dtype)
 
 
 def inputs_of(model, texts=TEXTS):
@@ -33,7 +33,7 @@ def prefill(model, inputs, method, kept, **options):
         return model(**inputs).logits[:, -1], record
 
 
-@pytest.mark.parametrize("kept", [1, 8, 20, VISUAL])
+@pytest.mark.parametrize("kept", [1, 8, 64, VISUAL])
 @pytest.mark.parametrize("method", BUILT_IN)
 def test_a_padded_batch_equals_its_rows_alone(method, kept):
     model, kept = model_of(torch.float32), kept_of(method, kept)
@@ -52,7 +52,7 @@ def test_a_padded_batch_equals_its_rows_alone(method, kept):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kept", [1, 8, 20])
+@pytest.mark.parametrize("kept", [1, 8, 64])
 @pytest.mark.parametrize("method", sorted(set(BUILT_IN) - set(FIXED)))
 def test_choices_are_unique_in_range_and_inside_the_image(method, kept, dtype):
     model = model_of(dtype)
@@ -69,15 +69,16 @@ def test_choices_are_unique_in_range_and_inside_the_image(method, kept, dtype):
 
 
 @pytest.mark.parametrize("method", BUILT_IN)
-def test_bfloat16_rows_choose_alike_alone_and_in_a_batch_of_equal_prompts(method):
-    # Unequal prompts are padded, and a half's rounding differs under a mask; the same rows must still choose the same.
+def test_bfloat16_rows_choose_alike_alone_and_in_a_padded_batch(method):
     model = model_of(torch.bfloat16)
-    inputs = inputs_of(model, (6, 6, 6, 6))
+    inputs = inputs_of(model)
     _, record = prefill(model, inputs, method, kept_of(method, 8))
-    for row in range(4):
+    # Behind a layer or two a half's rounding under a padding mask can turn a near tie; one stage is not that deep.
+    allowed = 2 if len(METHODS[method].default_layers) > 1 else 0
+    for row in range(len(TEXTS)):
         _, single = prefill(model, single_row(inputs, row), method, kept_of(method, 8))
         if record.positions is not None:
-            assert record.positions[row].tolist() == single.positions[0].tolist()
+            assert len(set(record.positions[row].tolist()) - set(single.positions[0].tolist())) <= allowed
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ from tokensel.errors import TokenselError
 from tokensel.functional import ROUNDING, _check_kept, _unit, cosine_to, inverse_norms, take
 
 BLOCK = 64
+# A residual of the determinant below this share of its start is rounding: more were chosen than dimensions.
+EXHAUSTED = 1e-4
 
 
 @torch.no_grad()
@@ -118,7 +120,7 @@ def dpp_greedy(tokens: Tensor, quality: Tensor, kept: int) -> Tensor:
         column = torch.where(pivot > 0, (row - known) / pivot.sqrt(), 0)
         factor[..., step] = column
         residual = residual - column.square()
-        residual.masked_fill_(residual < ROUNDING * diagonal, 0)
+        residual.masked_fill_(residual < EXHAUSTED * diagonal, 0)
     return torch.cat(order, 1)
 
 
