@@ -3,20 +3,23 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tokensel.errors import TokenselError
+from tokensel.families import Family, family_of
 
 
 @dataclass(frozen=True)
 class Anatomy:
     """decoder: the Llama-like stack of layers. llava: the module that joins picture and text, None without one.
-    head: from hidden states to logits, None for a headless model. image_token_id: what stands for a visual token."""
+    head: from hidden states to logits, None for a headless model. image_token_id: what stands for a visual token.
+    family: what differs between models."""
 
     decoder: Any
     llava: Any | None
     head: nn.Module | None
     image_token_id: int | None
+    family: Family
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -31,6 +34,10 @@ class Anatomy:
         """The attention implementation in use: "sdpa", "eager", "flash_attention_2", ..."""
         return self.decoder.config._attn_implementation
 
+    def rotary(self, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin, [B, T, d] each, for position ids [B, T], or [axes, B, T] that may begin with the text's own."""
+        return self.decoder.rotary_emb(hidden, position_ids=position_ids[-3:] if position_ids.ndim == 3 else position_ids)
+
     @property
     def uses_flash(self) -> bool:
         """Whether layers take 2-D masks. Without one, they take a gap in position_ids for packed sequences."""
@@ -43,20 +50,17 @@ def find_parts(model: nn.Module) -> Anatomy:
     Raises TokenselError when there is no Llama-like decoder inside.
     """
     candidates = [model, getattr(model, "model", None)]
-    llava = next(
-        (part for part in candidates if part is not None and hasattr(part, "language_model")),
-        None,
-    )
-    if llava is not None:
-        candidates = [
-            llava.language_model,
-            getattr(llava.language_model, "model", None),
-        ]
+    names = ("language_model", "text_model")
+    found = [(part, name) for part in candidates for name in names if part is not None and hasattr(part, name)]
+    llava = found[0][0] if found else None
+    if found:
+        decoder = getattr(*found[0])
+        candidates = [decoder, getattr(decoder, "model", None)]
     for decoder in candidates:
         if isinstance(getattr(decoder, "layers", None), nn.ModuleList) and hasattr(decoder, "rotary_emb"):
             config: Any = model.config
             token = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
-            return Anatomy(decoder, llava, model.get_output_embeddings(), token)  # type: ignore[operator]
+            return Anatomy(decoder, llava, model.get_output_embeddings(), token, family_of(config))  # type: ignore[operator]
     raise TokenselError(
         f"model={type(model).__name__}: must be a LLaVA-like model or a Llama-like decoder of transformers"
     )

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from tokensel.anatomy import Anatomy
 from tokensel.errors import TokenselError
+from tokensel.families import picture_arguments
 from tokensel.layouts import Reduction
 from tokensel.stages import Stage
 from tokensel.state import State, reduce_state
@@ -42,7 +43,7 @@ class _Plan:
 
     embeds: Tensor
     input_ids: Tensor | None
-    pictures: Any
+    pictures: Arguments
     reductions: dict[int, Reduction] = field(default_factory=dict)
     total: int = 0  # tokens seen so far, in decoding without a cache
 
@@ -87,7 +88,7 @@ class Reducing:
         self._pass: _Pass | None = None
         self._visual_mask: Tensor | None = None
         self._input_ids: Tensor | None = None
-        self._pictures: Any = None
+        self._pictures: Arguments = {}
 
     def __enter__(self) -> Record:
         decoder = self.parts.decoder
@@ -138,16 +139,17 @@ class Reducing:
 
     def _before_llava(self, module: nn.Module, given: Arguments) -> Arguments | None:
         input_ids = given.get("input_ids")
-        self._visual_mask = self._input_ids = self._pictures = None
+        self._visual_mask = self._input_ids = None
+        self._pictures = {}
         if input_ids is None or _cached_tokens(given):
             return None
-        pictures = (given.get("pixel_values"), given.get("mm_encoder_outputs"))
+        pictures = picture_arguments(given) | {"mm_encoder_outputs": given.get("mm_encoder_outputs")}
         plan = self._last
         if plan is not None and _prolongs(plan, plan.input_ids, input_ids) and _same(plan.pictures, pictures):
             # The new tokens are text, even where one is the image token: merging pictures again would fail on it.
             new = self.parts.decoder.get_input_embeddings()(input_ids[:, plan.embeds.shape[1] :])
             merged = {"inputs_embeds": torch.cat([plan.embeds, new], 1)}
-            dropped = ("input_ids", "pixel_values", "mm_encoder_outputs")
+            dropped = ("input_ids", "pixel_values", "mm_encoder_outputs", "pixel_attention_mask")
             return {key: value for key, value in given.items() if key not in dropped} | merged
         self._visual_mask = input_ids == self.parts.image_token_id
         self._input_ids, self._pictures = input_ids, pictures
@@ -201,15 +203,21 @@ class Reducing:
         state = State(
             hidden=embeds,
             attention_mask=None if mask is None else mask.bool(),
-            position_ids=positions.expand(batch, -1),
+            position_ids=positions.expand(*positions.shape[:-2], batch, -1),
             visual_mask=visual_mask,
             row_keys=_expand_rows(keys, batch).to(embeds.device),
             vision=None if self._tap is None else self._tap.take(),
+            grid=self._grid(),
         )
         if state.visual_index.shape[1]:
             plan = _Plan(embeds, self._input_ids, self._pictures, total=length)
             self._pass = _Pass("prompt", plan, length, length, state)
             self._last = plan
+
+    def _grid(self) -> tuple[int, int] | None:
+        if self.parts.llava is None:
+            return None
+        return self.parts.family.grid(self.parts.llava.config, picture_arguments(self._pictures))
 
     def _reduce_input(self, embeds: Tensor, given: Arguments) -> Arguments | None:
         """A stage before the first layer: the decoder sees a shorter prompt, and works on it as it always does."""
@@ -292,9 +300,7 @@ class Reducing:
             hidden = running.state.hidden if running.state is not None else reduction.hidden(hidden)
             running.queries -= reduction.removed
         if reduction.renumbers:
-            replaced["position_embeddings"] = self.parts.decoder.rotary_emb(
-                hidden, position_ids=replaced["position_ids"]
-            )
+            replaced["position_embeddings"] = self.parts.rotary(hidden, replaced["position_ids"])
         elif whole:
             cos, sin = given["position_embeddings"]
             replaced["position_embeddings"] = reduction.along(cos), reduction.along(sin)
@@ -330,12 +336,13 @@ def _prolongs(plan: _Plan, prompt: Tensor | None, given: Tensor) -> bool:
     return torch.equal(given[:, : prompt.shape[1]], prompt)
 
 
-def _same(before: Any, now: Any) -> bool:
-    pixels, encoded = before
-    new_pixels, new_encoded = now
-    if isinstance(pixels, Tensor) and isinstance(new_pixels, Tensor):
-        return pixels is new_pixels or torch.equal(pixels, new_pixels)
-    return pixels is new_pixels and encoded is new_encoded
+def _same(before: Arguments, now: Arguments) -> bool:
+    def equal(old: Any, new: Any) -> bool:
+        if isinstance(old, Tensor) and isinstance(new, Tensor):
+            return old is new or torch.equal(old, new)
+        return old is new
+
+    return before.keys() == now.keys() and all(equal(before[name], now[name]) for name in before)
 
 
 def _expand_rows(values: Tensor, batch: int) -> Tensor:

@@ -49,7 +49,12 @@ class Reduction:
         return take(values.expand(columns.shape[0], *values.shape[1:]), columns)
 
     def position_ids(self, position_ids: Tensor, later: bool = False) -> Tensor:
-        """Position ids along the sequence [B or 1, T + later] -> the reduced ones; later: of new tokens only."""
+        """Position ids along the sequence [B or 1, T + later] -> the reduced ones; later: of new tokens only.
+
+        With several axes, [axes, B or 1, T + later], each for itself.
+        """
+        if position_ids.ndim == 3:
+            return torch.stack([self.position_ids(axis, later) for axis in position_ids])
         if not self.renumbers:
             return position_ids if later else self.along(position_ids)
         if later:

@@ -1,6 +1,6 @@
 """One model run in pieces, so that a batch's vision and prefix are shared by every way of reducing it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tokensel.anatomy import find_parts
 from tokensel.errors import TokenselError
+from tokensel.families import ALONG_PROMPT
 from tokensel.stages import Stage
 from tokensel.state import State, reduce_state
 from tokensel.vision import VisionStates, VisionTap
@@ -39,10 +40,15 @@ class SplitModel:
     @torch.no_grad()
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """Projected features of pictures [B, 3, H, W] -> [B, N, D], the same for every prompt: worth caching."""
+        return torch.stack(self.picture_features({"pixel_values": pixel_values}))
+
+    @torch.no_grad()
+    def picture_features(self, pictures: Mapping[str, Any]) -> list[Tensor]:
+        """`image_features` of any family: [N, D] for each picture. pictures: pixel_values and what the processor gives
+        with it (image_sizes, image_grid_thw, ...)."""
         if self.parts.llava is None:
             raise TokenselError("pixel_values: this model has no vision tower")
-        features: Any = self.parts.llava.get_image_features(pixel_values=pixel_values, return_dict=True)
-        return torch.stack(list(features.pooler_output))
+        return self.parts.family.features(self.parts.llava, pictures)
 
     @torch.no_grad()
     def look(self, pixel_values: Tensor) -> tuple[Tensor, VisionStates]:
@@ -66,18 +72,19 @@ class SplitModel:
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
-        image_features: Tensor | None = None,
+        image_features: Tensor | Sequence[Tensor] | None = None,
         *,
         inputs_embeds: Tensor | None = None,
         image_mask: Tensor | None = None,
         row_keys: Tensor | None = None,
         vision: VisionStates | None = None,
         looks: bool = False,
+        **pictures: Any,
     ) -> State:
         """The prompt about to enter the first layer.
 
-        input_ids [B, T], left-padded where attention_mask [B, T] is 0; pictures as pixel_values or as image_features
-        [images, N, D]. Or inputs_embeds [B, T, D] with image_mask [B, T]. row_keys: LongTensor[B], the questions'
+        input_ids [B, T], left-padded where attention_mask [B, T] is 0; pictures as pixel_values, with what else
+        their processor gives by name, or as image_features, [N, D] for each. Or inputs_embeds [B, T, D] with image_mask [B, T]. row_keys: LongTensor[B], the questions'
         keys for methods that draw at random. vision: what `look` saw, a row each; looks: with pixel_values, look here.
 
         Raises TokenselError when features and image tokens don't match, or for padding on the right.
@@ -91,25 +98,28 @@ class SplitModel:
             if input_ids is None or self.parts.image_token_id is None:
                 raise TokenselError("image_mask: needed where visual tokens cannot be seen in input_ids")
             image_mask = input_ids == self.parts.image_token_id
-        if pixel_values is not None and image_features is None:
-            image_features, vision = self.look(pixel_values) if looks else (self.image_features(pixel_values), None)
+        pictures = {name: value for name, value in pictures.items() if name not in ALONG_PROMPT}
+        if pixel_values is not None:
+            pictures["pixel_values"] = pixel_values
+            if image_features is None and looks:
+                image_features, vision = self.look(pixel_values)
+            elif image_features is None:
+                image_features = self.picture_features(pictures)
         if image_features is not None:
-            found, given = (
-                int(image_mask.sum()),
-                image_features.shape[0] * image_features.shape[1],
-            )
+            found, given = int(image_mask.sum()), sum(len(features) for features in image_features)
             if found != given:
                 raise TokenselError(f"input_ids: {found} image tokens, but the pictures give {given} visual tokens")
-            features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
-            inputs_embeds = inputs_embeds.masked_scatter(image_mask.unsqueeze(-1), features)
-        batch, length = inputs_embeds.shape[:2]
-        positions = torch.arange(length, device=inputs_embeds.device).expand(batch, -1)
+            flat = torch.cat(list(image_features)).to(inputs_embeds.device, inputs_embeds.dtype)
+            inputs_embeds = inputs_embeds.masked_scatter(image_mask.unsqueeze(-1), flat)
+        batch = inputs_embeds.shape[0]
         mask = None
         if attention_mask is not None and not bool((attention_mask != 0).all()):
             mask = attention_mask != 0
             if not bool(mask[:, -1].all()):
                 raise TokenselError("attention_mask: the batch must be padded on the left")
-            positions = (mask.long().cumsum(1) - 1).clamp_min(0)
+        family, llava = self.parts.family, self.parts.llava
+        along = input_ids if input_ids is not None else image_mask
+        positions = family.position_ids(llava, along, mask, pictures)
         if row_keys is None:
             row_keys = torch.zeros(batch, dtype=torch.long)
         return State(
@@ -118,8 +128,9 @@ class SplitModel:
             position_ids=positions,
             visual_mask=image_mask,
             row_keys=row_keys.to(inputs_embeds.device),
-            rotary=self.parts.decoder.rotary_emb(inputs_embeds, position_ids=positions),
+            rotary=self.parts.rotary(inputs_embeds, positions),
             vision=vision,
+            grid=family.grid(llava.config, pictures) if llava is not None and pictures else None,
         )
 
     @torch.no_grad()
@@ -134,7 +145,7 @@ class SplitModel:
             hidden = layer(
                 hidden,
                 attention_mask=mask,
-                position_ids=state.position_ids,
+                position_ids=state.position_ids if state.position_ids.ndim == 2 else None,
                 position_embeddings=state.rotary,
                 past_key_values=None,
                 use_cache=False,

@@ -25,12 +25,13 @@ class State:
     """Hidden states about to enter decoder layer `layer`, with everything laid out along them.
 
     hidden: [B, T, D]. attention_mask: BoolTensor[B, T], False = never attended to; None = all real.
-    position_ids: LongTensor[B, T]. visual_mask: BoolTensor[B, T], the visual tokens still there.
+    position_ids: LongTensor[B, T], or [axes, B, T]. visual_mask: BoolTensor[B, T], the visual tokens still there.
     rotary: cos and sin [B or 1, T, d]. previous: the hidden states that entered layer - 1, if that layer saw this
     same sequence. prompt: the state before the first layer, None = this one.
     row_keys: LongTensor[B], the key of each row's question. vision: what the tower saw, a row each.
     key_bias: [B, T] added to the attention logits of these keys from here on; None = nothing.
     image_count: how many visual tokens a row's picture had before any reduction; None = as many as now.
+    grid: their rows and columns, None = a square, (1, 0) = all in one row.
     positions, indices: LongTensor[B, M], the survivors of the last reduction in the order they now stand: relative
     to the image, and in the original sequence; None before any reduction.
     """
@@ -47,6 +48,7 @@ class State:
     vision: VisionStates | None = None
     key_bias: Tensor | None = None
     image_count: int | None = None
+    grid: tuple[int, int] | None = None
     positions: Tensor | None = None
     indices: Tensor | None = None
 
@@ -76,6 +78,9 @@ def reduce_state(state: State, stage: Stage, parts: Anatomy) -> tuple[State, Red
     """
     if stage.method.passes_through:
         return state, None
+    if stage.position == "renumber" and state.position_ids.ndim == 3:
+        # A picture along several axes takes fewer positions than it has tokens: there is nothing to close up.
+        stage = replace(stage, position="source")
     count = state.visual_index.shape[1]
     image_count = count if state.image_count is None else state.image_count
     kept = stage.kept_of(image_count)
@@ -110,7 +115,7 @@ def reduce_state(state: State, stage: Stage, parts: Anatomy) -> tuple[State, Red
     position_ids = reduction.position_ids(state.position_ids)
     rotary = None if state.rotary is None else _along_rotary(reduction, state.rotary)
     if reduction.renumbers:
-        rotary = parts.decoder.rotary_emb(state.hidden, position_ids=position_ids)
+        rotary = parts.rotary(state.hidden, position_ids)
     bias = state.key_bias
     if sizes is not None:
         logs = torch.zeros_like(state.hidden[:, :, 0])
@@ -182,12 +187,14 @@ class _Look:
     def grid(self) -> tuple[int, int]:
         count = self.state.visual_index.shape[1]
         side = math.isqrt(count)
-        if side * side != count or self.state.positions is not None:
+        rows, cols = self.state.grid or (side, side)
+        cols = cols or count
+        if rows * cols != count or self.state.positions is not None:
             raise TokenselError(
-                f"method {self.stage.method.name!r}: needs the picture's whole square grid, not {count} visual tokens"
+                f"method {self.stage.method.name!r}: needs the picture's whole grid, not {count} visual tokens"
                 + (" that an earlier stage left" if self.state.positions is not None else "")
             )
-        return side, side
+        return rows, cols
 
     def attention(self, queries: str, weights: Tensor | None, layer: str) -> Tensor:
         state = self.state
@@ -201,7 +208,7 @@ class _Look:
             hidden, module = state.previous, self.parts.layers[state.layer - 1]
         rotary = state.rotary
         if rotary is None:
-            rotary = self.parts.decoder.rotary_emb(state.hidden, position_ids=state.position_ids)
+            rotary = self.parts.rotary(state.hidden, state.position_ids)
         index = {
             "last": lambda: last_real(state.attention_mask, hidden),
             "text": lambda: self._text_index,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tokensel.errors import TokenselError
+from tokensel.families import family_of
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class VisionTap:
     def __init__(self, llava: Any) -> None:
         tower, config = getattr(llava, "vision_tower", None), llava.config
         stack = next((part for part in tower.modules() if isinstance(part, nn.ModuleList)), None) if tower else None
+        if not family_of(config).one_grid:
+            raise TokenselError(
+                f"model_type={config.model_type}: methods that look at the vision tower need one picture of one grid, as "
+                "LLaVA-1.5 has it"
+            )
         if stack is None or not hasattr(stack[-1], "layer_norm1"):
             raise TokenselError(f"{type(llava).__name__}: its vision tower is not CLIP-like, methods cannot look at it")
         strategy = getattr(config, "vision_feature_select_strategy", None)
