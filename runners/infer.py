@@ -36,6 +36,7 @@ from tokensel.evaluate import ANSWER_TOKENS, row_keys, summarize
 from tokensel.models import LoadedModel, load_model
 from tokensel.models.loading import checkpoint_folder
 from tokensel.prompts import INSTRUCTION, LETTERS, read_answer
+from tokensel.protocol import Protocol
 
 # model_config's keys in the original's JSON -> the config's attributes.
 _CLASSIC_NAMES = {
@@ -87,6 +88,7 @@ def _run(flags: Namespace) -> None:
         if question.image is not None:
             question.load_image()
     loaded = load_model(flags.model_path, device=flags.device, dtype=flags.dtype)
+    loaded = loaded.with_protocol(Protocol(image_aspect="crop"))  # as the original runner does
     model = ClassicModel(loaded)
     for name in DEFAULTS:
         setattr(model.config, name, getattr(flags, name))

@@ -23,6 +23,7 @@ from tokensel.compat_inputs import expand_picture
 from tokensel.data import load_questions
 from tokensel.evaluate import GridPoint, row_keys
 from tokensel.models import load_model
+from tokensel.protocol import Protocol
 
 VISUAL = 36  # the random checkpoint's; the embedded one has 576
 NEW = 6
@@ -328,7 +329,7 @@ def test_process_images_crops_or_pads(loaded):
     processor = loaded.processor.image_processor
     wide = Image.new("RGB", (40, 20), "red")
     cropped = process_images([wide], processor)
-    assert torch.equal(cropped, loaded.pixels([wide]))
+    assert torch.equal(cropped, loaded.with_protocol(Protocol(image_aspect="crop")).pixels([wide]))
     loaded.model.config.image_aspect_ratio = "pad"
     colour = tuple(int(255 * mean) for mean in processor.image_mean)
     square = Image.new("RGB", (40, 40), colour)

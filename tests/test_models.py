@@ -26,6 +26,7 @@ from transformers import (
 from tokensel.data import Question
 from tokensel.errors import BadSampleError, TokenselError
 from tokensel.models import checkpoint_revision, load_model
+from tokensel.protocol import Protocol
 
 TEMPLATE = (
     "{% for message in messages %}USER: "
@@ -145,6 +146,7 @@ def test_a_question_that_says_image_token_is_refused_by_its_id(loaded):
 
 def test_prepare_equals_the_processors_own_expansion(loaded):
     questions = [question(), question(text="is it red? " * 4, image=Image.new("RGB", (30, 90), "red"))]
+    loaded = loaded.with_protocol(Protocol(image_aspect="crop"))
     ours = loaded.prepare(questions)
     theirs = loaded.processor(
         images=[q.load_image() for q in questions],

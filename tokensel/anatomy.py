@@ -36,7 +36,9 @@ class Anatomy:
 
     def rotary(self, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin, [B, T, d] each, for position ids [B, T], or [axes, B, T] that may begin with the text's own."""
-        return self.decoder.rotary_emb(hidden, position_ids=position_ids[-3:] if position_ids.ndim == 3 else position_ids)
+        return self.decoder.rotary_emb(
+            hidden, position_ids=position_ids[-3:] if position_ids.ndim == 3 else position_ids
+        )
 
     @property
     def uses_flash(self) -> bool:

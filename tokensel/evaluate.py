@@ -16,7 +16,7 @@ from tokensel.data import Question, stable_hash
 from tokensel.errors import BadSampleError, TokenselError
 from tokensel.methods import Method, make_method
 from tokensel.models import LoadedModel
-from tokensel.prompts import read_answer
+from tokensel.models.loaded import Encoded
 from tokensel.reduce import reduce_tokens
 from tokensel.split import SplitModel
 from tokensel.stages import Stage, make_stages
@@ -29,6 +29,8 @@ BAD_SAMPLE_POLICIES = ("error", "skip")
 # Enough for "The answer is B."; LLaVA's own limit of 1024 only matters for models that ramble, which score
 # wrong.
 ANSWER_TOKENS = 16
+# In logits; batching alone moves them by less than 1e-4 in float32.
+NEAR_TIE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ class _Pass:
         self.scoring, self.on_bad_sample, self.progress = scoring, on_bad_sample, progress
         self.keep_positions = keep_positions
         self.split = SplitModel(loaded.model)
-        self.letters: list[int] = []
+        self.answers: dict[tuple[str, int], list[int]] = {}
         self.done = [store.done_ids() for store in stores]
         self.failures: dict[int, Exception] = {}
 
@@ -195,12 +197,20 @@ class _Pass:
     def batch(self, batch: list[Question]) -> None:
         asked = [question for question in batch if self.lacking([question])]
         good, pictures = self.open(asked)
-        if not good or not (todo := self.lacking(good)):
-            return
-        if self.scoring == "generate":
-            self.generate(good, pictures, todo)
-        else:
-            self.score_letters(good, pictures, todo)
+        for questions in self.alike(good, pictures):
+            todo = self.lacking(questions)
+            if todo and self.scoring == "generate":
+                self.generate(questions, pictures, todo)
+            elif todo:
+                self.score_letters(questions, pictures, todo)
+
+    def alike(self, questions: list[Question], pictures: dict[str, Image.Image]) -> list[list[Question]]:
+        """The questions in groups whose rows hold equally many visual tokens."""
+        groups: dict[tuple[Any, ...], list[Question]] = {}
+        for question in questions:
+            shape = () if question.image is None else self.loaded.picture_shape(pictures[question.image_id])
+            groups.setdefault(shape, []).append(question)
+        return list(groups.values())
 
     def open(self, questions: list[Question]) -> tuple[list[Question], dict[str, Image.Image]]:
         """The questions that can be asked, and each of their pictures once. Bad ones are stored as
@@ -229,16 +239,17 @@ class _Pass:
         return good, pictures
 
     def score_letters(self, questions: list[Question], pictures: dict[str, Image.Image], todo: list[int]) -> None:
-        input_ids, attention_mask = self.loaded.tokenize(questions)
+        encoded = self.loaded.encode(questions, pictures)
         stages = {index: self.points[index].stages(self.split.num_layers) for index in todo}
         looks = any(stage.method.uses_vision for index in todo for stage in stages[index])
-        features, vision = self.features(questions, pictures, looks)
+        features, vision = self.features(encoded, looks)
         state = self.split.embed(
-            input_ids,
-            attention_mask,
+            encoded.input_ids,
+            encoded.attention_mask,
             image_features=features,
-            row_keys=row_keys(questions, input_ids.device),
+            row_keys=row_keys(questions, encoded.input_ids.device),
             vision=vision,
+            pictures=encoded.pictures,
         )
         # Shallow points first: the shared layers are then walked once, upwards.
         for index in sorted(todo, key=lambda index: stages[index][0].layer):
@@ -251,44 +262,40 @@ class _Pass:
                 continue
             self.append(index, questions, _with_positions(rows, questions, reduced, self.keep_positions))
 
-    def features(
-        self, questions: list[Question], pictures: dict[str, Image.Image], looks: bool
-    ) -> tuple[torch.Tensor | None, VisionStates | None]:
-        """Visual tokens of every question that has a picture, [pictures, N, D], each picture seen once; and what the
-        vision tower saw, if some method looks at that."""
-        if not pictures:
+    def features(self, encoded: Encoded, looks: bool) -> tuple[list[torch.Tensor] | None, VisionStates | None]:
+        """Visual tokens of every row that has a picture, [N, D] each, every picture seen once; and what the vision
+        tower saw, if some method looks at that and can."""
+        if not encoded.pictures:
             return None, None
-        pixels = self.loaded.pixels(list(pictures.values()))
-        place = {image_id: index for index, image_id in enumerate(pictures)}
-        order = torch.tensor([place[question.image_id] for question in questions if question.image is not None])
-        order = order.to(pixels.device)
-        if not looks:
-            return self.split.image_features(pixels)[order], None
-        seen, vision = self.split.look(pixels)
-        return seen[order], vision.rows(order)
+        rows = encoded.places.tolist()
+        if not looks or not self.loaded.family.one_grid:
+            seen = self.split.picture_features(encoded.pictures)
+            return [seen[row] for row in rows], None
+        features, vision = self.split.look(encoded.pictures["pixel_values"])
+        return [features[row] for row in rows], vision.rows(encoded.places)
 
     def letter_rows(self, logits: torch.Tensor, questions: list[Question]) -> list[dict[str, Any]]:
-        """logits [B, V] -> a row per question: the best of its own letters, and by how much."""
-        most = max(len(question.choices) for question in questions)
-        if most > len(self.letters):
-            self.letters = self.loaded.letter_ids(most)
-        letters = logits[:, self.letters[:most]].float().cpu()
+        """logits [B, V] -> a row per question: the best of its own letters, or of yes and no, and by how much."""
+        logits = logits.float().cpu()
         rows = []
-        for scores, question in zip(letters, questions, strict=True):
-            best = scores[: len(question.choices)].topk(min(2, len(question.choices)))
+        for row, question in zip(logits, questions, strict=True):
+            scores = row[self.answer_ids(question)]
+            best = scores.topk(min(2, len(scores)))
             if not torch.isfinite(best.values).all():
                 raise FloatingPointError(f"question {question.id}: the letters' logits are {best.values.tolist()}")
             margin = (best.values[0] - best.values[-1]).item()
             rows.append({"prediction": int(best.indices[0]), "margin": round(margin, 6)})
         return rows
 
+    def answer_ids(self, question: Question) -> list[int]:
+        key = (question.form, len(question.choices))
+        if key not in self.answers:
+            self.answers[key] = self.loaded.answer_ids(question)
+        return self.answers[key]
+
     def generate(self, questions: list[Question], pictures: dict[str, Image.Image], todo: list[int]) -> None:
-        input_ids, attention_mask = self.loaded.tokenize(questions)
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if pictures:
-            inputs["pixel_values"] = self.loaded.pixels(
-                [pictures[question.image_id] for question in questions if question.image is not None]
-            )
+        inputs = self.loaded.arguments(self.loaded.encode(questions, pictures))
+        input_ids = inputs["input_ids"]
         keys = row_keys(questions, input_ids.device)
         for index in todo:
             point = self.points[index]
@@ -304,7 +311,7 @@ class _Pass:
                 written[:, input_ids.shape[1] :], skip_special_tokens=True
             )
             rows = [
-                {"prediction": read_answer(text, len(question.choices)), "margin": None, "text": text}
+                {"prediction": self.loaded.protocol.read(text, question), "margin": None, "text": text}
                 for text, question in zip(texts, questions, strict=True)
             ]
             self.append(index, questions, _with_positions(rows, questions, record, self.keep_positions))
@@ -343,13 +350,18 @@ def row_keys(questions: Sequence[Question], device: torch.device) -> torch.Tenso
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of a point's predictions: n, correct, accuracy, ci_low, ci_high (Wilson, 95%), skipped.
+    """The figures of a point's predictions: n, correct, accuracy, ci_low, ci_high (Wilson, 95%), skipped; min_margin,
+    the least distance between the best and the second logit, and near_ties, how many are below NEAR_TIE: those answers
+    may turn with the hardware's rounding. None where answers were written, not scored.
 
     Skipped questions count in `skipped` only. Without any answered question the shares are None.
     """
     answered = [row for row in rows if not row.get("skipped")]
     correct = sum(bool(row["correct"]) for row in answered)
     figures: dict[str, Any] = {"n": len(answered), "correct": correct, "skipped": len(rows) - len(answered)}
+    margins = [row["margin"] for row in answered if row.get("margin") is not None]
+    figures["min_margin"] = min(margins, default=None)
+    figures["near_ties"] = sum(margin < NEAR_TIE for margin in margins) if margins else None
     if not answered:
         return figures | {"accuracy": None, "ci_low": None, "ci_high": None}
     low, high = wilson_interval(correct, len(answered))

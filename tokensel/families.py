@@ -40,6 +40,10 @@ class Family:
             return torch.arange(input_ids.shape[1], device=input_ids.device).expand(input_ids.shape[0], -1)
         return (mask.long().cumsum(1) - 1).clamp_min(0)
 
+    def along_prompt(self, input_ids: Tensor, config: Any) -> dict[str, Tensor]:
+        """What else the model is told along the prompt."""
+        return {}
+
     def take(self, pictures: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
         """The entries of some of the pictures."""
         return {name: value[list(rows)] for name, value in pictures.items()}
@@ -85,6 +89,9 @@ class QwenVL(Family):
         kinds = (input_ids == llava.config.image_token_id).int()
         grids = pictures["image_grid_thw"]
         return llava.get_rope_index(input_ids, mm_token_type_ids=kinds, image_grid_thw=grids, attention_mask=mask)[0]
+
+    def along_prompt(self, input_ids: Tensor, config: Any) -> dict[str, Tensor]:
+        return {"mm_token_type_ids": (input_ids == config.image_token_id).int()}
 
     def take(self, pictures: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
         grids = pictures["image_grid_thw"]

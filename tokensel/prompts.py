@@ -1,4 +1,4 @@
-"""The multiple-choice prompt of LLaVA's evaluation, and its reading of a written answer."""
+"""The question in words as ScienceQA's evaluations ask it, and three readings of a written answer."""
 
 import re
 from typing import TYPE_CHECKING
@@ -8,37 +8,69 @@ if TYPE_CHECKING:
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
+YES_NO_INSTRUCTION = "Answer the question using a single word or phrase."
+READINGS = ("llava", "lmms", "exact")
 
 _STATED_ANSWER = re.compile(r"The answer is ([A-Z])\.")
 
 
-def build_prompt(question: "Question") -> str:
-    """The question as LLaVA's ScienceQA evaluation words it, without the picture and the conversation.
+def question_words(question: "Question") -> str:
+    """The question without picture and instruction.
 
     Context: {hint}          only if there is a hint
     {text}
-    A. {choice}              one line per choice
-    Answer with the option's letter from the given choices directly.
+    A. {choice}              one line per choice; none where the answer is yes or no
     """
     hint = [f"Context: {question.hint}"] if question.hint else []
-    choices = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False)]
-    return "\n".join([*hint, question.text, *choices, INSTRUCTION])
+    choices = [] if is_yes_no(question) else zip(LETTERS, question.choices, strict=False)
+    return "\n".join([*hint, question.text, *(f"{letter}. {choice}" for letter, choice in choices)])
 
 
-def read_answer(text: str, n_choices: int) -> int | None:
-    """The index of the choice that a written answer names, or None if it names none: scored as wrong.
+def instruction(question: "Question") -> str:
+    """The line that says what form the answer shall have."""
+    return YES_NO_INSTRUCTION if is_yes_no(question) else INSTRUCTION
 
-    LLaVA's reading (eval_science_qa.py): the whole text is an option's letter; or it begins with one and
-    ". "; or it says "The answer is X." exactly once. A letter beyond the question's own choices names none.
+
+def is_yes_no(question: "Question") -> bool:
+    """Whether the answer is a word, yes or no, and not a letter."""
+    return question.form == "yes_no"
+
+
+def build_prompt(question: "Question") -> str:
+    """The question's words and, in a line of its own, the instruction; without picture and conversation."""
+    return f"{question_words(question)}\n{instruction(question)}"
+
+
+def read_answer(text: str, n_choices: int, reading: str = "llava") -> int | None:
+    """The index of the choice that a written answer names by its letter, or None if it names none: scored as wrong.
+
+    llava   LLaVA's eval_science_qa.py: the whole text is an option's letter; or it begins with one and ". "; or it
+            says "The answer is X." exactly once
+    lmms    lmms-eval's scienceqa: the text is the letter in either case; or it begins with it and "."
+    exact   the text is the letter
+
+    White space around the text counts for none of them. A letter beyond the question's own choices names none.
     """
     text = text.strip()
+    letters = LETTERS[:n_choices]
     # LLaVA knows A to E whatever the question: "D. The answer is B." says D even where there is no D.
     options = LETTERS[: max(5, n_choices)]
-    letter = None
+    letter = {"llava": _llava_letter(text, options), "lmms": _lmms_letter(text), "exact": text}[reading]
+    return letters.index(letter) if letter in tuple(letters) else None
+
+
+def read_yes_no(text: str) -> str | None:
+    """ "yes" or "no" if that is the first word of a written answer, in either case; else None."""
+    word = re.match(r"[\W_]*([^\W_]+)", text)
+    return word[1].lower() if word and word[1].lower() in ("yes", "no") else None
+
+
+def _lmms_letter(text: str) -> str:
+    return text[0] if text[:1].isupper() and text[1:2] == "." else text.upper()
+
+
+def _llava_letter(text: str, options: str) -> str | None:
     if text[:1] and text[0] in options and text[1:3] in ("", ". "):
-        letter = text[0]
-    else:
-        stated = _STATED_ANSWER.findall(text)
-        if len(stated) == 1:
-            letter = stated[0]
-    return LETTERS.index(letter) if letter in tuple(LETTERS[:n_choices]) else None
+        return text[0]
+    stated = _STATED_ANSWER.findall(text)
+    return stated[0] if len(stated) == 1 else None

@@ -79,13 +79,15 @@ class SplitModel:
         row_keys: Tensor | None = None,
         vision: VisionStates | None = None,
         looks: bool = False,
-        **pictures: Any,
+        pictures: Mapping[str, Any] | None = None,
+        **given: Any,
     ) -> State:
         """The prompt about to enter the first layer.
 
-        input_ids [B, T], left-padded where attention_mask [B, T] is 0; pictures as pixel_values, with what else
-        their processor gives by name, or as image_features, [N, D] for each. Or inputs_embeds [B, T, D] with image_mask [B, T]. row_keys: LongTensor[B], the questions'
-        keys for methods that draw at random. vision: what `look` saw, a row each; looks: with pixel_values, look here.
+        input_ids [B, T], left-padded where attention_mask [B, T] is 0; pictures as pixel_values with what else the
+        processor gives (by name, or all in `pictures`), or as image_features, [N, D] for each. Or inputs_embeds
+        [B, T, D] with image_mask [B, T]. row_keys: LongTensor[B], the questions' keys for methods that draw at random.
+        vision: what `look` saw, a row each; looks: with pixel_values, look here.
 
         Raises TokenselError when features and image tokens don't match, or for padding on the right.
         """
@@ -98,17 +100,18 @@ class SplitModel:
             if input_ids is None or self.parts.image_token_id is None:
                 raise TokenselError("image_mask: needed where visual tokens cannot be seen in input_ids")
             image_mask = input_ids == self.parts.image_token_id
-        pictures = {name: value for name, value in pictures.items() if name not in ALONG_PROMPT}
+        shown = dict(pictures or {}) | {name: value for name, value in given.items() if name not in ALONG_PROMPT}
         if pixel_values is not None:
-            pictures["pixel_values"] = pixel_values
-            if image_features is None and looks:
-                image_features, vision = self.look(pixel_values)
-            elif image_features is None:
-                image_features = self.picture_features(pictures)
+            shown["pixel_values"] = pixel_values
+        if image_features is None and "pixel_values" in shown:
+            if looks:
+                image_features, vision = self.look(shown["pixel_values"])
+            else:
+                image_features = self.picture_features(shown)
         if image_features is not None:
-            found, given = int(image_mask.sum()), sum(len(features) for features in image_features)
-            if found != given:
-                raise TokenselError(f"input_ids: {found} image tokens, but the pictures give {given} visual tokens")
+            places, tokens = int(image_mask.sum()), sum(len(features) for features in image_features)
+            if places != tokens:
+                raise TokenselError(f"input_ids: {places} image tokens, but the pictures give {tokens} visual tokens")
             flat = torch.cat(list(image_features)).to(inputs_embeds.device, inputs_embeds.dtype)
             inputs_embeds = inputs_embeds.masked_scatter(image_mask.unsqueeze(-1), flat)
         batch = inputs_embeds.shape[0]
@@ -119,7 +122,7 @@ class SplitModel:
                 raise TokenselError("attention_mask: the batch must be padded on the left")
         family, llava = self.parts.family, self.parts.llava
         along = input_ids if input_ids is not None else image_mask
-        positions = family.position_ids(llava, along, mask, pictures)
+        positions = family.position_ids(llava, along, mask, shown)
         if row_keys is None:
             row_keys = torch.zeros(batch, dtype=torch.long)
         return State(
@@ -130,7 +133,7 @@ class SplitModel:
             row_keys=row_keys.to(inputs_embeds.device),
             rotary=self.parts.rotary(inputs_embeds, positions),
             vision=vision,
-            grid=family.grid(llava.config, pictures) if llava is not None and pictures else None,
+            grid=family.grid(llava.config, shown) if llava is not None and shown else None,
         )
 
     @torch.no_grad()

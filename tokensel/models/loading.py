@@ -11,21 +11,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
-
-# From its module: up to transformers 5.17 the name at the top level demands torchvision, the class does not.
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
-from transformers.utils import logging
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers.utils import is_accelerate_available, is_bitsandbytes_available, logging
 
 from tokensel.data import check_choice
 from tokensel.errors import TokenselError
+from tokensel.families import FAMILIES
 from tokensel.models.loaded import LoadedModel
+from tokensel.models.processors import load_processor
 
 # Names that stand for a checkpoint inside the package.
 EMBEDDED: dict[str, Path] = {"tiny": Path(__file__).parent / "tiny"}
 
 DTYPES = ("float32", "float16", "bfloat16", "auto")
-FAMILIES = ("llava",)
+QUANTIZATIONS = ("8bit", "4bit")
 _SINGLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _WEIGHTS = "model.safetensors, model.safetensors.index.json with its shards, or pytorch_model.bin"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -41,13 +40,17 @@ def load_model(
     attn_implementation: str = "sdpa",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    device_map: str | None = None,
+    quantization: str | None = None,
 ) -> LoadedModel:
-    """Loads a LLaVA checkpoint, in evaluation mode and without gradients.
+    """Loads a checkpoint of one of the families, in evaluation mode and without gradients.
 
-    path      "tiny" (embedded), a folder in transformers' format, or a hub id "owner/name"
-    dtype     float32, float16, bfloat16, or auto: as stored
-    device    cpu, cuda, cuda:<index>, or auto: cuda where there is one
-    revision  a hub checkpoint's branch, tag or commit
+    path          "tiny" (embedded), a folder in transformers' format, or a hub id "owner/name"
+    dtype         float32, float16, bfloat16, or auto: as stored
+    device        cpu, cuda, cuda:<index>, or auto: cuda where there is one
+    revision      a hub checkpoint's branch, tag or commit
+    device_map    auto: spread over all GPUs, by accelerate; None: all on `device`
+    quantization  8bit or 4bit weights, by bitsandbytes; None: as they are
 
     Pictures are always prepared with PIL, even beside torchvision: its resizing rounds differently, and
     predictions must not depend on what else is installed.
@@ -58,6 +61,7 @@ def load_model(
     path = str(path)
     check_choice("model.dtype", dtype, DTYPES)
     target = _device(device)
+    placed = _placement(device_map, quantization, dtype)
     folder = checkpoint_folder(path)
     source = str(folder) if folder else path
     hub: dict[str, Any] = {"trust_remote_code": trust_remote_code} | ({} if folder else {"revision": revision})
@@ -65,15 +69,16 @@ def load_model(
         config = AutoConfig.from_pretrained(source, **hub)
         check_choice(f"model.path={path}: model_type", config.model_type, FAMILIES)
         # The processor first: it is cheap, and a 14 GB load should not end in a missing tokenizer.
-        processor = _load_processor(source, path, config, hub)
+        processor = load_processor(source, path, config, hub)
         # A download deserves its progress bar; reading a folder would only disturb the sweep's own.
         with _no_progress_bar() if folder else nullcontext():
-            loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 source,
                 config=config,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 attn_implementation=attn_implementation,
                 output_loading_info=True,
+                **placed,
                 **hub,
             )
     except TokenselError:
@@ -87,7 +92,11 @@ def load_model(
         raise TokenselError(
             f"model.path={path}: the weights lack {len(missing)} tensors of the model, first {missing[0]}"
         )
-    model.requires_grad_(False).eval().to(target)
+    model.requires_grad_(False).eval()
+    if placed:
+        target = model.get_input_embeddings().weight.device
+    else:
+        model.to(target)
     return LoadedModel(
         model=model,
         processor=processor,
@@ -96,6 +105,28 @@ def load_model(
         device=target,
         revision=checkpoint_revision(path) if folder else getattr(config, "_commit_hash", None) or revision,
     )
+
+
+def _placement(device_map: str | None, quantization: str | None, dtype: str) -> dict[str, Any]:
+    """What from_pretrained is told of devices and quantization; nothing for a model that is moved as a whole."""
+    placed: dict[str, Any] = {}
+    if device_map is not None:
+        check_choice("model.device_map", device_map, ("auto", "balanced", "sequential"))
+        placed["device_map"] = device_map
+    if quantization is not None:
+        check_choice("model.quantization", quantization, QUANTIZATIONS)
+        if not is_bitsandbytes_available():
+            raise TokenselError(f"model.quantization={quantization}: needs the package bitsandbytes and a GPU")
+        compute = torch.float16 if dtype == "auto" else getattr(torch, dtype)
+        placed["quantization_config"] = (
+            BitsAndBytesConfig(load_in_8bit=True)
+            if quantization == "8bit"
+            else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+        )
+        placed.setdefault("device_map", "auto")
+    if placed and not is_accelerate_available():
+        raise TokenselError(f"model.device_map={placed['device_map']}: needs the package accelerate")
+    return placed
 
 
 def checkpoint_folder(path: str | Path) -> Path | None:
@@ -164,24 +195,6 @@ def _check_folder(path: str, folder: Path) -> None:
             raise TokenselError(f"model.path={path}: {folder} lacks the weight shard {lost[0]}")
         return
     raise TokenselError(f"model.path={path}: {folder} has no weights; it needs {_WEIGHTS}")
-
-
-def _load_processor(source: str, path: str, config: Any, hub: dict[str, Any]) -> Any:
-    processor = AutoProcessor.from_pretrained(source, **hub)
-    if getattr(processor, "chat_template", None) is None:
-        raise TokenselError(f"model.path={path}: has no chat_template.jinja; prompts need one")
-    # Not through AutoProcessor: it would hand `backend` on to the tokenizer, where it means something else.
-    processor.image_processor = AutoImageProcessor.from_pretrained(source, backend="pil", **hub)
-    processor.tokenizer.padding_side = "left"
-    if processor.tokenizer.pad_token is None:
-        processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    # Checkpoints from before transformers 4.45 leave these to the model's config.
-    if processor.patch_size is None:
-        processor.patch_size = config.vision_config.patch_size
-        processor.num_additional_image_tokens = 1
-    if processor.vision_feature_select_strategy is None:
-        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
-    return processor
 
 
 @contextmanager

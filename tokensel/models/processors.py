@@ -1,0 +1,72 @@
+"""Processors of all families, for pictures only, and with PIL whatever else is installed."""
+
+import importlib
+import inspect
+from functools import cache
+from typing import Any
+
+from transformers import AutoProcessor
+
+# From its module: up to transformers 5.17 the name at the top level demands torchvision, the class does not.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.processing_utils import ProcessorMixin
+
+from tokensel.errors import TokenselError
+
+
+def load_processor(source: str, path: str, config: Any, hub: dict[str, Any]) -> Any:
+    """The processor of a checkpoint, which pads prompts on the left and prepares pictures with PIL.
+
+    source: a folder or hub id; path: as the user gave it; hub: what goes to every from_pretrained.
+    Raises TokenselError for one without a chat template, or that needs a package which is missing.
+    """
+    kind = processor_class(config.model_type)
+    try:
+        processor = (kind or AutoProcessor).from_pretrained(source, **hub)
+    except ImportError as error:
+        raise TokenselError(f"model.path={path}: its processor needs a package ({str(error).strip()})") from error
+    if getattr(processor, "chat_template", None) is None:
+        raise TokenselError(f"model.path={path}: has no chat_template.jinja; prompts need one")
+    # Not through AutoProcessor: it would hand `backend` on to the tokenizer, where it means something else.
+    processor.image_processor = AutoImageProcessor.from_pretrained(source, backend="pil", **hub)
+    processor.tokenizer.padding_side = "left"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    # Checkpoints from before transformers 4.45 leave these to the model's config.
+    if getattr(processor, "patch_size", 0) is None:
+        processor.patch_size = config.vision_config.patch_size
+        processor.num_additional_image_tokens = 1
+    if getattr(processor, "vision_feature_select_strategy", "") is None:
+        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    return processor
+
+
+@cache
+def processor_class(model_type: str) -> Any:
+    """A family's processor without its part for videos, which demands torchvision; None where it has no such part."""
+    name = PROCESSOR_MAPPING_NAMES.get(model_type)
+    try:
+        module = importlib.import_module(f"transformers.models.{model_type}.processing_{model_type}")
+        kind = getattr(module, str(name))
+    except (ImportError, AttributeError):
+        return None
+    if "video_processor" not in inspect.signature(kind.__init__).parameters:
+        return None
+
+    class PicturesOnly(kind, _Unheard):  # type: ignore[misc, valid-type]
+        # transformers reads off this signature what a processor consists of.
+        def __init__(
+            self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **options: Any
+        ):
+            super().__init__(image_processor, tokenizer, None, chat_template=chat_template, **options)
+
+    PicturesOnly.__name__ = PicturesOnly.__qualname__ = kind.__name__
+    return PicturesOnly
+
+
+class _Unheard(ProcessorMixin):
+    """Stands between a family's processor and ProcessorMixin, and keeps the missing part from it."""
+
+    def __init__(self, image_processor: Any, tokenizer: Any, video_processor: None, **options: Any) -> None:
+        ProcessorMixin.__init__(self, image_processor, tokenizer, **options)
