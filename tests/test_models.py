@@ -145,7 +145,7 @@ def test_a_question_that_says_image_token_is_refused_by_its_id(loaded):
 
 
 def test_prepare_equals_the_processors_own_expansion(loaded):
-    questions = [question(), question(text="is it red? " * 4, image=Image.new("RGB", (30, 90), "red"))]
+    questions = [question(), question(id="longer", text="is it red? " * 4, image=Image.new("RGB", (30, 90), "red"))]
     loaded = loaded.with_protocol(Protocol(image_aspect="crop"))
     ours = loaded.prepare(questions)
     theirs = loaded.processor(

@@ -25,6 +25,10 @@ class Family:
     one_grid = True
     fixed_size = True
 
+    def for_processor(self, images: list[Any]) -> list[Any]:
+        """One picture per prompt, in the form that the family's processor wants."""
+        return images
+
     def features(self, llava: Any, pictures: Mapping[str, Any]) -> list[Tensor]:
         """The visual tokens of each picture, as the decoder gets them: [N, D] each."""
         given = {name: value for name, value in pictures.items() if name not in ALONG_PROMPT}
@@ -64,6 +68,9 @@ class Tiled(Family):
 
 class Idefics3(Tiled):
     """SmolVLM, Idefics3: tiles and an overview, with text tokens between them; a picture left whole is one grid."""
+
+    def for_processor(self, images: list[Any]) -> list[Any]:
+        return [[image] for image in images]
 
     def grid(self, config: Any, pictures: Mapping[str, Any]) -> tuple[int, int] | None:
         pixels = pictures.get("pixel_values")

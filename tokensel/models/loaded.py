@@ -72,8 +72,8 @@ class LoadedModel:
     def count_image_tokens(self, size: tuple[int, int]) -> int:
         """How many visual tokens a picture of this width and height becomes."""
         # Asked of the processor, so that it is never a second opinion on what the processor does.
-        inputs = self.processor(images=[Image.new("RGB", size)], text=[self.processor.image_token])
-        return int((torch.as_tensor(inputs["input_ids"]) == self.processor.image_token_id).sum())
+        inputs = self._processed([Image.new("RGB", size)], [self.processor.image_token])
+        return int((inputs["input_ids"] == self.processor.image_token_id).sum())
 
     def tokenize(self, questions: Sequence[Question]) -> tuple[torch.Tensor, torch.Tensor]:
         """input_ids and attention_mask, both [B, T], left padded, on the model's device.
@@ -150,7 +150,11 @@ class LoadedModel:
 
     def _processed(self, images: list[Image.Image], texts: list[str]) -> dict[str, torch.Tensor]:
         special = {"add_special_tokens": not self._begun(texts)}
-        return dict(self.processor(images=images, text=texts, padding=True, return_tensors="pt", **special))
+        return dict(
+            self.processor(
+                images=self.family.for_processor(images), text=texts, padding=True, return_tensors="pt", **special
+            )
+        )
 
     def _placed(self, value: torch.Tensor) -> torch.Tensor:
         dtype = self.model.dtype if value.is_floating_point() else value.dtype

@@ -51,16 +51,26 @@ def processor_class(model_type: str) -> Any:
         kind = getattr(module, str(name))
     except (ImportError, AttributeError):
         return None
-    if "video_processor" not in inspect.signature(kind.__init__).parameters:
+    signature = inspect.signature(kind.__init__)
+    if "video_processor" not in signature.parameters:
         return None
 
     class PicturesOnly(kind, _Unheard):  # type: ignore[misc, valid-type]
-        # transformers reads off this signature what a processor consists of.
-        def __init__(
-            self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **options: Any
-        ):
-            super().__init__(image_processor, tokenizer, None, chat_template=chat_template, **options)
+        def __init__(self, image_processor: Any = None, tokenizer: Any = None, **options: Any) -> None:
+            super().__init__(image_processor, tokenizer, None, **options)
 
+        def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
+            return ProcessorMixin.apply_chat_template(self, *args, **kwargs)
+
+        @classmethod
+        def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+            kept = {name: value for name, value in (processor_dict | kwargs).items() if name in options}
+            return (cls(*args, **kept), {}) if kwargs.get("return_unused_kwargs") else cls(*args, **kept)
+
+    # transformers reads off the signature what a processor consists of, and which options it keeps.
+    others = [each for name, each in signature.parameters.items() if name != "video_processor"]
+    options = {each.name for each in others} - {"self", "image_processor", "tokenizer", "kwargs"}
+    PicturesOnly.__init__.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
     PicturesOnly.__name__ = PicturesOnly.__qualname__ = kind.__name__
     return PicturesOnly
 
