@@ -287,13 +287,9 @@ class Reducing:
     def _follow(self, running: _Pass, reduction: Reduction, given: Arguments) -> Arguments:
         """The layer's arguments after the reduction, remembered for the layers after it."""
         whole = running.kind != "decode"
-        replaced: Arguments = {
-            "attention_mask": reduction.attention_mask(
-                given.get("attention_mask"), running.queries, running.keys, whole
-            )
-        }
-        hidden = given["hidden_states"]
-        positions = given.get("position_ids")
+        hidden, device = given["hidden_states"], reduction.slots.device
+        mask, positions = (_on(given.get(name), device) for name in ("attention_mask", "position_ids"))
+        replaced: Arguments = {"attention_mask": reduction.attention_mask(mask, running.queries, running.keys, whole)}
         if positions is not None:
             replaced["position_ids"] = reduction.position_ids(positions, later=not whole)
         if whole:
@@ -302,7 +298,7 @@ class Reducing:
         if reduction.renumbers:
             replaced["position_embeddings"] = self.parts.rotary(hidden, replaced["position_ids"])
         elif whole:
-            cos, sin = given["position_embeddings"]
+            cos, sin = (_on(part, device) for part in given["position_embeddings"])
             replaced["position_embeddings"] = reduction.along(cos), reduction.along(sin)
         running.keys -= reduction.removed
         if whole and replaced["attention_mask"] is None and self.parts.uses_flash:
@@ -343,6 +339,10 @@ def _same(before: Arguments, now: Arguments) -> bool:
         return old is new
 
     return before.keys() == now.keys() and all(equal(before[name], now[name]) for name in before)
+
+
+def _on(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _expand_rows(values: Tensor, batch: int) -> Tensor:

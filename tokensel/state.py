@@ -2,8 +2,9 @@
 
 import math
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,19 @@ class State:
     positions: Tensor | None = None
     indices: Tensor | None = None
 
+    def together(self) -> "State":
+        """All of it on the device where the hidden states are: layers of one model may lie on several."""
+        device = self.hidden.device
+        if self.visual_mask.device == device:
+            return self
+        moved: dict[str, Any] = {
+            each.name: value.to(device)
+            for each in fields(self)
+            if isinstance(value := getattr(self, each.name), Tensor) and value.device != device
+        }
+        rotary = None if self.rotary is None else (self.rotary[0].to(device), self.rotary[1].to(device))
+        return replace(self, **moved, rotary=rotary)
+
     @cached_property
     def visual_index(self) -> Tensor:
         """Where the visual tokens are, ascending: LongTensor[B, N]. Waits for the device once: N sets the shapes.
@@ -81,6 +95,7 @@ def reduce_state(state: State, stage: Stage, parts: Anatomy) -> tuple[State, Red
     if stage.position == "renumber" and state.position_ids.ndim == 3:
         # A picture along several axes takes fewer positions than it has tokens: there is nothing to close up.
         stage = replace(stage, position="source")
+    state = state.together()
     count = state.visual_index.shape[1]
     image_count = count if state.image_count is None else state.image_count
     kept = stage.kept_of(image_count)
@@ -217,7 +232,12 @@ class _Look:
         if queries == "text":
             instruction = self.text()[1].to(torch.float32)
             weights = instruction if weights is None else instruction * weights
-        return attention_to_visual(module, hidden, rotary, state.attention_mask, state.visual_index, index, weights)
+        # The previous layer may lie on another device than this one.
+        device = next(module.parameters()).device
+        hidden, cos, sin, visual, index = (each.to(device) for each in (hidden, *rotary, state.visual_index, index))
+        mask, weights = (None if each is None else each.to(device) for each in (state.attention_mask, weights))
+        rows = attention_to_visual(module, hidden, (cos, sin), mask, visual, index, weights)
+        return rows.to(state.hidden.device)
 
 
 Survivors = tuple[Tensor, Tensor | None, Tensor | None]
