@@ -5,7 +5,9 @@ each agg_layer run once, and each grid point runs only its own tail. Predictions
 batch by batch.
 """
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -151,9 +153,23 @@ def evaluate(
     if scoring not in SCORINGS:
         raise TokenselError(f"scoring={scoring}: unknown; choose one of {', '.join(SCORINGS)}")
     run = _Pass(loaded, points, stores, scoring, on_bad_sample, progress or (lambda count: None), keep_positions)
-    for batch in _batches(order_questions(questions), batch_size):
-        run.batch(batch)
+    for prepared in _one_ahead(run.prepare, _batches(order_questions(questions), batch_size)):
+        run.batch(prepared)
     return run.failures
+
+
+def _one_ahead(
+    prepare: Callable[[list[Question]], "_Prepared"], batches: Iterator[list[Question]]
+) -> Iterator["_Prepared"]:
+    """Each batch prepared, the next one in the background while the caller works on this one."""
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        waiting: deque[Future[_Prepared]] = deque()
+        for batch in batches:
+            waiting.append(worker.submit(prepare, batch))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _batches(questions: list[Question], size: int) -> Iterator[list[Question]]:
@@ -162,6 +178,14 @@ def _batches(questions: list[Question], size: int) -> Iterator[list[Question]]:
         alike = [question for question in questions if (question.image is None) == blind]
         for begin in range(0, len(alike), size):
             yield alike[begin : begin + size]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A batch as tensors, in groups of equally many visual tokens; and its questions that cannot be asked."""
+
+    groups: list[tuple[list[Question], Encoded]]
+    bad: list[tuple[Question, BadSampleError]]
 
 
 class _Pass:
@@ -193,53 +217,42 @@ class _Pass:
             if index not in self.failures and any(question.id not in done for question in questions)
         ]
 
-    @torch.inference_mode()
-    def batch(self, batch: list[Question]) -> None:
+    def prepare(self, batch: list[Question]) -> "_Prepared":
+        """Opens the pictures that are still asked about, and makes the tensors. Changes nothing here."""
         asked = [question for question in batch if self.lacking([question])]
-        good, pictures = self.open(asked)
-        for questions in self.alike(good, pictures):
-            todo = self.lacking(questions)
-            if todo and self.scoring == "generate":
-                self.generate(questions, pictures, todo)
-            elif todo:
-                self.score_letters(questions, pictures, todo)
-
-    def alike(self, questions: list[Question], pictures: dict[str, Image.Image]) -> list[list[Question]]:
-        """The questions in groups whose rows hold equally many visual tokens."""
         groups: dict[tuple[Any, ...], list[Question]] = {}
-        for question in questions:
-            shape = () if question.image is None else self.loaded.picture_shape(pictures[question.image_id])
-            groups.setdefault(shape, []).append(question)
-        return list(groups.values())
-
-    def open(self, questions: list[Question]) -> tuple[list[Question], dict[str, Image.Image]]:
-        """The questions that can be asked, and each of their pictures once. Bad ones are stored as
-        skipped."""
-        good: list[Question] = []
         pictures: dict[str, Image.Image] = {}
-        for question in questions:
+        bad: list[tuple[Question, BadSampleError]] = []
+        for question in asked:
             try:
                 self.loaded.prompt(question)
                 if question.image is not None and question.image_id not in pictures:
                     pictures[question.image_id] = question.load_image()
             except BadSampleError as error:
-                if self.on_bad_sample == "error":
-                    raise
-                row = {
-                    "prediction": None,
-                    "correct": False,
-                    "margin": None,
-                    "skipped": True,
-                    "error": str(error),
-                }
-                for index in self.lacking([question]):
-                    self.append(index, [question], [row])
-            else:
-                good.append(question)
-        return good, pictures
+                bad.append((question, error))
+                continue
+            # Rows of one batch must hold equally many visual tokens.
+            shape = () if question.image is None else self.loaded.picture_shape(pictures[question.image_id])
+            groups.setdefault(shape, []).append(question)
+        alike = list(groups.values())
+        return _Prepared([(questions, self.loaded.encode(questions, pictures)) for questions in alike], bad)
 
-    def score_letters(self, questions: list[Question], pictures: dict[str, Image.Image], todo: list[int]) -> None:
-        encoded = self.loaded.encode(questions, pictures)
+    @torch.inference_mode()
+    def batch(self, prepared: "_Prepared") -> None:
+        for question, error in prepared.bad:
+            if self.on_bad_sample == "error":
+                raise error
+            row = {"prediction": None, "correct": False, "margin": None, "skipped": True, "error": str(error)}
+            for index in self.lacking([question]):
+                self.append(index, [question], [row])
+        for questions, encoded in prepared.groups:
+            todo = self.lacking(questions)
+            if todo and self.scoring == "generate":
+                self.generate(questions, encoded, todo)
+            elif todo:
+                self.score_letters(questions, encoded, todo)
+
+    def score_letters(self, questions: list[Question], encoded: Encoded, todo: list[int]) -> None:
         stages = {index: self.points[index].stages(self.split.num_layers) for index in todo}
         looks = any(stage.method.uses_vision for index in todo for stage in stages[index])
         features, vision = self.features(encoded, looks)
@@ -293,8 +306,8 @@ class _Pass:
             self.answers[key] = self.loaded.answer_ids(question)
         return self.answers[key]
 
-    def generate(self, questions: list[Question], pictures: dict[str, Image.Image], todo: list[int]) -> None:
-        inputs = self.loaded.arguments(self.loaded.encode(questions, pictures))
+    def generate(self, questions: list[Question], encoded: Encoded, todo: list[int]) -> None:
+        inputs = self.loaded.arguments(encoded)
         input_ids = inputs["input_ids"]
         keys = row_keys(questions, input_ids.device)
         for index in todo:
