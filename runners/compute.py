@@ -15,7 +15,7 @@ from runners.provenance import provenance
 from runners.work import GroupWork, PointWork
 from tokensel.data import Question
 from tokensel.errors import BadSampleError
-from tokensel.evaluate import evaluate, order_questions, summarize
+from tokensel.evaluate import evaluate, order_questions
 from tokensel.flops import prefill_cost
 from tokensel.latency import LatencyMeter
 from tokensel.models import LoadedModel, load_model
@@ -36,7 +36,8 @@ TIMED = (
 
 @lru_cache(maxsize=1)  # jobs that a launcher starts one by one in this process share it
 def _model(settings: str) -> LoadedModel:
-    return load_model(**json.loads(settings))
+    # null stands for load_model's own default.
+    return load_model(**{key: value for key, value in json.loads(settings).items() if value is not None})
 
 
 def lacking(work: GroupWork, plan: Plan) -> list[PointWork]:
@@ -60,7 +61,7 @@ def compute(work: GroupWork, plan: Plan, progress: SweepProgress) -> None:
             points.append(point)
     if not points:
         return
-    loaded = _model(json.dumps(work.group.model, sort_keys=True))
+    loaded = _model(json.dumps(work.group.model, sort_keys=True)).with_protocol(work.group.protocol)
     for point in points:
         point.store.write_config(point.settings)
         point.store.done_ids()  # cuts off what a kill left half written, also where no prediction is missing
@@ -75,7 +76,7 @@ def compute(work: GroupWork, plan: Plan, progress: SweepProgress) -> None:
             try:
                 _write_metrics(point, meter, plan)
             except Exception as error:  # a point that only fails at batch 1, or with a cache
-                point.error = describe(error)
+                point.fail(describe(error))
         progress.finished_point(timed)
 
 
@@ -107,7 +108,7 @@ def _predict(
             keep_positions={question.id for question in asked[:POSITION_SAMPLE]},
         )
     for index, error in failures.items():
-        points[index].error = describe(error)
+        points[index].fail(describe(error))
 
 
 class _Meter:
@@ -179,25 +180,26 @@ def _write_metrics(point: PointWork, meter: _Meter, plan: Plan) -> None:
             times = meter.meter.measure(point.point)
     protocol = {
         "scoring": point.settings["scoring"],
+        **point.settings["protocol"],
         "batch_size": plan.shared["batch_size"],
         "latency": timing,
         "text_tokens": meter.text_tokens,
         "visual_tokens": meter.visual_tokens,
     }
-    figures = summarize(point.rows(point.asked)) | times | meter.costs(point)
-    point.metrics = {
-        "key": point.key,
-        **point.settings,
-        **figures,
-        "questions": ids_digest(point.asked),
-        "provenance": provenance(meter.loaded.device, protocol),
-    }
-    point.store.write_metrics(point.metrics)
+    figures = point.figures(point.asked) | times | meter.costs(point)
+    point.finish(
+        {
+            "key": point.key,
+            **point.settings,
+            **figures,
+            "questions": ids_digest(point.asked),
+            "provenance": provenance(meter.loaded, protocol),
+        }
+    )
 
 
 def _restate(point: PointWork) -> None:
-    point.metrics = (point.metrics or {}) | summarize(point.rows(point.asked)) | {"questions": ids_digest(point.asked)}
-    point.store.write_metrics(point.metrics)
+    point.finish((point.metrics or {}) | point.figures(point.asked) | {"questions": ids_digest(point.asked)})
 
 
 def note_failures(works: list[GroupWork]) -> list[str]:

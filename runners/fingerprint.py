@@ -11,7 +11,8 @@ import tokensel
 from tokensel.data import Question
 from tokensel.methods.base import Method, find_method
 
-# Modules of the library's top level that cannot change a prediction; the others count, and the method's own.
+# Modules of the library's top level that cannot change a prediction; the others count, what makes a model's inputs of
+# questions, and the method's own.
 _NO_PREDICTION = ("__init__", "errors", "flops", "latency", "stats", "store")
 
 
@@ -26,6 +27,7 @@ def questions_digest(questions: Sequence[Question]) -> str:
             question.text,
             *question.choices,
             str(question.answer),
+            question.form,
         )
         digest.update("\x1f".join(parts).encode() + b"\x1e")
     return digest.hexdigest()[:16]
@@ -53,7 +55,9 @@ def code_digest(method: str) -> str:
 def _digest(method: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     library = Path(tokensel.__file__).parent
-    sources = [file.read_text() for file in sorted(library.glob("*.py")) if file.stem not in _NO_PREDICTION]
+    files = [file for file in sorted(library.glob("*.py")) if file.stem not in _NO_PREDICTION]
+    files += [library / "models" / name for name in ("loaded.py", "processors.py")]
+    sources = [file.read_text() for file in files]
     for source in [*sources, *method]:
         tree = ast.parse(source)
         digest.update(ast.unparse(_without_docstrings(tree)).encode())

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +12,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tokensel.errors import TokenselError
 from tokensel.evaluate import BAD_SAMPLE_POLICIES, SCORINGS, GridPoint
 from tokensel.methods import METHODS, find_method
+from tokensel.protocol import Protocol
 
 # These hold for the whole start; everything else can differ from point to point.
 SHARED = ("name", "output_dir", "batch_size", "on_bad_sample", "controls", "latency", "logger")
@@ -27,12 +28,26 @@ class Row:
 
 @dataclass
 class Group:
-    """Rows that share a model, a data set and a scoring, and so one pass over the questions."""
+    """Rows that share a model, a data set, a scoring and a protocol, and so one pass over the questions.
+
+    model: the arguments of `load_model`.
+    """
 
     model: dict[str, Any]
     data: dict[str, Any]
     scoring: str
+    protocol: Protocol = field(default_factory=Protocol)
     rows: list[Row] = field(default_factory=list)
+
+    @property
+    def protocol_settings(self) -> dict[str, str | None]:
+        """The protocol as far as it can change a prediction: scoring=letter reads no answer."""
+        return asdict(self.protocol) | ({} if self.scoring == "generate" else {"reading": None})
+
+    @property
+    def identity(self) -> str:
+        """Equal for two groups that are one."""
+        return json.dumps([self.model, self.data, self.scoring, self.protocol_settings], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -58,8 +73,8 @@ def make_plan(configs: Sequence[DictConfig]) -> Plan:
             raise TokenselError(f"{key}={','.join(sorted(values))}: must be one value for a whole sweep")
     groups: dict[str, Group] = {}
     for each in settings:
-        identity = json.dumps([each["model"], each["data"], each["scoring"]], sort_keys=True)
-        group = groups.setdefault(identity, Group(each["model"], each["data"], each["scoring"]))
+        group = _group(each)
+        group = groups.setdefault(group.identity, group)
         group.rows.append(Row(_point(each, each["method"]["name"]), each["limit"]))
     for group in groups.values():
         group.rows = _distinct([*_controls(group.rows, shared["controls"]), *group.rows])
@@ -77,6 +92,15 @@ def _plain(config: DictConfig) -> dict[str, Any]:
         raise TokenselError(str(error).splitlines()[0]) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def _group(settings: dict[str, Any]) -> Group:
+    """The job's group, without its rows. Raises TokenselError for a protocol that there is not."""
+    names = [each.name for each in fields(Protocol)]
+    model = {key: value for key, value in settings["model"].items() if key not in names}
+    own = {key: value for key, value in settings["model"].items() if key in names}
+    chosen = {name: settings[name] for name in names if settings.get(name) is not None}
+    return Group(model, settings["data"], settings["scoring"], Protocol(**own | chosen))
 
 
 def _point(settings: dict[str, Any], method: str) -> GridPoint:

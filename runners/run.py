@@ -10,7 +10,7 @@ from analysis.figures import accuracy_over_kept
 from runners.compute import compute, lacking, note_failures
 from runners.plan import Plan, make_plan
 from runners.progress import SweepProgress
-from runners.table import Result, as_frame, as_record, best_at_each_kept, print_table
+from runners.table import Result, as_frame, as_record, best_at_each_kept, caption, print_table
 from runners.work import GroupWork, prepare
 
 
@@ -48,14 +48,7 @@ def run_sweep(configs: Sequence[DictConfig]) -> int:
 
 
 def _report(plan: Plan, works: list[GroupWork], results: list[Result], path: Path) -> int:
-    chances = {f"{result.setting['data']} {100 * result.chance:.1f}%" for result in results}
-    skipped = max((result.metrics["skipped"] for result in results), default=0)
-    caption = f"Chance: {', '.join(sorted(chances))}."
-    caption += " vs fastv: percentage points at the same kept, exact McNemar p."
-    caption += " Speed-up and FLOPs ratio: prefill with the vision tower, over the full model."
-    if skipped:
-        caption += f" Skipped: {skipped} questions."
-    print_table(results, caption)
+    print_table(results, caption(results))
     failed = note_failures(works)
     print(f"Files: {path}, accuracy.png and one folder per point beside it")
     line = {

@@ -11,6 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from tokensel.evaluate import NEAR_TIE
+from tokensel.protocol import CHOICES
 from tokensel.stats import mcnemar_exact
 
 # Settings that get a column only where rows differ in them.
@@ -18,6 +20,7 @@ OPTIONAL = (
     "model",
     "data",
     "scoring",
+    *CHOICES,
     "limit",
     "stages",
     "agg_layer",
@@ -44,8 +47,8 @@ class Result:
 
     @property
     def pool(self) -> tuple[str, ...]:
-        """Rows of one pool were asked the same questions of the same model."""
-        return tuple(str(self.setting[name]) for name in ("model", "data", "scoring", "limit"))
+        """Rows of one pool were asked the same questions of the same model in the same way."""
+        return tuple(str(self.setting[name]) for name in ("model", "data", "scoring", *CHOICES, "limit"))
 
     @property
     def compared_at(self) -> int | None:
@@ -131,6 +134,8 @@ def as_record(result: Result, results: Sequence[Result]) -> dict[str, Any]:
     for name, value in result.metrics.items():
         if name.endswith("_ms"):
             figures |= {f"{name}_{quartile}": (value or {}).get(quartile) for quartile in ("p25", "p50", "p75")}
+        elif name == "yes_no":
+            figures |= {f"yes_no_{part}": figure for part, figure in value.items() if not isinstance(figure, dict)}
         elif not isinstance(value, dict | list):
             figures[name] = value
     fastv = against_fastv(result, results)
@@ -155,20 +160,34 @@ def as_frame(results: Sequence[Result]) -> pd.DataFrame:
     return frame
 
 
-def print_table(results: Sequence[Result], caption: str, console: Console | None = None) -> None:
-    """Prints the table to standard output, and below it the best method at each kept."""
+def caption(results: Sequence[Result]) -> str:
+    """What the table's columns mean, and what to know of these rows."""
+    chances = {f"{result.setting['data']} {100 * result.chance:.1f}%" for result in results}
+    told = f"Chance: {', '.join(sorted(chances))}."
+    told += " vs fastv: percentage points at the same kept, exact McNemar p."
+    told += " Speed-up and FLOPs ratio: prefill with the vision tower, over the full model."
+    if skipped := max((result.metrics["skipped"] for result in results), default=0):
+        told += f" Skipped: {skipped} questions."
+    if near := max((result.metrics["near_ties"] or 0 for result in results), default=0):
+        told += f"\nNear ties, with a margin below {NEAR_TIE:g}: up to {near} questions per point."
+    return told
+
+
+def print_table(results: Sequence[Result], notes: str, console: Console | None = None) -> None:
+    """Prints the table to standard output, below it the notes, `caption`'s, and the best method at each kept."""
     # Beyond a terminal, rich would fold the table at 80 columns.
     console = console or Console(width=None if Console().is_terminal else 200)
     varying = varying_columns(results)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    names = ["method", "kept", *varying, "tokens/layer", "n", "accuracy % [95%]", "vs fastv", "p"]
+    own = [name for name in ("score", "F1") if any(_own_figure(result, name) is not None for result in results)]
+    names = ["method", "kept", *varying, "tokens/layer", "n", "accuracy % [95%]", *own, "vs fastv", "p"]
     names += ["prefill ms", "speed-up", "FLOPs ratio", "KV"]
     for name in names:
         table.add_column(name.removeprefix("method."), justify="left" if name == "method" else "right", no_wrap=True)
     for result in results:
-        table.add_row(*_cells(result, results, varying))
+        table.add_row(*_cells(result, results, varying, own))
     console.print(table)
-    console.print(caption, highlight=False)
+    console.print(notes, highlight=False)
     for best in best_at_each_kept(results):
         where = ", ".join(f"{name} {value}" for name, value in best["where"].items() if value is not None)
         line = f"kept {best['kept']}: best is {best['method']}{f' ({where})' if where else ''}"
@@ -178,7 +197,16 @@ def print_table(results: Sequence[Result], caption: str, console: Console | None
         console.print(line, highlight=False, markup=False)
 
 
-def _cells(result: Result, results: Sequence[Result], varying: Sequence[str]) -> list[str]:
+def _own_figure(result: Result, name: str) -> float | None:
+    """score: MME's, of 2800; F1: POPE's, in percent. None where a data set has no such figure."""
+    figures = result.metrics.get("yes_no", {})
+    if name == "score":
+        parts = [figures.get("perception"), figures.get("cognition")]
+        return None if None in parts else sum(parts)
+    return None if figures.get("f1") is None else 100 * figures["f1"]
+
+
+def _cells(result: Result, results: Sequence[Result], varying: Sequence[str], own: Sequence[str]) -> list[str]:
     figures, fastv = result.metrics, against_fastv(result, results)
     interval = _DASH
     if figures.get("accuracy") is not None:
@@ -192,6 +220,7 @@ def _cells(result: Result, results: Sequence[Result], varying: Sequence[str]) ->
         _number(figures.get("tokens_layer_mean"), ".1f"),
         _text(figures.get("n")),
         "failed" if result.error else interval,
+        *(_number(_own_figure(result, name), ".1f") for name in own),
         _number(_value(fastv, "difference"), "+.1f"),
         _probability(_value(fastv, "p_value")),
         _number(prefill, ".1f"),

@@ -1,6 +1,7 @@
 """What one start of the sweep works on: each group's questions, each grid point's folder and key."""
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,17 +14,21 @@ from transformers import AutoConfig
 from runners.fingerprint import code_digest, ids_digest, questions_digest
 from runners.plan import Group, Row
 from runners.table import Result
-from tokensel.data import Question, load_questions, stable_hash
+from tokensel.data import Question, draw_order, load_questions
+from tokensel.data.yes_no import yes_no_figures
 from tokensel.errors import TokenselError
 from tokensel.evaluate import GridPoint, summarize
+from tokensel.families import family_of
 from tokensel.models.loading import checkpoint_folder, checkpoint_revision
 from tokensel.store import PointStore, point_key
+
+_ERROR = "error.json"
 
 
 @dataclass
 class PointWork:
     """A grid point with its folder. settings: what its key is the hash of, and where that came from. asked:
-    the questions it has to answer. metrics: the stored figures, if any. error: why it failed, or ""."""
+    the questions it has to answer. metrics: the stored figures, if any. error: why it failed in this start, or ""."""
 
     point: GridPoint
     key: str
@@ -45,9 +50,15 @@ class PointWork:
         ids = {question.id for question in questions}
         return [row for row in self.store.predictions() if row["id"] in ids]
 
+    def figures(self, questions: list[Question]) -> dict[str, Any]:
+        """`summarize` of the stored predictions of these questions, and under yes_no what MME and POPE make of them."""
+        rows = self.rows(questions)
+        told = yes_no_figures(rows, questions)
+        return summarize(rows) | ({"yes_no": told} if told else {})
+
     def has_figures(self, latency: dict[str, Any]) -> bool:
-        """Whether metrics.json is complete: of the wanted questions, and timed as wanted."""
-        if self.metrics is None or self.metrics["questions"] != ids_digest(self.asked):
+        """Whether metrics.json is complete: of the wanted questions, timed as wanted, and no failure came after."""
+        if self.metrics is None or self.metrics["questions"] != ids_digest(self.asked) or self._error_file.exists():
             return False
         return not self.needs_timing(latency)
 
@@ -58,10 +69,27 @@ class PointWork:
             return False
         return self.metrics is None or self.metrics["provenance"]["protocol"]["latency"] != latency
 
+    def finish(self, metrics: dict[str, Any]) -> None:
+        """Stores the figures; what an earlier start failed with is gone."""
+        self._error_file.unlink(missing_ok=True)
+        self.store.write_metrics(metrics)
+        self.metrics = metrics
+
+    def fail(self, error: str) -> None:
+        """Notes why the point failed, also in its folder: {"error": one line}."""
+        self.error = error
+        partial = self._error_file.with_name(f".{_ERROR}.partial")
+        partial.write_text(json.dumps({"error": error}, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, self._error_file)
+
+    @property
+    def _error_file(self) -> Path:
+        return self.store.folder / _ERROR
+
 
 @dataclass
 class GroupWork:
-    """A group made ready. questions: all of the data set, in the order of their ids' hashes; points: by key; rows:
+    """A group made ready. questions: all of the data set, in `draw_order`; points: by key; rows:
     each with its point's key."""
 
     group: Group
@@ -81,16 +109,16 @@ class GroupWork:
         asked = self.asked(row.limit)
         rows = work.rows(asked)
         setting = {"model": str(self.group.model["path"]), "data": self.group.data["name"]}
-        setting |= {"scoring": self.group.scoring, "limit": row.limit}
+        setting |= {"scoring": self.group.scoring, **self.group.protocol_settings, "limit": row.limit}
         point = row.point.settings()
         options = {f"method.{name}": value for name, value in point.pop("method_options").items()}
-        told = ("key", "code", "questions", *setting, *point)
+        told = ("key", "code", "protocol", "questions", *setting, *point)
         metrics = {name: value for name, value in (work.metrics or {}).items() if name not in told}
         return Result(
             key=work.key,
             setting=setting | point | options,
             # The stored figures are those of the largest question set.
-            metrics=metrics | summarize(rows),
+            metrics=metrics | work.figures(asked),
             correct={line["id"]: bool(line["correct"]) for line in rows if not line.get("skipped")},
             chance=mean(1 / len(question.choices) for question in asked),
             error=work.error,
@@ -113,9 +141,12 @@ def prepare(group: Group, folder: Path, on_bad_sample: str) -> GroupWork:
             "revision": revision or f"{path}@{model['revision']}",
             "dtype": model["dtype"],
             "attn_implementation": model["attn_implementation"],
+            "quantization": model.get("quantization"),
+            "vision_tower": model.get("vision_tower"),
         },
         "data": {"name": data["name"], "options": options, "digest": questions_digest(questions)},
         "scoring": group.scoring,
+        "protocol": group.protocol_settings,
     }
     work = GroupWork(group, questions, {}, [])
     for row in group.rows:
@@ -137,8 +168,8 @@ def prepare(group: Group, folder: Path, on_bad_sample: str) -> GroupWork:
 
 @lru_cache(maxsize=4)  # jobs that a launcher starts one by one in this process share it
 def _questions(name: str, options: str) -> list[Question]:
-    """All questions of a data set in the order of their ids' hashes, so that a limit takes the first ones."""
-    return sorted(load_questions(name, **json.loads(options)), key=lambda question: stable_hash(question.id))
+    """All questions of a data set in `draw_order`, so that a limit takes the first ones."""
+    return sorted(load_questions(name, **json.loads(options)), key=draw_order)
 
 
 def _check_against_config(group: Group) -> None:
@@ -157,7 +188,7 @@ def _check_against_config(group: Group) -> None:
     for row in group.rows:
         row.point.stages(layers)
     vision = getattr(config, "vision_config", None)
-    if vision is None:
+    if vision is None or not family_of(config).fixed_size:
         return
     count = (vision.image_size // vision.patch_size) ** 2
     above = sorted({kept for row in group.rows if (kept := row.point.final_kept) is not None and kept > count})

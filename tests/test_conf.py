@@ -1,6 +1,7 @@
 """Every file of every configuration group composes, says when to choose it, and names settings that the code
 knows."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from runners import launcher
 from runners.plan import make_plan
 from tokensel.data import DATASETS
 from tokensel.methods import METHODS
+from tokensel.models import load_model
+from tokensel.protocol import CHOICES, Protocol
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ("method", "model", "data", "logger", "experiment", "hydra/launcher")
@@ -25,7 +28,8 @@ def composed(*overrides):
 
 
 def test_no_file_lies_outside_the_groups():
-    listed = {CONF / group / f"{name}.yaml" for group, name in FILES} | {CONF / "sweep.yaml"}
+    listed = {CONF / group / f"{name}.yaml" for group, name in FILES}
+    listed |= {CONF / "sweep.yaml", CONF / "wandb_sweep.yaml"}
     assert set(CONF.rglob("*.yaml")) == listed
 
 
@@ -61,3 +65,28 @@ def test_question_file_takes_path_and_image_folder_as_plain_keys_and_as_options(
     plain = make_plan([composed("data=question_file", "path=a.json", "image_folder=b")])
     dotted = make_plan([composed("data=question_file", "data.path=a.json", "data.image_folder=b")])
     assert plain.groups[0].data == dotted.groups[0].data
+
+
+def test_model_files_hold_the_arguments_of_load_model_and_the_models_own_protocol():
+    own = ["conv", "image_aspect"]
+    for file in sorted((CONF / "model").glob("*.yaml")):
+        keys = list(OmegaConf.load(file))
+        assert sorted(keys) == sorted([*inspect.signature(load_model).parameters, *own]), file.name
+        assert keys[-2:] == own
+
+
+def test_a_models_own_protocol_holds_unless_another_is_chosen():
+    (own,) = make_plan([composed("model=llava_7b")]).groups
+    assert own.protocol == Protocol(conv="vicuna_v1")
+    assert not set(own.model) & set(CHOICES)
+    (chosen,) = make_plan([composed("model=llava_7b", "conv=model", "image_aspect=crop", "prompt=lmms")]).groups
+    assert chosen.protocol == Protocol(prompt="lmms", conv="model", image_aspect="crop")
+    assert chosen.model == own.model
+
+
+@pytest.mark.parametrize(("scoring", "count"), [("letter", 1), ("generate", 3)])
+def test_a_reading_makes_points_of_its_own_only_where_answers_are_written(scoring, count):
+    plan = make_plan([composed(f"scoring={scoring}", f"reading={reading}") for reading in CHOICES["reading"]])
+    assert len(plan.groups) == count
+    readings = [group.protocol_settings["reading"] for group in plan.groups]
+    assert readings == ([None] if scoring == "letter" else list(CHOICES["reading"]))

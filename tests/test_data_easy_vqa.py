@@ -95,7 +95,7 @@ def test_a_limit_must_be_a_count(limit):
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("easyvqa", {}, "data=easyvqa: unknown; choose one of diagrams, easy_vqa, question_file"),
+        ("easyvqa", {}, "data=easyvqa: unknown; choose one of diagrams, easy_vqa, mme, pope, question_file, scienceqa"),
         ("easy_vqa", {"splits": "test"}, "data.splits: data=easy_vqa has no such option; it has split"),
         ("easy_vqa", {"split": "val"}, "data.split=val: unknown; choose one of test, train"),
     ],

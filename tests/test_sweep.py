@@ -1,5 +1,6 @@
 """The sweep from its command line to its table and files: once, again, interrupted, and given nonsense."""
 
+import hashlib
 import json
 import os
 import signal
@@ -100,8 +101,9 @@ def test_a_grid_ends_in_a_table_with_its_controls(sweep, tmp_path):
     assert frame["accuracy"].between(0, 1).all()
 
 
-def test_each_point_has_its_three_files_and_says_where_they_come_from(sweep, tmp_path):
+def test_each_point_has_its_three_files_and_says_where_they_come_from(sweep, world, tmp_path):
     _, line, _, _ = sweep("method=fps", "kept=4")
+    weights = hashlib.sha256((world / "model" / "model.safetensors").read_bytes()).hexdigest()
     for point in line["points"]:
         folder = tmp_path / "out" / "sweep" / point["key"]
         assert len((folder / "predictions.jsonl").read_text().splitlines()) == COUNT
@@ -109,8 +111,12 @@ def test_each_point_has_its_three_files_and_says_where_they_come_from(sweep, tmp
         metrics = json.loads((folder / "metrics.json").read_text())
         assert metrics["accuracy"] == point["accuracy"]
         assert metrics["prefill_ms"].keys() == {"p25", "p50", "p75"}
-        assert metrics["provenance"]["versions"]["torch"]
-        assert metrics["provenance"]["protocol"]["latency"]["repeats"] == 1
+        origin = metrics["provenance"]
+        assert all(origin["versions"][name] for name in ("python", "torch", "transformers", "datasets", "hydra-core"))
+        assert origin["protocol"]["latency"]["repeats"] == 1
+        asked = {"scoring": "letter", "prompt": "llava", "conv": "model", "image_aspect": "pad", "reading": None}
+        assert asked.items() <= origin["protocol"].items()
+        assert origin["model"]["files"]["model.safetensors"] == weights
 
 
 def test_a_second_start_computes_nothing_and_prints_the_same(sweep, monkeypatch, tmp_path):
@@ -168,6 +174,16 @@ def test_every_swept_key_makes_points_and_controls_are_not_repeated(sweep):
     assert count == {"full": 1, "no_image": 1, "fps": 4, "random": 4, "fastv": 2}
 
 
+def test_points_of_different_protocols_are_apart_and_never_compared(sweep):
+    asked = ("method=fps", "kept=4", "scoring=generate", "controls=[]", "latency.repeats=0", "limit=2")
+    _, line, out, _ = sweep(*asked, "reading=llava,exact", "conv=model,vicuna_v1", "--multirun")
+    points = {(p["conv"], p["reading"], p["method"]) for p in line["points"]}
+    assert len({p["key"] for p in line["points"]}) == len(points) == len(line["points"]) == 4
+    assert all(f" {name} " in out.splitlines()[1] for name in ("conv", "reading"))
+    assert len(line["best"]) == 4
+    assert all({"conv", "reading"} <= best["where"].keys() for best in line["best"])
+
+
 def test_without_controls_only_the_asked_points_run(sweep):
     _, line, _, _ = sweep("method=fps", "kept=4", "controls=[]", "latency.repeats=0")
     assert [p["method"] for p in line["points"]] == ["fps"]
@@ -196,7 +212,7 @@ def test_a_method_in_one_file_needs_no_yaml(sweep):
     assert next(p for p in line["points"] if p["method"] == "corner")["method.size"] == 2
 
 
-def test_a_failing_point_is_listed_and_the_others_are_complete(sweep):
+def test_a_failing_point_is_listed_and_noted_until_it_completes(sweep, monkeypatch, tmp_path):
     @dataclass
     class Broken(Method):
         name: ClassVar[str] = "broken"
@@ -215,6 +231,21 @@ def test_a_failing_point_is_listed_and_the_others_are_complete(sweep):
     assert line["failed"][0] in err
     assert "failed" in out
     assert all(p["n"] == COUNT for p in line["points"] if p["method"] != "broken")
+    failed = next(p["key"] for p in line["points"] if p["method"] == "broken")
+    (note,) = (tmp_path / "out" / "sweep").glob("*/error.json")
+    assert note.parent.name == failed
+    assert json.loads(note.read_text()) == {"error": "RuntimeError: no idea"}
+    assert not (note.parent / "metrics.json").exists()
+
+    monkeypatch.setattr(Broken, "select", METHODS["grid"].select)
+    register_method(Broken)
+    try:
+        status, _, _, _ = sweep("method=broken,fps", "kept=4", "latency.repeats=0", "--multirun")
+    finally:
+        del METHODS["broken"]
+    assert status == 0
+    assert (note.parent / "metrics.json").exists()
+    assert not note.exists()
 
 
 def test_a_lost_picture_is_an_error_or_is_skipped_and_counted(sweep, world, tmp_path):
@@ -260,6 +291,11 @@ def test_a_lost_picture_is_an_error_or_is_skipped_and_counted(sweep, world, tmp_
         (["batch_size=0"], ["batch_size=0", "from 1"]),
         (["batch_size=1,2", "--multirun"], ["batch_size=1,2", "one value"]),
         (["scoring=guess"], ["scoring=guess", "letter"]),
+        (["prompt=qwen"], ["prompt=qwen", "lmms"]),
+        (["conv=vicuna_v0"], ["conv=vicuna_v0", "model, vicuna_v1"]),
+        (["image_aspect=pad,fill", "--multirun"], ["image_aspect=fill", "pad, crop"]),
+        (["reading=loose"], ["reading=loose", "llava, lmms, exact"]),
+        (["model.conv=x"], ["conv=x", "vicuna_v1"]),
         (["on_bad_sample=weep"], ["on_bad_sample=weep", "skip"]),
         (["controls=[ful]"], ["controls=['ful']", "full"]),
         (["name=a/b"], ["name=a/b"]),

@@ -24,20 +24,29 @@ from tokensel.prompts import LETTERS
 DATASETS: dict[str, str] = {
     "diagrams": "tokensel.data.diagrams:load_diagrams",
     "easy_vqa": "tokensel.data.easy_vqa:load_easy_vqa",
+    "mme": "tokensel.data.mme:load_mme",
+    "pope": "tokensel.data.pope:load_pope",
     "question_file": "tokensel.data.question_file:load_question_file",
+    "scienceqa": "tokensel.data.scienceqa:load_scienceqa",
 }
+
+FORMS = ("choices", "yes_no")
+YES_NO = ("Yes", "No")
 
 
 @dataclass(frozen=True)
 class Question:
-    """One multiple-choice question about one picture, in ScienceQA's schema.
+    """One question about one picture, in ScienceQA's schema.
 
     answer      index into choices
     image       a PIL image, a path, or a callable without arguments that returns one; None: no picture
     image_id    equal for two questions exactly if they show the same picture: vision features are shared by
                 it, and it is the cluster of clustered intervals. Left empty, the question's own id stands in.
+    form        how it is worded and scored: choices (lettered), or yes_no (in one word; choices are YES_NO)
+    category    what its figures are also told by: MME's sub-task; POPE's random, popular or adversarial
 
-    Raises TokenselError if the answer is none of the choices, or there are more choices than letters.
+    Raises TokenselError if the answer is none of the choices, there are more choices than letters, the form is
+    unknown, or a yes_no question has other choices.
     """
 
     id: str
@@ -52,8 +61,14 @@ class Question:
     grade: str = ""
     split: str = "test"
     family: str = ""
+    form: str = "choices"
+    category: str = ""
 
     def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise TokenselError(f"question {self.id}: form {self.form} is none of {', '.join(FORMS)}")
+        if self.form == "yes_no" and tuple(self.choices) != YES_NO:
+            raise TokenselError(f"question {self.id}: the choices of a yes_no question are {', '.join(YES_NO)}")
         if not 0 <= self.answer < len(self.choices):
             raise TokenselError(
                 f"question {self.id}: answer {self.answer} is not an index of its {len(self.choices)} choices"
@@ -85,7 +100,7 @@ class Question:
         except Exception as error:  # PIL's decoders raise nearly anything on a damaged file
             source = self.image if isinstance(self.image, str | Path) else "in memory"
             raise BadSampleError(
-                f"question {self.id}: picture {source} cannot be read ({_first_line(error)})",
+                f"question {self.id}: picture {source} cannot be read ({first_line(error)})",
                 question_id=self.id,
             ) from error
 
@@ -93,7 +108,7 @@ class Question:
 def load_questions(name: str, limit: int | None = None, **options: object) -> list[Question]:
     """The questions of the data set `name`, in the data set's order.
 
-    limit     at most so many of them: those whose ids hash lowest. So the subset is the same in every run,
+    limit     at most so many of them: the first by `draw_order`. So the subset is the same in every run,
               mixes families whatever the order of the file, and a smaller limit is a part of a larger one.
     options   the data set's own; see its load function
 
@@ -119,8 +134,17 @@ def load_questions(name: str, limit: int | None = None, **options: object) -> li
         raise TokenselError(f"data={name}: question id {twice[0]} occurs more than once; ids must be unique")
     if limit is None or limit >= len(questions):
         return questions
-    chosen = set(sorted((question.id for question in questions), key=stable_hash)[:limit])
+    chosen = {question.id for question in sorted(questions, key=draw_order)[:limit]}
     return [question for question in questions if question.id in chosen]
+
+
+def draw_order(question: Question) -> tuple[str, str]:
+    """Sorting by it is a fixed shuffle, of which a limit takes the first.
+
+    Yes / no questions of one category about one picture are drawn together: MME scores them in pairs.
+    """
+    own = stable_hash(question.id)
+    return (stable_hash(question.category, question.image_id), own) if question.form == "yes_no" else (own, "")
 
 
 def stable_hash(*parts: str) -> str:
@@ -135,6 +159,11 @@ def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
         raise TokenselError(f"{key}={value}: unknown; choose one of {', '.join(allowed)}")
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, or its kind if it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def _loader(name: str) -> Callable[..., list[Question]]:
     check_choice("data", name, DATASETS)
     module, function = DATASETS[name].split(":")
@@ -145,7 +174,3 @@ def _decoded(image: Image.Image) -> Image.Image:
     # PIL decodes lazily: without load(), a truncated file would fail far from here, in the image processor.
     image.load()
     return image.convert("RGB")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -11,20 +11,23 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils import is_accelerate_available, is_bitsandbytes_available, logging
 
 from tokensel.data import check_choice
 from tokensel.errors import TokenselError
 from tokensel.families import FAMILIES
 from tokensel.models.loaded import LoadedModel
+from tokensel.models.original import is_original_layout, load_original
 from tokensel.models.processors import load_processor
+from tokensel.models.random_weights import RANDOM_SHAPES, random_llava
 
 # Names that stand for a checkpoint inside the package.
 EMBEDDED: dict[str, Path] = {"tiny": Path(__file__).parent / "tiny"}
 
 DTYPES = ("float32", "float16", "bfloat16", "auto")
 QUANTIZATIONS = ("8bit", "4bit")
+RANDOM = "random:"
 _SINGLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _WEIGHTS = "model.safetensors, model.safetensors.index.json with its shards, or pytorch_model.bin"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -42,15 +45,18 @@ def load_model(
     trust_remote_code: bool = False,
     device_map: str | None = None,
     quantization: str | None = None,
+    vision_tower: str | None = None,
 ) -> LoadedModel:
     """Loads a checkpoint of one of the families, in evaluation mode and without gradients.
 
-    path          "tiny" (embedded), a folder in transformers' format, or a hub id "owner/name"
+    path          "tiny" (embedded); a folder or a hub id "owner/name", in transformers' layout or LLaVA-1.5's original
+                  one; or "random:SHAPE", random weights of true shape made in place: llava_7b, llava_13b, llava_1024
     dtype         float32, float16, bfloat16, or auto: as stored
     device        cpu, cuda, cuda:<index>, or auto: cuda where there is one
     revision      a hub checkpoint's branch, tag or commit
     device_map    auto: spread over all GPUs, by accelerate; None: all on `device`
     quantization  8bit or 4bit weights, by bitsandbytes; None: as they are
+    vision_tower  for the original layout: a folder or hub id of its CLIP tower; None: the one its config names
 
     Pictures are always prepared with PIL, even beside torchvision: its resizing rounds differently, and
     predictions must not depend on what else is installed.
@@ -66,25 +72,50 @@ def load_model(
     source = str(folder) if folder else path
     hub: dict[str, Any] = {"trust_remote_code": trust_remote_code} | ({} if folder else {"revision": revision})
     try:
-        config = AutoConfig.from_pretrained(source, **hub)
-        check_choice(f"model.path={path}: model_type", config.model_type, FAMILIES)
-        # The processor first: it is cheap, and a 14 GB load should not end in a missing tokenizer.
-        processor = load_processor(source, path, config, hub)
-        # A download deserves its progress bar; reading a folder would only disturb the sweep's own.
-        with _no_progress_bar() if folder else nullcontext():
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                source,
-                config=config,
-                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-                attn_implementation=attn_implementation,
-                output_loading_info=True,
-                **placed,
-                **hub,
-            )
+        if path.startswith(RANDOM):
+            _refuse_placement(path, placed)
+            shape = f"{path.removeprefix(RANDOM)}_random"
+            model, processor = random_llava(shape, dtype=dtype, device=target, attn_implementation=attn_implementation)
+        elif is_original_layout(PreTrainedConfig.get_config_dict(source, **hub)[0]):
+            _refuse_placement(path, placed)
+            how: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation, "device": target}
+            how |= {"revision": revision, "trust_remote_code": trust_remote_code, "vision_tower": vision_tower}
+            model, processor = load_original(source, folder, **how)
+        else:
+            config = AutoConfig.from_pretrained(source, **hub)
+            check_choice(f"model.path={path}: model_type", config.model_type, FAMILIES)
+            # The processor first: it is cheap, and a 14 GB load should not end in a missing tokenizer.
+            processor = load_processor(source, path, config, hub)
+            model = _load_weights(source, path, config, dtype, attn_implementation, quiet=bool(folder), **placed, **hub)
+            model = model if placed else model.to(target)
     except TokenselError:
         raise
     except _LOAD_ERRORS as error:
         raise TokenselError(_explain(path, folder, error)) from error
+    model.requires_grad_(False).eval()
+    return LoadedModel(
+        model=model,
+        processor=processor,
+        path=path,
+        name=Path(path).name,
+        device=model.get_input_embeddings().weight.device,
+        revision=checkpoint_revision(path) or getattr(model.config, "_commit_hash", None) or revision,
+    )
+
+
+def _load_weights(
+    source: str, path: str, config: Any, dtype: str, attn_implementation: str, quiet: bool, **options: Any
+) -> Any:
+    # A download deserves its progress bar; reading a folder would only disturb the sweep's own.
+    with _no_progress_bar() if quiet else nullcontext():
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
+            **options,
+        )
     model, report = loaded
     # transformers fills missing weights with random numbers and only warns.
     if report["missing_keys"]:
@@ -92,19 +123,13 @@ def load_model(
         raise TokenselError(
             f"model.path={path}: the weights lack {len(missing)} tensors of the model, first {missing[0]}"
         )
-    model.requires_grad_(False).eval()
+    return model
+
+
+def _refuse_placement(path: str, placed: dict[str, Any]) -> None:
     if placed:
-        target = model.get_input_embeddings().weight.device
-    else:
-        model.to(target)
-    return LoadedModel(
-        model=model,
-        processor=processor,
-        path=path,
-        name=Path(path).name,
-        device=target,
-        revision=checkpoint_revision(path) if folder else getattr(config, "_commit_hash", None) or revision,
-    )
+        keys = "device_map, quantization"
+        raise TokenselError(f"model.path={path}: {keys} must be null for random weights and the original layout")
 
 
 def _placement(device_map: str | None, quantization: str | None, dtype: str) -> dict[str, Any]:
@@ -134,6 +159,10 @@ def checkpoint_folder(path: str | Path) -> Path | None:
 
     Raises TokenselError if it is none of them, or the folder lacks its config or weights.
     """
+    if str(path).startswith(RANDOM):
+        shapes = [name.removesuffix("_random") for name in RANDOM_SHAPES]
+        check_choice("model.path", str(path), [RANDOM + shape for shape in shapes])
+        return None
     folder = EMBEDDED.get(str(path), Path(path).expanduser())
     if folder.is_dir():
         _check_folder(str(path), folder)
@@ -152,6 +181,8 @@ def checkpoint_revision(path: str | Path) -> str | None:
     None for a hub id. Of a file above 64 MiB the size and 64 blocks are read; training changes every block.
     """
     folder = checkpoint_folder(path)
+    if str(path).startswith(RANDOM):
+        return f"{path}-seed0"
     if folder is None:
         return None
     digest = hashlib.sha256()

@@ -1,0 +1,145 @@
+"""POPE: 9000 questions "Is there a ... in the image?" about 500 pictures of COCO, half of them rightly answered yes.
+
+Li et al., "Evaluating Object Hallucination in Large Vision-Language Models", EMNLP 2023,
+https://arxiv.org/abs/2305.10355. Objects that are not there are drawn at random, from the popular ones, or from those
+that often go with what is there (adversarial); 3000 questions of each. Its forms give the same questions:
+
+    lmms-lab/POPE   on the hub, with the columns question_id, question, answer, image_source, image, category;
+                    split=test has all three, config=Full has the splits random, popular and adversarial
+    a folder        of that, written by datasets' save_to_disk, or a copy of the repository
+    the original    a folder with coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json, or one of
+                    them, with {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a
+                    snowboard in the image?", "label": "yes"} on each line; and image_folder, COCO's pictures
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tokensel.data import YES_NO, Question, check_choice, first_line
+from tokensel.data.hub import RowPicture, Source, has_picture, load_rows, local_folder, picture_id
+from tokensel.data.yes_no import POPE_CATEGORIES, read_label
+from tokensel.errors import TokenselError
+
+_COLUMNS = ("question_id", "image", "question", "answer", "category")
+_ORIGINAL = "the original with coco_pope_random.json, ... (and data.image_folder)"
+
+
+def load_pope(
+    path: str = "lmms-lab/POPE",
+    image_folder: str | None = None,
+    split: str = "test",
+    config: str | None = None,
+    revision: str | None = None,
+) -> list[Question]:
+    """The questions of a split, in its order; of the original, of the categories it has: random, popular, adversarial.
+
+    path                a data set on the hub, a folder, or an original file; see the head of this module
+    image_folder        the original's pictures
+    split               of the hub's: test, or with config=Full a category; of the original: test or a category
+    config, revision    of the hub's; null: its default, its newest
+
+    id is category and question_id; image_id names COCO's picture.
+
+    Raises TokenselError for what cannot be found or read.
+    """
+    files = _original_files(Path(str(path)).expanduser())
+    if not files:
+        return _rows(Source(str(path), str(split), config, revision, _ORIGINAL))
+    check_choice("data.split", split, ["test", *files])
+    if image_folder is None:
+        raise TokenselError("data.image_folder: the original files need it: the folder with COCO's pictures")
+    folder = local_folder(image_folder)
+    if folder is None:
+        raise TokenselError(f"data.image_folder={image_folder}: no such folder")
+    wanted = files if split == "test" else {split: files[split]}
+    return [
+        _original(entry, category, folder, where, split)
+        for category, file in wanted.items()
+        for where, entry in _entries(file)
+    ]
+
+
+def _rows(source: Source) -> list[Question]:
+    rows = load_rows(source, _COLUMNS)
+    pictures = rows.select_columns(["image"])
+    if "image_source" in rows.column_names:  # 1.5 GB of pictures then stay unread
+        image_ids = [Path(str(name or "")).stem for name in rows["image_source"]]
+    else:
+        image_ids = [picture_id(image) if has_picture(image) else "" for image in pictures["image"]]
+    questions = []
+    for number, row in enumerate(rows.remove_columns(["image"])):
+        where = f"data.path={source.path}: row {number}"
+        image, category = RowPicture(pictures, number), str(row["category"] or source.split)
+        asked = (row["question_id"], row["question"], row["answer"], image, image_ids[number])
+        questions.append(_question(category, *asked, where=where, split=source.split))
+    return questions
+
+
+def _original_files(path: Path) -> dict[str, Path]:
+    """Each category's file, in a folder or at the path itself."""
+    files: dict[str, Path] = {}
+    for category in POPE_CATEGORIES:
+        ending = f"pope_{category}.json"
+        found = [path] if path.is_file() else sorted(path.glob(f"*{ending}*")) if path.is_dir() else []
+        found = [file for file in found if file.name.removesuffix("l").endswith(ending)]
+        if len(found) > 1:
+            raise TokenselError(f"data.path={path}: has {', '.join(file.name for file in found)}; name one file")
+        if found:
+            files[category] = found[0]
+    return files
+
+
+def _entries(file: Path) -> Iterator[tuple[str, Any]]:
+    """Each line's object after words that tell a user where it is."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise TokenselError(f"data.path={file}: cannot be read ({first_line(error)})") from error
+    for number, line in enumerate(lines, start=1):
+        where = f"{file}: line {number}"
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise TokenselError(f"{where}: not valid JSON ({error.msg})") from error
+        missing = {"question_id", "image", "text", "label"} - set(entry if isinstance(entry, dict) else ())
+        if missing:
+            raise TokenselError(f"{where}: has no {', '.join(sorted(missing))}")
+        yield where, entry
+
+
+def _original(entry: dict[str, Any], category: str, folder: Path, where: str, split: str) -> Question:
+    name = str(entry["image"])
+    if not name or name == ".." or Path(name).name != name:
+        raise TokenselError(f"{where}: picture {name} is not a plain file name")
+    asked = (entry["question_id"], entry["text"], entry["label"], folder / name, Path(name).stem)
+    return _question(category, *asked, where=where, split=split)
+
+
+def _question(
+    category: str,
+    number: Any,
+    text: Any,
+    label: Any,
+    image: Path | RowPicture,
+    image_id: str,
+    *,
+    where: str,
+    split: str,
+) -> Question:
+    if not isinstance(text, str) or not text.strip():
+        raise TokenselError(f"{where}: has no question")
+    return Question(
+        id=f"{category}-{number}",
+        text=text.strip(),
+        choices=YES_NO,
+        answer=read_label(label, where),
+        image=image,
+        image_id=image_id,
+        split=split,
+        form="yes_no",
+        category=category,
+    )

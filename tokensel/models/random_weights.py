@@ -1,0 +1,168 @@
+"""LLaVA-1.5 in its true shapes with random weights: for time, memory and FLOPs, which weights do not change.
+
+    model, processor = random_llava("llava_7b_random", dtype="bfloat16", device=torch.device("cuda"), ...)
+
+The answers mean nothing. The tokenizer is the embedded model's: prompts have about as many tokens as LLaVA's.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from tokensel.data import check_choice
+from tokensel.errors import TokenselError
+from tokensel.models.meta import build_on_meta, restore_buffers
+from tokensel.models.tiny_llava import IMAGE_TOKEN, build_processor
+
+_TOKENIZER = Path(__file__).parent / "tiny"
+_INITIALIZER_RANGE = 0.02
+# What dtype=auto stands for: as LLaVA-1.5 is stored.
+_STORED_DTYPE = torch.float16
+
+
+@dataclass(frozen=True)
+class LlavaShape:
+    """Sizes of a decoder without grouped queries and of a CLIP tower of 336 px and 14 px patches: 576 visual tokens."""
+
+    hidden_size: int
+    layers: int
+    heads: int
+    intermediate_size: int
+    vocab_size: int = 32064
+    vision_hidden_size: int = 1024
+    vision_layers: int = 24
+    vision_heads: int = 16
+    vision_intermediate_size: int = 4096
+    vision_projection_size: int = 768
+
+
+RANDOM_SHAPES: dict[str, LlavaShape] = {
+    "llava_7b_random": LlavaShape(4096, 32, 32, 11008),
+    "llava_13b_random": LlavaShape(5120, 40, 40, 13824),
+    # Small enough for a CPU: the embedded model's vocabulary, a narrow tower.
+    "llava_1024_random": LlavaShape(
+        1024,
+        16,
+        16,
+        2752,
+        vocab_size=576,
+        vision_hidden_size=256,
+        vision_layers=4,
+        vision_heads=4,
+        vision_intermediate_size=1024,
+        vision_projection_size=256,
+    ),
+}
+
+
+def random_llava(
+    shape: str, *, dtype: str, device: torch.device, attn_implementation: str, seed: int = 0
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """A LLaVA of one of RANDOM_SHAPES with seeded random weights, in evaluation mode, and its processor.
+
+    The weights are made on `device` in `dtype` (auto: float16), without another copy. The same shape, seed, dtype and
+    kind of device give the same weights.
+
+    Raises TokenselError for an unknown shape, and before any weight is made where the device's free memory is short.
+    """
+    check_choice("model.path", shape, tuple(RANDOM_SHAPES))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(_TOKENIZER)
+    model = build_on_meta(
+        shape_config(RANDOM_SHAPES[shape], tokenizer),
+        _STORED_DTYPE if dtype == "auto" else getattr(torch, dtype),
+        attn_implementation,
+    )
+    _check_memory(shape, model, device)
+    model.to_empty(device=device)
+    restore_buffers(model, device)
+    _initialize(model, torch.Generator(device).manual_seed(seed))
+    return model, build_processor(tokenizer)
+
+
+def shape_config(shape: LlavaShape, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+    """The config of LLaVA-1.5 in this shape, with the special tokens of `tokenizer`."""
+    vision = CLIPVisionConfig(
+        hidden_size=shape.vision_hidden_size,
+        intermediate_size=shape.vision_intermediate_size,
+        num_hidden_layers=shape.vision_layers,
+        num_attention_heads=shape.vision_heads,
+        projection_dim=shape.vision_projection_size,
+        image_size=336,
+        patch_size=14,
+    )
+    text = LlamaConfig(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_seq_length=576,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that a new model can have on a device, in bytes; None where the system does not say."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        available = [line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:")]
+        if available:
+            return int(available[0].split()[1]) * 1024
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _check_memory(shape: str, model: Any, device: torch.device) -> None:
+    needed = sum(parameter.nbytes for parameter in model.parameters())
+    free = free_bytes(device)
+    if free is not None and needed > free:
+        raise TokenselError(
+            f"model.path={shape}: its weights need {needed / 1e9:.1f} GB of memory in "
+            f"{str(model.dtype).removeprefix('torch.')}, and {device} has {free / 1e9:.1f} GB free; choose a smaller "
+            "shape, a shorter model.dtype or another model.device"
+        )
+
+
+def _initialize(model: Any, generator: torch.Generator) -> None:
+    """As transformers begins a training: normal weights, no biases, norms that scale by one.
+
+    Every layer then adds a little to the hidden states, so that they and the logits stay small in any dtype.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.zero_()
+            elif parameter.ndim == 1 and not name.endswith("class_embedding"):
+                parameter.fill_(1)
+            else:
+                parameter.normal_(0, _INITIALIZER_RANGE, generator=generator)
