@@ -88,7 +88,7 @@ def _run(flags: Namespace) -> None:
         if question.image is not None:
             question.load_image()
     loaded = load_model(flags.model_path, device=flags.device, dtype=flags.dtype)
-    loaded = loaded.with_protocol(Protocol(image_aspect="crop"))  # as the original runner does
+    loaded = loaded.with_protocol(Protocol(image_aspect="crop", conv=flags.conv_mode))  # as the original runner does
     model = ClassicModel(loaded)
     for name in DEFAULTS:
         setattr(model.config, name, getattr(flags, name))

@@ -9,7 +9,7 @@ from tokensel.errors import TokenselError
 from tokensel.models.loading import DTYPES
 from tokensel.stages import LAYOUTS, make_stages
 
-CONV_MODES = ("vicuna_v1", "model")
+CONV_MODES = ("model", "vicuna_v1", "llava_v1")
 # What the library calls it in its messages -> what it is called here.
 _FLAGS = {
     "data.path": "--question-file",
@@ -91,8 +91,8 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     add(
         "--conv-mode",
         choices=CONV_MODES,
-        default="vicuna_v1",
-        help="both mean the checkpoint's own chat template, which for LLaVA-1.5 is vicuna_v1",
+        default="model",
+        help="model: the checkpoint's own chat template; vicuna_v1: LLaVA-1.5's, with its system sentence",
     )
     add(
         "--single-pred-prompt",
