@@ -9,8 +9,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from transformers import AutoConfig
-
 from runners.fingerprint import code_digest, ids_digest, questions_digest
 from runners.plan import Group, Row
 from runners.table import Result
@@ -19,7 +17,7 @@ from tokensel.data.yes_no import yes_no_figures
 from tokensel.errors import TokenselError
 from tokensel.evaluate import GridPoint, summarize
 from tokensel.families import family_of
-from tokensel.models.loading import checkpoint_folder, checkpoint_revision
+from tokensel.models.loading import checkpoint_config, checkpoint_revision
 from tokensel.store import PointStore, point_key
 
 _ERROR = "error.json"
@@ -175,14 +173,8 @@ def _questions(name: str, options: str) -> list[Question]:
 def _check_against_config(group: Group) -> None:
     """agg_layer must be in range; kept above the number of visual tokens is said once."""
     model = group.model
-    found = checkpoint_folder(str(model["path"]))
-    try:
-        config = AutoConfig.from_pretrained(
-            found or model["path"],
-            trust_remote_code=model["trust_remote_code"],
-            revision=None if found else model["revision"],
-        )
-    except Exception:  # loading the model tells better what is wrong
+    config = checkpoint_config(str(model["path"]), model["revision"], model["trust_remote_code"])
+    if config is None:
         return
     layers = getattr(config, "text_config", config).num_hidden_layers
     for row in group.rows:

@@ -17,10 +17,11 @@ from transformers.utils import is_accelerate_available, is_bitsandbytes_availabl
 from tokensel.data import check_choice
 from tokensel.errors import TokenselError
 from tokensel.families import FAMILIES
+from tokensel.models.hub import hub_options
 from tokensel.models.loaded import LoadedModel
 from tokensel.models.original import is_original_layout, load_original
 from tokensel.models.processors import load_processor
-from tokensel.models.random_weights import RANDOM_SHAPES, random_llava
+from tokensel.models.random_weights import RANDOM_SHAPES, random_config, random_llava
 
 # Names that stand for a checkpoint inside the package.
 EMBEDDED: dict[str, Path] = {"tiny": Path(__file__).parent / "tiny"}
@@ -70,7 +71,9 @@ def load_model(
     placed = _placement(device_map, quantization, dtype)
     folder = checkpoint_folder(path)
     source = str(folder) if folder else path
-    hub: dict[str, Any] = {"trust_remote_code": trust_remote_code} | ({} if folder else {"revision": revision})
+    hub: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if not folder and not path.startswith(RANDOM):
+        hub |= hub_options(path, revision)
     try:
         if path.startswith(RANDOM):
             _refuse_placement(path, placed)
@@ -173,6 +176,21 @@ def checkpoint_folder(path: str | Path) -> Path | None:
             "or a hub id owner/name"
         )
     return None
+
+
+def checkpoint_config(path: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Any | None:
+    """The configuration of what `load_model` would load, without loading it; None where only loading can tell.
+
+    Raises TokenselError for a path that is nothing, and for a hub id that cannot be had.
+    """
+    folder = checkpoint_folder(path)
+    if str(path).startswith(RANDOM):
+        return random_config(f"{str(path).removeprefix(RANDOM)}_random")
+    hub: dict[str, Any] = {} if folder else hub_options(str(path), revision)
+    try:
+        return AutoConfig.from_pretrained(folder or path, trust_remote_code=trust_remote_code, **hub)
+    except _LOAD_ERRORS:  # loading the model tells better what is wrong
+        return None
 
 
 def checkpoint_revision(path: str | Path) -> str | None:

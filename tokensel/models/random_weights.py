@@ -90,6 +90,11 @@ def random_llava(
     return model, build_processor(tokenizer)
 
 
+def random_config(shape: str) -> LlavaConfig:
+    """The configuration of one of RANDOM_SHAPES; makes no weight."""
+    return shape_config(RANDOM_SHAPES[shape], PreTrainedTokenizerFast.from_pretrained(_TOKENIZER))
+
+
 def shape_config(shape: LlavaShape, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
     """The config of LLaVA-1.5 in this shape, with the special tokens of `tokenizer`."""
     vision = CLIPVisionConfig(
