@@ -43,5 +43,5 @@ def hub_options(path: str, revision: str | None = None) -> dict[str, Any]:
     if isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
         return options | {"local_files_only": True}
     raise TokenselError(
-        f"model.path={path}: {reason}, and the cache has no such checkpoint; set HF_HOME to a cache that has it, {folder}"
+        f"model.path={path}: {reason}, and the cache has no such checkpoint; set HF_HOME to a cache with it, {folder}"
     )
