@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
 
-from tokensel import TokenselError
+from tokensel import TokenselError, functional
 from tokensel.functional import cross_attention, degrees, farthest_point_sampling, inverse_norms, nearest_mean
 from tokensel.functional import tome_centers as tome
 
@@ -80,6 +81,33 @@ def test_tome_equals_the_oracle_and_is_the_top_k_by_degree(tokens, data):
 def test_without_parallel_rows_the_iterations_of_tome_change_nothing(seed, kept):
     tokens = torch.randn(1, 31, 8, generator=torch.Generator().manual_seed(seed))
     assert torch.equal(tome(tokens, kept, iterations=0), tome(tokens, kept, iterations=5))
+
+
+@pytest.mark.parametrize("kind", ["plain", "copies", "stretched copies", "zero rows", "nearly one direction"])
+@given(seed=st.integers(0, 1000), kept=st.integers(1, 30))
+def test_seeing_that_tome_is_settled_changes_nothing(kind, seed, kept):
+    generator = torch.Generator().manual_seed(seed)
+    # Few whole numbers: products and sums are exact, so that ties are ties.
+    tokens = torch.randint(-2, 3, (2, 31, 6), generator=generator).float()
+    if kind == "copies":
+        tokens = tokens[:, torch.randint(0, 31, (31,), generator=generator) // 3]
+    if kind == "stretched copies":
+        tokens[:, 1::2] = tokens[:, :-1:2] * 4
+    if kind == "zero rows":
+        tokens[:, torch.randint(0, 31, (9,), generator=generator)] = 0
+    if kind == "nearly one direction":
+        tokens = 1 + tokens / 4096
+    with pytest.MonkeyPatch.context() as patch:
+        chosen = tome(tokens, kept)
+        patch.setattr(functional, "_settled", lambda *_: False)
+        rounds = tome(tokens, kept)
+    assert torch.equal(chosen, rounds)
+
+
+def test_a_zero_row_among_the_centres_moves_to_its_cluster():
+    # It is nearest to the token that opposes both other centres, and not to itself.
+    tokens = torch.tensor([[[1.0, 0.0], [0.0, 0.0], [-1.0, 0.4], [-1.0, -0.4]]])
+    assert tome(tokens, 3).tolist() == [slow_tome(tokens[0], 3)] == [[2, 3, 0]]
 
 
 def test_tome_really_moves_a_centre_when_rows_are_parallel():
@@ -222,6 +250,31 @@ def test_no_n_by_n_matrix_is_ever_held():
         for start in (0, "medoid", "peripheral"):
             farthest_point_sampling(tokens, 16, start)
         tome(tokens, 16)
+
+
+def test_nothing_needs_the_values_on_the_host():
+    with FakeTensorMode():
+        tokens = torch.empty(2, 137, 8, dtype=torch.float16)
+        assert tome(tokens, 9).shape == (2, 9)
+        for start in (None, 3, "medoid", "peripheral"):
+            assert farthest_point_sampling(tokens, 9, start).shape == (2, 9)
+
+
+def test_cosines_that_differ_below_the_rounding_of_a_distance_tie():
+    # 1 - cosine is 1 for all three in float32, though the last is least similar.
+    tokens = torch.tensor([[[1.0, 0.0], [1e-9, 1.0], [0.0, 1.0], [-1e-9, 1.0]]])
+    assert farthest_point_sampling(tokens, 2, 0).tolist() == [[0, 1]]
+    assert farthest_point_sampling(tokens.repeat(2, 1, 1), 2, 0).tolist() == [[0, 1]] * 2
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_tokens_that_train_or_lie_apart_are_chosen_from_alike(batch):
+    hidden = torch.randn(batch, 50, 9, requires_grad=True)
+    apart = hidden[:, 5:45]
+    expected = farthest_point_sampling(apart.detach().clone(), 7, "medoid")
+    assert torch.equal(farthest_point_sampling(apart, 7, "medoid"), expected)
+    with torch.inference_mode():
+        assert torch.equal(farthest_point_sampling(apart, 7, expected[:, 0].int()), expected)
 
 
 @pytest.mark.parametrize("start", ["middle", -1, 30, True, 1.5])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional import ROUNDING, _check_kept, _unit, cosine_to, inverse_norms, take
+from tokensel.functional import ROUNDING, check_kept, cosine_to, inverse_norms, take, unit_rows
 
 BLOCK = 64
 # A residual of the determinant below this share of its start is rounding: more were chosen than dimensions.
@@ -30,7 +30,7 @@ def dpc_knn(tokens: Tensor, kept: int, neighbours: int = 5, metric: str = "cosin
     Raises TokenselError for kept < 1, neighbours < 1 or an unknown metric. Source: Du et al. 2016 (DPC-KNN); Zeng et
     al. 2022 (TCFormer); SparseVLM (arXiv 2410.04417).
     """
-    _check_kept(kept)
+    check_kept(kept)
     if neighbours < 1:
         raise TokenselError(f"neighbours={neighbours}: must be at least 1")
     if metric not in ("cosine", "euclidean"):
@@ -99,7 +99,7 @@ def dpp_greedy(tokens: Tensor, quality: Tensor, kept: int) -> Tensor:
 
     Raises TokenselError for kept < 1. Source: Chen, Zhang, Zhou 2018, algorithm 1; CDPruner (arXiv 2506.10967).
     """
-    _check_kept(kept)
+    check_kept(kept)
     batch, count, _ = tokens.shape
     kept = min(kept, count)
     tokens, quality = tokens.float(), quality.float()
@@ -113,7 +113,7 @@ def dpp_greedy(tokens: Tensor, quality: Tensor, kept: int) -> Tensor:
         current = residual.masked_fill(chosen, -torch.inf).argmax(1, keepdim=True)
         order.append(current)
         chosen.scatter_(1, current, True)
-        similarity = cosine_to(tokens, inverse, _unit(tokens, inverse, current)).squeeze(2)
+        similarity = cosine_to(tokens, inverse, unit_rows(tokens, inverse, current)).squeeze(2)
         row = similarity * quality * quality.gather(1, current)
         known = torch.bmm(factor[..., :step], take(factor, current)[..., :step].transpose(1, 2)).squeeze(2)
         pivot = residual.gather(1, current)
@@ -134,7 +134,7 @@ def least_similar(tokens: Tensor, pivots: Tensor, kept: int) -> Tensor:
 
     Raises TokenselError for kept < 1 or no pivots. Source: Wen et al. 2025 (DART, arXiv 2502.11494).
     """
-    _check_kept(kept)
+    check_kept(kept)
     pivots = pivots[:, :kept]
     turns = pivots.shape[1]
     if turns < 1:
@@ -144,7 +144,7 @@ def least_similar(tokens: Tensor, pivots: Tensor, kept: int) -> Tensor:
     chosen = torch.zeros_like(inverse, dtype=torch.uint8).scatter(1, pivots, 1)
     share, more = divmod(kept - turns, turns)
     for turn, pivot in enumerate(pivots.split(1, dim=1)):
-        similarity = cosine_to(tokens, inverse, _unit(tokens, inverse, pivot)).squeeze(2)
+        similarity = cosine_to(tokens, inverse, unit_rows(tokens, inverse, pivot)).squeeze(2)
         order = similarity.masked_fill(chosen.bool(), torch.inf).sort(dim=1, stable=True).indices
         chosen.scatter_(1, order[:, : share + (turn < more)], 1)
     return chosen.sort(dim=1, descending=True, stable=True).indices[:, :kept]

@@ -4,14 +4,20 @@ Shapes: B rows of a batch, N visual tokens, M kept, D hidden size. Half precisio
 and softmax are float32 inside. A zero row has cosine 0 to everything, itself included.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
+from tokensel import kernels
 from tokensel.errors import TokenselError
 
 EPSILON = 1e-12
 ROUNDING = 1e-6
 PERIPHERAL_BLOCK = 64
+# Unit vectors at least this far from each other are not parallel, whatever the rounding of their cosine.
+APART = 0.004
+COORDINATES = 64
 
 
 def inverse_norms(tokens: Tensor) -> Tensor:
@@ -21,12 +27,14 @@ def inverse_norms(tokens: Tensor) -> Tensor:
 
 def cosine_to(tokens: Tensor, inverse: Tensor, queries: Tensor) -> Tensor:
     """Cosines of tokens [B, N, D], whose inverse norms are [B, N], with unit queries [B, K, D] -> [B, N, K]."""
-    if queries.shape[:2] == (
-        1,
-        1,
-    ):  # a plain matrix-vector product reads memory faster than a batched one
-        return (torch.mv(tokens[0], queries[0, 0]) * inverse[0]).view(1, -1, 1)
-    return torch.bmm(tokens, queries.transpose(1, 2)).mul_(inverse.unsqueeze(-1))
+    return _similarity(tokens, inverse, queries).transpose(1, 2)
+
+
+def _similarity(tokens: Tensor, inverse: Tensor, queries: Tensor) -> Tensor:
+    """cosine_to with the queries first: [B, K, N]. Few queries times many tokens is the faster product."""
+    if queries.shape[:2] == (1, 1):  # a plain matrix-vector product takes less to start than a batched one
+        return (torch.mv(tokens[0], queries[0, 0]) * inverse[0]).view(1, 1, -1)
+    return torch.bmm(queries, tokens.transpose(1, 2)).mul_(inverse.unsqueeze(1))
 
 
 def take(tokens: Tensor, indices: Tensor) -> Tensor:
@@ -44,12 +52,13 @@ def degrees(tokens: Tensor, inverse: Tensor) -> Tensor:
     return cosine_to(tokens, inverse, total).squeeze(-1)
 
 
-def _unit(tokens: Tensor, inverse: Tensor, index: Tensor) -> Tensor:
+def unit_rows(tokens: Tensor, inverse: Tensor, index: Tensor) -> Tensor:
     """The unit vectors of the tokens at index [B, K] -> [B, K, D]."""
     return take(tokens, index) * inverse.gather(1, index).unsqueeze(-1)
 
 
-def _check_kept(kept: int, least: int = 1) -> None:
+def check_kept(kept: int, least: int = 1) -> None:
+    """Raises TokenselError for kept < least."""
     if kept < least:
         raise TokenselError(f"kept={kept}: must be at least {least}")
 
@@ -66,7 +75,7 @@ def farthest_point_sampling(
     tokens: [B, N, D]. Returns LongTensor[B, min(kept, N)] in the order of choice; the first is the start. Ties go to
     the lowest index. kept >= N returns arange(N); kept 0 still returns the start, as in the original. Chosen tokens
     are not excluded: once only duplicates of chosen tokens (or zero rows) are left, an index can come twice, as in
-    the original. O(N M D); touches M rows only.
+    the original. O(N M D); touches M rows only. On CUDA it is one kernel (kernels.py) where Triton is at hand.
 
     start: None = random per row (from generator); an int = that index in all rows; LongTensor[B] = one per row;
     "medoid" = the token nearest to all others; "peripheral" = the one with the largest nearest-neighbour distance.
@@ -74,21 +83,43 @@ def farthest_point_sampling(
     Raises TokenselError for kept < 0 or an unknown start. Source: Gonzalez 1985; Eldar et al. 1997; DivPrune (CVPR
     2025) uses start="peripheral".
     """
-    _check_kept(kept, least=0)
+    check_kept(kept, least=0)
     batch, count, _ = tokens.shape
     if kept >= count:
         return torch.arange(count, device=tokens.device).repeat(batch, 1)
-    tokens = tokens.float()
-    inverse = inverse_norms(tokens)
-    current = _start(tokens, inverse, start, generator)
-    order = [current]
-    nearest: Tensor | None = None
-    for _ in range(kept - 1):
-        distance = 1 - cosine_to(tokens, inverse, _unit(tokens, inverse, current)).squeeze(-1)
-        nearest = distance if nearest is None else torch.minimum(nearest, distance)
-        current = nearest.argmax(1, keepdim=True)
-        order.append(current)
-    return torch.cat(order, 1)
+    values = tokens.float()
+    inverse = inverse_norms(values)
+    first = _start(values, inverse, start, generator)
+    if tokens.is_cuda and kernels.usable(tokens.device, _farthest):
+        return kernels.farthest_points(tokens, inverse, first, kept)
+    return _farthest(values, inverse, first, kept)
+
+
+def _farthest(tokens: Tensor, inverse: Tensor, start: Tensor, kept: int) -> Tensor:
+    """start [B, 1] and the choices that follow it: [B, max(kept, 1)].
+
+    A step is one matrix-vector product, and beside a small one its other operations weigh: they write into buffers.
+    """
+    batch, count, size = tokens.shape
+    rows, scales, across = tokens.flatten(0, 1), inverse.flatten(), tokens.transpose(1, 2)
+    first = torch.arange(0, batch * count, count, device=tokens.device)
+    one, distance = torch.ones_like(inverse), torch.empty_like(inverse)
+    nearest = torch.full_like(inverse, torch.inf)
+    query, scale = tokens.new_empty(batch, size), inverse.new_empty(batch)
+    order = start.new_empty(max(kept, 1), batch)
+    order[0] = start.squeeze(1)
+    for current, following in pairwise(order.unbind()):
+        index = current if batch == 1 else current + first
+        torch.index_select(rows, 0, index, out=query)
+        query.mul_(torch.index_select(scales, 0, index, out=scale).unsqueeze(1))
+        if batch == 1:
+            torch.mv(rows, query[0], out=distance[0])
+        else:
+            torch.bmm(query.unsqueeze(1), across, out=distance.unsqueeze(1))
+        torch.sub(one, distance.mul_(inverse), out=distance)
+        torch.minimum(nearest, distance, out=nearest)
+        torch.argmax(nearest, 1, out=following)
+    return order.t().contiguous()
 
 
 def _start(
@@ -103,7 +134,7 @@ def _start(
         drawn = torch.randint(count, (batch, 1), generator=generator, device=device)
         return drawn.to(tokens.device)
     if isinstance(start, Tensor):
-        return start.view(batch, 1).to(tokens.device)
+        return start.view(batch, 1).to(tokens.device, torch.long)
     if start == "medoid":
         return degrees(tokens, inverse).argmax(1, keepdim=True)
     if start == "peripheral":
@@ -122,7 +153,7 @@ def _nearest_neighbour_cosine(tokens: Tensor, inverse: Tensor) -> Tensor:
     blocks = []
     rows = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[0], -1)
     for index in rows.split(PERIPHERAL_BLOCK, dim=1):
-        cosine = cosine_to(tokens, inverse, _unit(tokens, inverse, index))
+        cosine = cosine_to(tokens, inverse, unit_rows(tokens, inverse, index))
         blocks.append(cosine.scatter(1, index.unsqueeze(1), -torch.inf).amax(1))
     return torch.cat(blocks, 1)
 
@@ -141,7 +172,7 @@ def tome_centers(tokens: Tensor, kept: int, iterations: int = 3) -> Tensor:
 
     Raises TokenselError for kept < 1.
     """
-    _check_kept(kept)
+    check_kept(kept)
     batch, count, _ = tokens.shape
     if kept >= count:
         return torch.arange(count, device=tokens.device).repeat(batch, 1)
@@ -149,13 +180,30 @@ def tome_centers(tokens: Tensor, kept: int, iterations: int = 3) -> Tensor:
     inverse = inverse_norms(tokens)
     degree = degrees(tokens, inverse)
     centers = degree.sort(dim=1, descending=True, stable=True).indices[:, :kept]
-    each = torch.arange(kept, device=tokens.device)
+    if _settled(tokens, inverse, centers):
+        return centers
+    each = torch.arange(kept, device=tokens.device).unsqueeze(1)
     for _ in range(iterations):
-        cluster = cosine_to(tokens, inverse, _unit(tokens, inverse, centers)).argmax(2)
-        member = cluster.unsqueeze(2) == each
-        best = torch.where(member, degree.unsqueeze(2), -torch.inf).argmax(1)
-        centers = torch.where(member.any(1), best, centers)
+        cluster = _similarity(tokens, inverse, unit_rows(tokens, inverse, centers)).argmax(1, keepdim=True)
+        member = cluster == each
+        best = torch.where(member, degree.unsqueeze(1), -torch.inf).argmax(2)
+        centers = torch.where(member.any(2), best, centers)
     return centers
+
+
+def _settled(tokens: Tensor, inverse: Tensor, centers: Tensor) -> bool:
+    """Whether every centre [B, M] surely belongs to its own cluster, so that the highest degrees stay.
+
+    So it is if no two are parallel and none is zero. Told by some of their coordinates, in O(M^2), and only where
+    asking waits for nobody: of values on a CPU.
+    """
+    if tokens.device.type != "cpu" or type(tokens) is not Tensor:
+        return False
+    some = unit_rows(tokens[..., :: max(1, tokens.shape[-1] // COORDINATES)], inverse, centers)
+    points = torch.nn.functional.pad(some, (0, 0, 0, 1))  # and the zero vector
+    distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+    same = torch.eye(points.shape[1], dtype=torch.bool).expand_as(distances)
+    return torch.equal(distances < APART, same)
 
 
 def cross_attention(queries: Tensor, tokens: Tensor, temperature: float = 0.1) -> Tensor:
@@ -168,8 +216,8 @@ def cross_attention(queries: Tensor, tokens: Tensor, temperature: float = 0.1) -
     if not temperature > 0:
         raise TokenselError(f"temperature={temperature}: must be a number above 0")
     values, asked = tokens.float(), queries.float()
-    cosine = cosine_to(values, inverse_norms(values), asked * inverse_norms(asked).unsqueeze(-1))
-    weights = (cosine.transpose(1, 2) / temperature).softmax(-1)
+    cosine = _similarity(values, inverse_norms(values), asked * inverse_norms(asked).unsqueeze(-1))
+    weights = (cosine / temperature).softmax(-1)
     return torch.bmm(weights, values).to(tokens.dtype)
 
 

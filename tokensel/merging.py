@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from tokensel.errors import TokenselError
-from tokensel.functional import EPSILON, _check_kept, _unit, cosine_to, inverse_norms, take
+from tokensel.functional import EPSILON, check_kept, cosine_to, inverse_norms, take, unit_rows
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def soft_merge(metric: Tensor, tokens: Tensor, kept: int) -> tuple[Tensor, Tenso
 
     Raises TokenselError for kept < 1. Source: Bolya et al. 2023 (ToMe, arXiv 2210.09461), over one set of tokens.
     """
-    _check_kept(kept)
+    check_kept(kept)
     batch, count, _ = tokens.shape
     places = torch.arange(count, device=tokens.device).repeat(batch, 1)
     metric, values, sizes = metric.float(), tokens.float(), torch.ones(batch, count, 1, device=tokens.device)
@@ -129,7 +129,7 @@ def contextual_tokens(tokens: Tensor, keys: Tensor, count: int) -> tuple[Tensor,
     places = torch.arange(0, rest, rest // count, device=tokens.device)[:count].repeat(batch, 1)
     values, keys = tokens.float(), keys.float()
     inverse = inverse_norms(keys)
-    assign = cosine_to(keys, inverse, _unit(keys, inverse, places)).argmax(2)
+    assign = cosine_to(keys, inverse, unit_rows(keys, inverse, places)).argmax(2)
     others = torch.ones_like(inverse).scatter(1, places, 0)
     means, _ = _weighted_means(values, others, assign, count)
     return places, (take(values, places) + means).to(tokens.dtype)
@@ -150,7 +150,7 @@ def weighted_merge(tokens: Tensor, keys: Tensor, weights: Tensor, places: Tensor
     kept, neighbours = places.shape[1], min(neighbours, count - 1)
     values, keys = tokens.float(), keys.float()
     inverse = inverse_norms(keys)
-    similarity = cosine_to(keys, inverse, _unit(keys, inverse, places)).transpose(1, 2)
+    similarity = cosine_to(keys, inverse, unit_rows(keys, inverse, places)).transpose(1, 2)
     similarity = similarity.scatter(2, places.unsqueeze(2), -torch.inf)
     nearest = similarity.sort(dim=2, descending=True, stable=True).indices[..., :neighbours]
     shares = weights.float().unsqueeze(1).expand(-1, kept, -1).gather(2, nearest)

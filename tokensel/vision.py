@@ -65,8 +65,8 @@ class VisionTap:
         stack = next((part for part in tower.modules() if isinstance(part, nn.ModuleList)), None) if tower else None
         if not family_of(config).one_grid:
             raise TokenselError(
-                f"model_type={config.model_type}: methods that look at the vision tower need one picture of one grid, as "
-                "LLaVA-1.5 has it"
+                f"model_type={config.model_type}: methods that look at the vision tower need one picture of one grid, "
+                "as LLaVA-1.5 has it"
             )
         if stack is None or not hasattr(stack[-1], "layer_norm1"):
             raise TokenselError(f"{type(llava).__name__}: its vision tower is not CLIP-like, methods cannot look at it")
