@@ -1,14 +1,26 @@
-"""Sweep results as pandas frames."""
+"""Results of sweeps as pandas frames: loading, paired comparison, figures.
 
-from pathlib import Path
+    from analysis import compare, load_predictions, load_results
+    results = load_results("outputs/sweep")
+    compare(results, load_predictions("outputs/sweep"), reference="fastv")
 
-import pandas as pd
+Figures for paper are in `analysis.figures`, the same ones for pages in `analysis.interactive`; the notebooks beside
+this file show all of it at work.
+"""
 
+from analysis.literature import published
+from analysis.paired import by_group, compare, flip_counts, flips
+from analysis.predictions import load_predictions, questions_of
+from analysis.results import load_results, pool_titles
 
-def load_results(folder: str | Path) -> pd.DataFrame:
-    """The results of one sweep, one row per grid point.
-
-    folder    the sweep's folder, for example outputs/sweep, or its results.parquet
-    """
-    path = Path(folder)
-    return pd.read_parquet(path / "results.parquet" if path.is_dir() else path)
+__all__ = [
+    "by_group",
+    "compare",
+    "flip_counts",
+    "flips",
+    "load_predictions",
+    "load_results",
+    "pool_titles",
+    "published",
+    "questions_of",
+]

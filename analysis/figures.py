@@ -1,72 +1,234 @@
-"""Figures from a sweep's frame: what people would rather look at than read."""
+"""The figures on paper: matplotlib, ready for PDF and PNG. `analysis.interactive` has the same ones for pages."""
 
-from itertools import cycle
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
-_COLORS = {"fps": "#0072B2", "tome": "#D55E00", "fastv": "#009E73", "random": "#999999"}
-_OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_CONTROLS = ("full", "no_image")
-# What rows must share to stand in one panel.
-_POOL = ["model", "data", "scoring"]
+from analysis import charts
+from analysis.charts import Bars, Chart, Grid, Panel, Series
+from analysis.style import BLACK, BLUE, GREY, RC, VERMILLION, method_style
+
+_COLUMNS = 3
 
 
-def accuracy_over_kept(frame: pd.DataFrame) -> Figure:
-    """Accuracy in percent over kept visual tokens, a line per method with Wilson 95% intervals.
+@matplotlib.rc_context(RC)
+def accuracy_over_kept(results: pd.DataFrame) -> Figure:
+    """Accuracy in percent over kept visual tokens with Wilson 95% intervals, a line per method and setting.
 
-    frame: as `load_results` gives it; a panel for each model, data set and scoring in it. The full model, no_image and
-    chance are horizontal lines. Where a method was run with several settings at one kept (layers, temperatures), each
-    is a point of its own. Failed points are left out.
+    results: of `load_results`, or a sweep's results.parquet. A panel for each pool. The full model, no_image and chance
+    are horizontal lines. Failed and unfinished points are named below the figure.
     """
-    done = frame[frame["accuracy"].notna() & (frame["error"] == "")]
-    pools = list(done.groupby(_POOL)) if len(done) else []
-    figure = Figure(figsize=(6.4 * max(len(pools), 1), 4.0), layout="constrained")
-    for place, (pool, rows) in enumerate(pools):
-        axes = figure.add_subplot(1, len(pools), place + 1)
-        _panel(axes, rows)
-        if len(pools) > 1:
-            axes.set_title(", ".join(map(str, pool)))
+    return _figure(charts.accuracy_over_kept(results))
+
+
+@matplotlib.rc_context(RC)
+def accuracy_over_cost(results: pd.DataFrame, cost: str = "prefill_ms") -> Figure:
+    """Accuracy in percent over what a point costs, each point marked with its kept, and the Pareto front in grey.
+
+    cost: prefill_ms, total_ms or select_ms (measured; a panel for each device), flops_ratio, flops, kv_bytes or
+    peak_memory_bytes. Raises TokenselError for another, or where no point has it.
+    """
+    return _figure(charts.accuracy_over_cost(results, cost))
+
+
+@matplotlib.rc_context(RC)
+def accuracy_by_group(groups: pd.DataFrame) -> Figure:
+    """Accuracy in percent in each group of questions, with intervals, a panel for each kept. groups: of `by_group`.
+
+    Raises TokenselError for an empty frame.
+    """
+    return _figure(charts.accuracy_by_group(groups))
+
+
+@matplotlib.rc_context(RC)
+def difference_to_reference(comparison: pd.DataFrame) -> Figure:
+    """Each point's accuracy less the reference's, in percentage points with intervals. comparison: of `compare`.
+
+    Full marks are significant after Holm's correction. Raises TokenselError where no point has a partner.
+    """
+    return _figure(charts.difference_to_reference(comparison))
+
+
+@matplotlib.rc_context(RC)
+def layer_temperature(results: pd.DataFrame, method: str | None = None, kept: int | None = None) -> Figure:
+    """Heat maps of accuracy over agg_layer and temperature, one for each pool, method, kept and other setting.
+
+    method, kept: only these. Raises TokenselError where no method was run at several layers or temperatures.
+    """
+    chart = charts.layer_temperature(results, method, kept)
+    widest = max(len(grid.temperatures) for grid in chart.panels)
+    figure, axes = _sheet(chart, 1.6 + 0.95 * widest, 1.2 + 0.55 * max(len(grid.layers) for grid in chart.panels))
+    known = [value for grid in chart.panels for line in grid.values for value in line if value is not None]
+    for each, grid in zip(axes, chart.panels, strict=True):
+        _draw_grid(each, grid, min(known), max(known))
     return figure
 
 
-def _panel(axes: Axes, rows: pd.DataFrame) -> None:
-    reduced = rows[~rows["method"].isin(_CONTROLS)]
-    methods = sorted(reduced["method"].unique(), key=lambda name: (name in ("fastv", "random"), name))
-    others, markers = cycle(_OTHERS), cycle(_MARKERS)
-    for place, method in enumerate(methods):
-        points = reduced[reduced["method"] == method].sort_values("kept")
-        accuracy = 100 * points["accuracy"]
-        axes.errorbar(
-            # A few percent apart, so that intervals at the same kept do not hide each other.
-            points["kept"] * 1.03 ** (place - (len(methods) - 1) / 2),
-            accuracy,
-            yerr=[accuracy - 100 * points["ci_low"], 100 * points["ci_high"] - accuracy],
-            label=method,
-            color=_COLORS.get(method) or next(others),
-            marker=next(markers),
-            markersize=5,
-            linewidth=1.5 if points["kept"].is_unique else 0,
-            elinewidth=1,
-            capsize=2,
-        )
-    for method, style in zip(_CONTROLS, ("-", "--"), strict=True):
-        for accuracy in rows[rows["method"] == method]["accuracy"].unique():
-            axes.axhline(100 * accuracy, color="black", linewidth=1, linestyle=style, label=method)
-    for chance in rows["chance"].unique():
-        axes.axhline(100 * chance, color="black", linewidth=1, linestyle=":", label="chance")
-    kept = sorted(reduced["kept"].unique())
-    if kept and kept[0] > 0:
+@matplotlib.rc_context(RC)
+def answer_flips(counts: pd.DataFrame) -> Figure:
+    """How many answers the reduction turned from right to wrong, and from wrong to right. counts: of `flip_counts`.
+
+    Raises TokenselError for an empty frame.
+    """
+    chart = charts.answer_flips(counts)
+    figure, axes = _sheet(chart, 6.4, 1.1 + 0.24 * max(len(bars.rows) for bars in chart.panels))
+    for each, bars in zip(axes, chart.panels, strict=True):
+        _draw_bars(each, bars)
+    _legend(figure, axes)
+    return figure
+
+
+@matplotlib.rc_context(RC)
+def save(figure: Figure, path: str | Path) -> None:
+    """Writes the figure as the path's suffix says: .pdf (its text stays text), .png, .svg."""
+    figure.savefig(path)
+
+
+def _figure(chart: Chart[Panel]) -> Figure:
+    figure, axes = _sheet(chart, 5.2, 3.6)
+    for each, panel in zip(axes, chart.panels, strict=True):
+        _draw(each, panel)
+    _legend(figure, axes)
+    return figure
+
+
+def _sheet(chart: Chart[Any], width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with axes for each panel, width x height inches each, and the chart's note below."""
+    count = len(chart.panels)
+    columns = min(max(count, 1), _COLUMNS)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(columns * width + 1.4, max(rows, 1) * height), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+    if chart.note:
+        room = int(17 * figure.get_figwidth())
+        figure.supxlabel(textwrap.fill(chart.note, room), x=0.01, ha="left", fontsize=8, parse_math=False)
+    return figure, axes
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    axes.set_title(textwrap.fill(panel.title, 70), parse_math=False)
+    for series in panel.series:
+        _draw_series(axes, series)
+    for name, value, line in panel.levels:
+        axes.axhline(value, color=BLACK, linewidth=1, linestyle=line, label=name, zorder=1)
+    if len(panel.front) > 1:
+        places, values = zip(*panel.front, strict=True)
+        axes.step(places, values, where="post", color=GREY, linewidth=4, alpha=0.35, label="Pareto front", zorder=1)
+    if panel.log:
         axes.set_xscale("log", base=2)
-    axes.set_xticks(kept, [str(int(value)) for value in kept])
-    axes.minorticks_off()
-    axes.set_xlabel("kept visual tokens")
-    counts = sorted(rows["n"].astype(int).unique())
-    axes.set_ylabel(f"accuracy, % (n = {' or '.join(map(str, counts))}, 95% intervals)")
-    axes.set_ylim(0, 102)
-    axes.grid(axis="y", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=2, fontsize=9)
+    if panel.ticks:
+        places, words = zip(*panel.ticks, strict=True)
+        long = len("".join(words)) > 45
+        axes.set_xticks(places, words, rotation=40 if long else 0, ha="right" if long else "center", parse_math=False)
+        axes.minorticks_off()
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(textwrap.fill(panel.y_label, 54))
+
+
+def _draw_series(axes: Axes, series: Series) -> None:
+    style = method_style(series.method)
+    axes.errorbar(
+        series.x,
+        series.y,
+        xerr=_lengths(series.x, series.x_limits),
+        yerr=_lengths(series.y, series.y_limits),
+        label=series.name,
+        color=style.color,
+        linestyle=style.line if series.joined else "none",
+        elinewidth=0.9,
+        alpha=series.strength,
+    )
+    hollow = series.hollow or [False] * len(series.x)
+    for empty in sorted(set(hollow)):
+        points = [(x, y) for x, y, each in zip(series.x, series.y, hollow, strict=True) if each == empty]
+        face = "white" if empty else style.color
+        axes.plot(
+            *zip(*points, strict=True), style.marker, color=style.color, markerfacecolor=face, alpha=series.strength
+        )
+    for x, y, words in zip(series.x, series.y, series.marks, strict=False):
+        axes.annotate(words, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6.5, color=style.color)
+
+
+def _lengths(values: Sequence[float], limits: Sequence[tuple[float, float]]) -> list[list[float]] | None:
+    """Of each bar below and above its point."""
+    if not limits:
+        return None
+    below = [max(value - low, 0) for value, (low, _) in zip(values, limits, strict=True)]
+    return [below, [max(high - value, 0) for value, (_, high) in zip(values, limits, strict=True)]]
+
+
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend beside all panels, each name once."""
+    handles: dict[str, Any] = {}
+    for each in axes:
+        for handle, name in zip(*each.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    shown = [_key(name, handle) for name, handle in handles.items()]
+    if shown:
+        figure.legend(handles=shown, loc="outside right upper")
+
+
+def _key(name: str, handle: Any) -> Any:
+    """What stands for a name in the legend: with the marker, which error bars alone would not show."""
+    if not hasattr(handle, "has_yerr"):
+        return handle
+    method = name.split(",")[0]
+    style, drawn = method_style(method), handle[0]
+    return Line2D(
+        [],
+        [],
+        color=style.color,
+        marker=style.marker,
+        linestyle=drawn.get_linestyle(),
+        label=name,
+        alpha=drawn.get_alpha(),
+    )
+
+
+def _draw_grid(axes: Axes, grid: Grid, low: float, high: float) -> None:
+    values = [[math.nan if value is None else value for value in line] for line in grid.values]
+    axes.imshow(values, cmap="cividis", vmin=low - 1, vmax=high + 1, aspect="auto")
+    for row, line in enumerate(grid.words):
+        for column, words in enumerate(line):
+            dark = values[row][column] < (low + high) / 2
+            axes.text(column, row, words, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    axes.set_xticks(range(len(grid.temperatures)), [f"{value:g}" for value in grid.temperatures])
+    axes.set_yticks(range(len(grid.layers)), [str(layer) for layer in grid.layers])
+    axes.set_xlabel("temperature of the cross-attention")
+    axes.set_ylabel("agg_layer (0-based)")
+    axes.set_title(textwrap.fill(grid.title, 44), parse_math=False)
+    axes.grid(visible=False)
+
+
+def _draw_bars(axes: Axes, bars: Bars) -> None:
+    places = range(len(bars.rows))
+    for shares, sign, color, label in (
+        (bars.lost, -1, VERMILLION, "right to wrong"),
+        (bars.won, 1, BLUE, "wrong to right"),
+    ):
+        values = [share for share, _, _ in shares]
+        errors = _lengths(values, [(low, high) for _, low, high in shares]) or []
+        sides = errors if sign > 0 else errors[::-1]
+        axes.barh(
+            places,
+            [sign * value for value in values],
+            xerr=sides,
+            color=color,
+            label=label,
+            error_kw={"elinewidth": 0.8},
+        )
+    axes.axvline(0, color=BLACK, linewidth=0.8)
+    axes.set_yticks(places, bars.rows, parse_math=False)
+    axes.set_ylim(len(bars.rows) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+    axes.set_xlabel(f"answers that changed, % of all (n = {bars.n}, 95% intervals)")
+    axes.set_title(textwrap.fill(bars.title, 70), parse_math=False)

@@ -51,6 +51,7 @@ def _report(plan: Plan, works: list[GroupWork], results: list[Result], path: Pat
     print_table(results, caption(results))
     failed = note_failures(works)
     print(f"Files: {path}, accuracy.png and one folder per point beside it")
+    print(f"One page of it all: python -m runners.report {path.parent}")
     line = {
         "sweep": plan.shared["name"],
         "points": [as_record(result, results) for result in results],

@@ -114,6 +114,69 @@ class Context:
         return self.attention()
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """The numbers behind a Context, for one prompt: what a method's cost is made of.
+
+    kept, count, layer, stage: as there. text: tokens that are not visual; image_count, text_count: both kinds as they
+    entered the first layer. hidden: D. query_width, key_width: of a decoder layer's queries and keys, all heads
+    together; head_width: of one head. vision_width, vision_head_width: likewise of the vision tower; vision_tokens: its
+    sequence, [CLS] included. projector: floating-point operations of projecting one token. device: where it runs, "cpu"
+    or "cuda".
+
+    Its methods count matrix products only, two operations per multiply-add.
+    """
+
+    kept: int
+    count: int
+    layer: int
+    stage: int
+    text: int
+    image_count: int
+    text_count: int
+    hidden: int
+    query_width: int
+    key_width: int
+    head_width: int
+    vision_width: int = 0
+    vision_head_width: int = 0
+    vision_tokens: int = 0
+    projector: int = 0
+    device: str = "cpu"
+
+    def cosines(self, rows: int) -> int:
+        """So many tokens with every visual token; also weighted sums of the visual tokens, so many."""
+        return 2 * rows * self.count * self.hidden
+
+    def keys(self) -> int:
+        """`Context.keys`."""
+        return 2 * self.count * self.hidden * self.key_width
+
+    def attention(self, queries: str = "last", layer: str = "previous") -> int:
+        """`Context.attention`: the keys of the whole prompt anew, and a query and its row for each that looks."""
+        if layer == "previous" and self.layer == 0:
+            return 0
+        rows = {"last": 1, "text": self.text, "image": self.count}[queries]
+        length = self.text + self.count
+        return 2 * length * self.hidden * self.key_width + 2 * rows * self.query_width * (self.hidden + length)
+
+    def density_peaks(self, points: int, centers: int) -> int:
+        """Density peaks among so many tokens: all distances twice, then those to the centres."""
+        return 2 * points * (2 * points + centers) * self.hidden if 0 < centers < points else 0
+
+    def clustering(self, points: int, centers: int) -> int:
+        """Density peaks, and the mean of each cluster."""
+        return self.density_peaks(points, centers) + 2 * points * centers * self.hidden
+
+    def vision_keys(self) -> int:
+        """`VisionStates.keys`."""
+        return 2 * self.vision_tokens * self.vision_width**2
+
+    def cls_attention(self) -> int:
+        """`VisionStates.cls_attention`: all keys, one query, one row."""
+        return self.vision_keys() + 2 * self.vision_width * (self.vision_width + self.vision_tokens)
+
+
 @dataclass
 class Method:
     """Base of all methods: subclass as a dataclass whose fields are the hyper-parameters, and write `select`.
@@ -140,6 +203,11 @@ class Method:
     def select(self, context: Context) -> Selection:
         """Choose context.kept of the visual tokens. Called with kept < N only."""
         raise NotImplementedError
+
+    def flops(self, sizes: Sizes) -> int:
+        """Floating-point operations of `select`, matrix products only. A method without its own counts as free, and
+        the cost says so."""
+        return 0
 
     def schedule(self, kept: int, count: int, stages: int) -> tuple[int, ...]:
         """How many of `count` visual tokens remain after each of several stages, when only the last is given."""

@@ -7,7 +7,7 @@ import torch
 
 from tokensel.clustering import dpp_greedy
 from tokensel.functional import inverse_norms
-from tokensel.methods.base import Context, Method, Selection, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 
 @register_method
@@ -38,3 +38,6 @@ class CDPruner(Method):
         cosine = (tokens @ unit.sum(1).unsqueeze(-1)).squeeze(-1) * inverse_norms(tokens)
         low, high = cosine.amin(1, keepdim=True), cosine.amax(1, keepdim=True)
         return (cosine - low + 1e-6) / (high - low + 1e-6)
+
+    def flops(self, sizes: Sizes) -> int:
+        return sizes.cosines(1 + sizes.kept) + sizes.count * sizes.kept * (sizes.kept - 1)

@@ -7,7 +7,7 @@ import torch
 
 from tokensel.clustering import least_similar
 from tokensel.errors import TokenselError
-from tokensel.methods.base import Context, Method, Selection, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 
 @register_method
@@ -35,3 +35,6 @@ class Dart(Method):
         norms = torch.linalg.vector_norm(context.keys.flatten(2).float(), dim=-1)
         largest = norms.sort(dim=1, descending=True, stable=True).indices[:, : self.pivots]
         return Selection(least_similar(context.tokens, largest, context.kept))
+
+    def flops(self, sizes: Sizes) -> int:
+        return sizes.keys() + sizes.cosines(min(self.pivots, sizes.kept))

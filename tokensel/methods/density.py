@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from tokensel.clustering import dpc_knn
 from tokensel.errors import TokenselError
-from tokensel.methods.base import Context, Method, Selection, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 
 @register_method
@@ -33,3 +33,6 @@ class DensityPeaks(Method):
 
     def select(self, context: Context) -> Selection:
         return Selection(dpc_knn(context.tokens, context.kept, self.neighbours)[0])
+
+    def flops(self, sizes: Sizes) -> int:
+        return sizes.density_peaks(sizes.count, sizes.kept)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokensel.functional import farthest_point_sampling
-from tokensel.methods.base import Context, Method, Selection, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 
 @register_method
@@ -25,3 +25,6 @@ class DivPrune(Method):
     def select(self, context: Context) -> Selection:
         chosen = farthest_point_sampling(context.tokens, context.kept, "peripheral")
         return Selection(chosen.sort(dim=1).values)
+
+    def flops(self, sizes: Sizes) -> int:
+        return sizes.cosines(sizes.count + sizes.kept - 1)

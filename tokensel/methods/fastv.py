@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.methods.base import Context, Method, Selection, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 from tokensel.seeding import random_subset
 
 
@@ -41,6 +41,9 @@ class FastV(Method):
             return Selection(random_subset(self.seed, context.row_keys, context.count, context.kept))
         best = self.score(attention).sort(dim=1, descending=True, stable=True).indices
         return Selection(best[:, : context.kept].sort(dim=1).values)
+
+    def flops(self, sizes: Sizes) -> int:
+        return sizes.attention()
 
     def draws(self, layer: int) -> bool:
         return layer == 0

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from tokensel.errors import TokenselError
 from tokensel.functional import farthest_point_sampling
-from tokensel.methods.base import Context, Method, Selection, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 from tokensel.seeding import row_scores
 
 
@@ -40,6 +40,10 @@ class FarthestPoint(Method):
             drawn = row_scores(self.seed, context.row_keys, 1)[:, 0] % context.count
         start = self.start if drawn is None else drawn
         return Selection(farthest_point_sampling(context.tokens, context.kept, start))
+
+    def flops(self, sizes: Sizes) -> int:
+        start = {"medoid": 2, "peripheral": sizes.count}.get(str(self.start), 0)
+        return sizes.cosines(start + sizes.kept - 1)
 
     def draws(self, layer: int) -> bool:
         return self.start is None

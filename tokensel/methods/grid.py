@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokensel.grids import cell_centers
-from tokensel.methods.base import Context, Method, Selection, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 
 @register_method
@@ -21,3 +21,6 @@ class Grid(Method):
     def select(self, context: Context) -> Selection:
         centers = cell_centers(*context.grid, context.kept).to(context.row_keys.device)
         return Selection(centers.sort().values.expand(len(context.row_keys), -1))
+
+    def flops(self, sizes: Sizes) -> int:
+        return 0

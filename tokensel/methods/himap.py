@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokensel.errors import TokenselError
-from tokensel.methods.base import Context, Method, Selection, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 from tokensel.seeding import random_subset
 
 
@@ -41,6 +41,9 @@ class HiMAP(Method):
             return Selection(random_subset(self.seed, context.row_keys, context.count, context.kept))
         best = attention.mean(1).sort(dim=1, descending=True, stable=True).indices
         return Selection(best[:, : context.kept].sort(dim=1).values)
+
+    def flops(self, sizes: Sizes) -> int:
+        return sizes.attention("text" if sizes.stage == 0 else "image")
 
     def schedule(self, kept: int, count: int, stages: int) -> tuple[int, ...]:
         return tuple(min(count, kept * 4 ** (stages - 1 - stage)) for stage in range(stages))

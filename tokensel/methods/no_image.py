@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokensel.methods.base import Context, Method, Selection, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 
 @register_method
@@ -17,3 +17,6 @@ class NoImage(Method):
 
     def select(self, context: Context) -> Selection:
         return Selection(context.row_keys.new_empty((len(context.row_keys), 0)))
+
+    def flops(self, sizes: Sizes) -> int:
+        return 0

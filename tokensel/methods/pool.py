@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from tokensel.grids import cell_centers, grid_cells
-from tokensel.methods.base import Context, Method, Selection, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 
 @register_method
@@ -29,3 +29,6 @@ class Pool(Method):
         means = (member / member.sum(0)).T @ tokens.float()
         centers = cell_centers(*context.grid, kept).to(tokens.device)
         return Selection(centers.expand(tokens.shape[0], -1), means.to(tokens.dtype))
+
+    def flops(self, sizes: Sizes) -> int:
+        return sizes.cosines(sizes.kept)

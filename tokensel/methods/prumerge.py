@@ -7,7 +7,7 @@ import torch
 
 from tokensel.errors import TokenselError
 from tokensel.merging import weighted_merge
-from tokensel.methods.base import Context, Method, Selection, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 
 @register_method
@@ -45,6 +45,10 @@ class PruMerge(Method):
         keys = vision.keys(-1).flatten(2)
         values = weighted_merge(vision.features, keys, attention, places, self.neighbours)
         return Selection(places, vision.project(values))
+
+    def flops(self, sizes: Sizes) -> int:
+        merging = 2 * sizes.kept * sizes.count * sizes.vision_width
+        return sizes.cls_attention() + sizes.vision_keys() + merging + sizes.kept * sizes.projector
 
     def choose(self, attention: torch.Tensor, kept: int) -> torch.Tensor:
         """attention: [B, N] -> LongTensor[B, kept]."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokensel.methods.base import Context, Method, Selection, geometric, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, geometric, register_method
 
 
 @register_method
@@ -28,6 +28,9 @@ class PyramidDrop(Method):
         assert attention is not None
         best = attention.mean(1).sort(dim=1, descending=True, stable=True).indices
         return Selection(best[:, : context.kept].sort(dim=1).values)
+
+    def flops(self, sizes: Sizes) -> int:
+        return sizes.attention("last", layer="next")
 
     def schedule(self, kept: int, count: int, stages: int) -> tuple[int, ...]:
         return geometric(kept, count, stages)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokensel.methods.base import Context, Method, Selection, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 from tokensel.seeding import random_subset
 
 
@@ -22,3 +22,6 @@ class RandomSubset(Method):
 
     def select(self, context: Context) -> Selection:
         return Selection(random_subset(self.seed, context.row_keys, context.count, context.kept))
+
+    def flops(self, sizes: Sizes) -> int:
+        return 0

@@ -8,7 +8,7 @@ import torch
 from tokensel.clustering import dpc_knn
 from tokensel.errors import TokenselError
 from tokensel.functional import cluster_means, take, text_raters
-from tokensel.methods.base import Context, Method, Selection, geometric, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, geometric, register_method
 
 
 @register_method
@@ -49,8 +49,7 @@ class SparseVLM(Method):
         attention = context.attention("text", weights=text_raters(visual, text, context.text_mask))
         assert attention is not None
         order = attention.mean(1).sort(dim=1, descending=True, stable=True).indices
-        pool = int(self.recycled * (context.count - context.kept))
-        merged = min(int(self.clusters * context.kept), pool)
+        pool, merged = recycling(context.count, context.kept, self.recycled, self.clusters)
         kept = order[:, : context.kept - merged].sort(dim=1).values
         values = take(context.tokens, kept)
         if merged == 0:
@@ -61,5 +60,15 @@ class SparseVLM(Method):
         means = cluster_means(members, cluster, merged)[0].to(values.dtype)
         return Selection(torch.cat([kept, best.gather(1, centers)], 1), torch.cat([values, means], 1))
 
+    def flops(self, sizes: Sizes) -> int:
+        rating = 2 * sizes.image_count * sizes.text_count * sizes.hidden + sizes.attention("text")
+        return rating + sizes.clustering(*recycling(sizes.count, sizes.kept, self.recycled, self.clusters))
+
     def schedule(self, kept: int, count: int, stages: int) -> tuple[int, ...]:
         return geometric(kept, count, stages)
+
+
+def recycling(count: int, kept: int, recycled: float, clusters: float) -> tuple[int, int]:
+    """How many of the dropped tokens are clustered, and into how many clusters."""
+    pool = int(recycled * (count - kept))
+    return pool, min(int(clusters * kept), pool)

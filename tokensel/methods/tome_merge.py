@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from tokensel.errors import TokenselError
 from tokensel.merging import soft_merge
-from tokensel.methods.base import Context, Method, Selection, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 
 @register_method
@@ -35,3 +35,10 @@ class ToMeMerge(Method):
     def select(self, context: Context) -> Selection:
         places, values, sizes = soft_merge(context.keys.mean(2), context.tokens, context.kept)
         return Selection(places, values, sizes if self.proportional else None)
+
+    def flops(self, sizes: Sizes) -> int:
+        total, left = sizes.keys(), sizes.count
+        while left > sizes.kept:
+            total += 2 * (left // 2) * (left - left // 2) * sizes.head_width
+            left -= min(left - sizes.kept, left // 2)
+        return total

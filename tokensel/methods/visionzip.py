@@ -8,7 +8,7 @@ import torch
 from tokensel.errors import TokenselError
 from tokensel.functional import take
 from tokensel.merging import contextual_tokens
-from tokensel.methods.base import Context, Method, Selection, register_method
+from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 
 @register_method
@@ -50,3 +50,9 @@ class VisionZip(Method):
         places, values = contextual_tokens(take(vision.features, rest), take(keys, rest), extra)
         features = torch.cat([take(vision.features, dominant), values], 1)
         return Selection(torch.cat([dominant, rest.gather(1, places)], 1), vision.project(features))
+
+    def flops(self, sizes: Sizes) -> int:
+        extra = round(self.contextual * sizes.kept)
+        rest = sizes.count - sizes.kept + extra
+        gathering = sizes.vision_keys() + 2 * rest * min(extra, rest) * sizes.vision_head_width if extra else 0
+        return sizes.cls_attention() + gathering + sizes.kept * sizes.projector

@@ -1,0 +1,309 @@
+"""What the figures show, worked out once for paper (`analysis.figures`) and pages (`analysis.interactive`).
+
+Nothing is averaged: every grid point is a mark of its own, every pool a panel of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import pandas as pd
+
+from analysis.grouping import (
+    apart,
+    facets,
+    floats,
+    hover,
+    kept_ticks,
+    limits,
+    percent,
+    point_words,
+    shortfall,
+    span,
+    variants,
+)
+from analysis.results import CONTROLS, complete
+from tokensel.errors import TokenselError
+from tokensel.stats import wilson_interval
+
+# Of each cost: the columns of its lower, middle and upper value, what one unit is, and the axis' words.
+COSTS: dict[str, tuple[tuple[str, ...], float, str]] = {
+    time: ((f"{time}_p50", f"{time}_p25", f"{time}_p75"), 1, f"{words} at batch 1, ms (median and quartiles)")
+    for time, words in (
+        ("prefill_ms", "prefill with the vision tower"),
+        ("total_ms", "prefill and decoding"),
+        ("select_ms", "selection"),
+    )
+} | {
+    "flops_ratio": (("flops_ratio",), 0.01, "prefill FLOPs, % of the full model's"),
+    "flops": (("flops",), 1e9, "prefill FLOPs, 10⁹"),
+    "kv_bytes": (("kv_bytes",), 2**20, "KV cache after prefill, MiB"),
+    "peak_memory_bytes": (("peak_memory_bytes",), 2**20, "peak memory, MiB"),
+}
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Series:
+    """The points of one method, or of one of its settings.
+
+    x_limits, y_limits: (low, high) of each; marks: words beside the points; hover: words on a page, plain text;
+    strength: from 0 (faint) to 1.
+    """
+
+    name: str
+    method: str
+    x: list[float]
+    y: list[float]
+    y_limits: list[tuple[float, float]]
+    hover: list[str]
+    x_limits: list[tuple[float, float]] = field(default_factory=list)
+    marks: list[str] = field(default_factory=list)
+    hollow: list[bool] = field(default_factory=list)
+    joined: bool = True
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Series over one pair of axes.
+
+    levels: horizontal lines as (name, value, dash); ticks: (place, words); front: corners of the Pareto front.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    series: list[Series]
+    levels: list[tuple[str, float, str]] = field(default_factory=list)
+    ticks: list[tuple[float, str]] = field(default_factory=list)
+    log: bool = False
+    front: list[tuple[float, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One heat map: values[layer][temperature] in percent, None where there is no point; words: what a cell says."""
+
+    title: str
+    layers: list[int]
+    temperatures: list[float]
+    values: list[list[float | None]]
+    words: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Shares in percent to both sides of zero, a row per point, with the limits of each share and how many answers."""
+
+    title: str
+    n: str
+    rows: list[str]
+    methods: list[str]
+    lost: list[tuple[float, float, float]]
+    won: list[tuple[float, float, float]]
+    counts: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Chart(Generic[Part]):
+    """All panels of a figure, and what has to be said below them."""
+
+    panels: list[Part]
+    note: str = ""
+
+
+def accuracy_over_kept(results: pd.DataFrame) -> Chart[Panel]:
+    """A line per method and setting; full, no_image and chance are levels."""
+    rows = complete(results)
+    return Chart([_kept_panel(title, same) for title, same in facets(rows, ["pool"])], shortfall(results))
+
+
+def _kept_panel(title: str, rows: pd.DataFrame) -> Panel:
+    reduced = rows[~rows["method"].isin(CONTROLS)]
+    ticks, log = kept_ticks(reduced)
+    series = [
+        Series(
+            **named,
+            x=[kept * shift if log else kept for kept in floats(same["kept"])],
+            y=percent(same["accuracy"]),
+            y_limits=limits(same, "ci_low", "ci_high", 0.01),
+            hover=hover(same),
+            joined=same["kept"].is_unique,
+        )
+        for named, same, shift in apart(reduced)
+    ]
+    levels = [
+        (method, 100 * accuracy, dash)
+        for method, dash in zip(CONTROLS, ("-", "--"), strict=True)
+        for accuracy in floats(rows.loc[rows["method"] == method, "accuracy"].drop_duplicates())
+    ]
+    levels += [("chance", 100 * chance, ":") for chance in floats(rows["chance"].dropna().drop_duplicates())]
+    label = f"accuracy, % (n = {span(rows['n'])}, 95% intervals)"
+    return Panel(title, "kept visual tokens", label, series, levels, ticks, log)
+
+
+def accuracy_over_cost(results: pd.DataFrame, cost: str = "prefill_ms") -> Chart[Panel]:
+    """Every point that has this cost, marked with its kept, and the Pareto front of those measured on one device."""
+    if cost not in COSTS:
+        raise TokenselError(f"cost={cost}: unknown; choose one of {', '.join(COSTS)}")
+    columns, unit, label = COSTS[cost]
+    rows = complete(results).dropna(subset=columns[0])
+    if rows.empty:
+        raise TokenselError(
+            f"cost={cost}: no complete point has it; choose another cost, or time them: latency.repeats=5"
+        )
+    by = ["pool"] if cost in ("flops", "flops_ratio", "kv_bytes") else ["pool", "device", "threads"]
+    note = f"Numbers: kept visual tokens. {shortfall(results)}"
+    return Chart([_cost_panel(*facet, columns, unit, label) for facet in facets(rows, by)], note.strip())
+
+
+def _cost_panel(title: str, rows: pd.DataFrame, columns: Sequence[str], unit: float, label: str) -> Panel:
+    series = [
+        Series(
+            **named,
+            x=[value / unit for value in floats(same[columns[0]])],
+            y=percent(same["accuracy"]),
+            x_limits=limits(same, columns[1], columns[2], unit) if len(columns) == 3 else [],
+            y_limits=limits(same, "ci_low", "ci_high", 0.01),
+            hover=hover(same),
+            marks=["" if pd.isna(kept) else str(kept) for kept in same["kept"]],
+            joined=same["kept"].is_unique,
+        )
+        for named, same, _ in apart(rows)
+    ]
+    words = f"accuracy, % (n = {span(rows['n'])}, 95% intervals)"
+    points = [point for each in series for point in zip(each.x, each.y, strict=True)]
+    return Panel(title, label, words, series, front=pareto_front(points))
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (cost, accuracy) points those that no other beats in one without being worse in the other, by rising cost."""
+    front: list[tuple[float, float]] = []
+    for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or accuracy > front[-1][1]:
+            front.append((cost, accuracy))
+    return front
+
+
+def accuracy_by_group(groups: pd.DataFrame) -> Chart[Panel]:
+    """Every method's accuracy in each group of questions, a panel for each kept. groups: of `by_group`."""
+    if groups.empty:
+        raise TokenselError("by_group: no complete point has answered a question of any group")
+    reduced = groups[~groups["method"].isin(CONTROLS)]
+    controls = groups[groups["method"].isin(CONTROLS)]
+    panels = []
+    for (pool, kept), same in reduced.groupby(["pool", "kept"], sort=True):
+        rows = pd.concat([same, controls[controls["pool"] == pool]])
+        names = sorted(rows["group"].unique())
+        series = []
+        parts = list(apart(rows))
+        for place, (named, own, _) in enumerate(parts):
+            shift = 0.7 * ((place + 0.5) / len(parts) - 0.5)
+            series.append(
+                Series(
+                    **named,
+                    x=[names.index(name) + shift for name in own["group"]],
+                    y=percent(own["accuracy"]),
+                    y_limits=limits(own, "ci_low", "ci_high", 0.01),
+                    hover=hover(own, "group"),
+                    joined=False,
+                )
+            )
+        ticks = [(float(place), str(name)) for place, name in enumerate(names)]
+        label = f"accuracy, % (n = {span(rows['n'])} in a group, 95% intervals)"
+        panels.append(
+            Panel(f"{same['pool_title'].iloc[0]}, {kept} kept", "group of questions", label, series, ticks=ticks)
+        )
+    return Chart(panels)
+
+
+def difference_to_reference(comparison: pd.DataFrame) -> Chart[Panel]:
+    """Each point's accuracy less the reference's over kept. comparison: of `compare`. Full marks are those that Holm's
+    correction leaves significant."""
+    rows = comparison.dropna(subset="difference")
+    if rows.empty:
+        raise TokenselError("compare: no point has a partner to be compared with")
+    reference = rows["reference"].iloc[0]
+    panels = []
+    for _, same in rows.groupby("pool", sort=False):
+        ticks, log = kept_ticks(same)
+        series = [
+            Series(
+                **named,
+                x=[kept * shift if log else kept for kept in floats(own["kept"])],
+                y=floats(own["difference"]),
+                y_limits=limits(own, "diff_low", "diff_high", 1),
+                hover=hover(own, "b", "c", "p_value", "p_holm"),
+                hollow=[p >= 0.05 for p in floats(own["p_holm"])],
+                joined=own["kept"].is_unique,
+            )
+            for named, own, shift in apart(same)
+        ]
+        label = f"accuracy less {reference}'s, points (n = {span(same['n'])} pairs, 95% intervals)"
+        title = same["pool_title"].iloc[0]
+        panels.append(Panel(title, "kept visual tokens", label, series, [(reference, 0.0, "-")], ticks, log))
+    lone = comparison["difference"].isna().sum()
+    note = "Full marks: McNemar p < 0.05 after Holm's correction."
+    return Chart(panels, note + (f" {lone} points have no partner at their kept." if lone else ""))
+
+
+def layer_temperature(results: pd.DataFrame, method: str | None = None, kept: int | None = None) -> Chart[Grid]:
+    """Accuracy over agg_layer and temperature, a map for each method, kept and other setting."""
+    rows = complete(results).dropna(subset=["agg_layer", "temperature"])
+    rows = rows[(rows["method"] == method) | (method is None)]
+    rows = rows[(rows["kept"] == kept) | (kept is None)]
+    rows = rows.assign(setting=variants(rows, but=("agg_layer", "temperature")))
+    grids = [
+        _grid(title, same)
+        for title, same in facets(rows, ["pool", "method", "kept", "setting"])
+        if len(same[["agg_layer", "temperature"]].drop_duplicates()) > 1
+    ]
+    if not grids:
+        raise TokenselError(
+            f"layer_temperature method={method or 'any'} kept={kept or 'any'}: no method was run at several layers or "
+            "temperatures; sweep agg_layer=0,2,4 temperature=0.05,0.1,0.2"
+        )
+    return Chart(grids, shortfall(results))
+
+
+def _grid(title: str, rows: pd.DataFrame) -> Grid:
+    layers = sorted({int(layer) for layer in rows["agg_layer"]})
+    temperatures = sorted(set(floats(rows["temperature"])))
+    values: list[list[float | None]] = [[None] * len(temperatures) for _ in layers]
+    words = [[""] * len(temperatures) for _ in layers]
+    for row in rows.to_dict("records"):
+        place = layers.index(row["agg_layer"]), temperatures.index(row["temperature"])
+        values[place[0]][place[1]] = 100 * row["accuracy"]
+        words[place[0]][place[1]] = (
+            f"{100 * row['accuracy']:.1f}\n[{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]"
+        )
+    return Grid(f"{title}: accuracy, % [95%] (n = {span(rows['n'])})", layers, temperatures, values, words)
+
+
+def answer_flips(counts: pd.DataFrame) -> Chart[Bars]:
+    """What became of the reference's answers, a row per point. counts: of `flip_counts`."""
+    if counts.empty:
+        raise TokenselError("flip_counts: no point has a partner to be compared with")
+    bars = []
+    for _, same in counts.groupby("pool", sort=False):
+        rows = pd.concat([own for _, own, _ in apart(same)]).sort_values("kept", kind="stable", na_position="first")
+        told = zip(rows["method"], rows["kept"], rows["setting"], strict=True)
+        bars.append(
+            Bars(
+                title=f"{same['pool_title'].iloc[0]}, against {same['reference'].iloc[0]}",
+                n=span(same["n"]),
+                rows=[point_words(*each) for each in told],
+                methods=list(rows["method"]),
+                lost=[_share(*pair) for pair in zip(rows["right_to_wrong"], rows["n"], strict=True)],
+                won=[_share(*pair) for pair in zip(rows["wrong_to_right"], rows["n"], strict=True)],
+                counts=list(zip(map(int, rows["right_to_wrong"]), map(int, rows["wrong_to_right"]), strict=True)),
+            )
+        )
+    return Chart(bars)
+
+
+def _share(count: int, n: int) -> tuple[float, float, float]:
+    """A share and its interval, in percent."""
+    low, high = wilson_interval(int(count), int(n))
+    return 100 * int(count) / int(n), 100 * low, 100 * high

@@ -1,0 +1,178 @@
+// By plotly's names, which analysis.style gives each method.
+const MARKERS = {
+  circle: "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0Z",
+  square: "M-3.6-3.6h7.2v7.2h-7.2Z",
+  "triangle-up": "M0-4.6L4.4 3.4H-4.4Z",
+  "triangle-down": "M0 4.6L4.4-3.4H-4.4Z",
+  "triangle-right": "M4.6 0L-3.4 4.4V-4.4Z",
+  "triangle-left": "M-4.6 0L3.4 4.4V-4.4Z",
+  diamond: "M0-5L4.4 0L0 5L-4.4 0Z",
+  "diamond-tall": "M0-5.6L3.2 0L0 5.6L-3.2 0Z",
+  cross: "M-1.5-4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3Z",
+  x: "M-4.2-2.2L-2.2-4.2L0-2L2.2-4.2L4.2-2.2L2 0L4.2 2.2L2.2 4.2L0 2L-2.2 4.2L-4.2 2.2L-2 0Z",
+  star: "M0-5.2L1.3-1.7L5-1.6L2 .7L3.1 4.3L0 2.1L-3.1 4.3L-2 .7L-5-1.6L-1.3-1.7Z",
+  pentagon: "M0-4.6L4.4-1.4L2.7 3.7H-2.7L-4.4-1.4Z",
+  hexagon: "M0-4.6L4-2.3V2.3L0 4.6L-4 2.3V-2.3Z",
+  octagon: "M-1.8-4.3H1.8L4.3-1.8V1.8L1.8 4.3H-1.8L-4.3 1.8V-1.8Z",
+};
+const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
+
+/** Round values between two numbers, about `count` of them. */
+function ticks(low, high, count) {
+  const rough = (high - low) / count || 1;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
+  const values = [];
+  for (let value = Math.ceil(low / step - 1e-9) * step; value <= high + step * 1e-6; value += step) values.push(value);
+  return values;
+}
+
+/** What a chart shows of its points: a frame with axes, series with intervals, and rules across.
+ *
+ * spec: points [{x, y, low, high, left, right, row, lines, hollow}], rules [{y, low, high, text, dash}],
+ * xTicks, log, xFormat, yFormat, xLabel, yLabel, range [low, high], join (a line through each series), nudge.
+ */
+class Chart {
+  constructor(host, title, note, label) {
+    this.svg = svg("svg", { tabindex: 0, role: "group", "aria-label": label });
+    this.note = el("figcaption", {}, note);
+    host.append(el("figure", { class: "chart" }, el("h3", {}, title), this.svg, this.note));
+    this.at = -1;
+    this.svg.addEventListener("pointermove", (event) => this.point(event));
+    this.svg.addEventListener("pointerdown", (event) => this.point(event));
+    this.svg.addEventListener("pointerleave", () => this.pick(-1));
+    this.svg.addEventListener("blur", () => this.pick(-1));
+    this.svg.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  draw(spec) {
+    this.spec = spec;
+    const width = Math.max(this.svg.parentNode.clientWidth, 260), height = Math.min(360, Math.max(260, 0.62 * width));
+    const box = { left: 46, right: width - 12, top: 12, bottom: height - 44 };
+    this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    this.svg.replaceChildren();
+    if (!spec.points.length) {
+      this.svg.append(svg("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, spec.empty));
+      this.places = [];
+      return;
+    }
+    const xs = spec.points.flatMap((point) => [point.x, point.left ?? point.x, point.right ?? point.x]);
+    const measure = spec.log ? Math.log2 : (value) => value;
+    let [from, to] = [measure(Math.min(...xs)), measure(Math.max(...xs))];
+    const room = (to - from) * 0.07 || 0.5;
+    [from, to] = [from - room, to + room];
+    this.x = (value) => box.left + ((measure(value) - from) / (to - from)) * (box.right - box.left);
+    this.y = (value) =>
+      box.bottom - ((value - spec.range[0]) / (spec.range[1] - spec.range[0])) * (box.bottom - box.top);
+    this.axes(box, spec.xTicks || ticks(from, to, Math.max(3, Math.round(width / 110))), width, height);
+    this.rules(box);
+    this.series();
+    this.ring = svg("path", { class: "picked", d: "M-8 0a8 8 0 1 0 16 0a8 8 0 1 0-16 0Z", visibility: "hidden" });
+    this.svg.append(this.ring);
+  }
+
+  axes(box, xTicks, width, height) {
+    const { spec } = this;
+    for (const value of ticks(spec.range[0], spec.range[1], 6)) {
+      const y = this.y(value);
+      this.svg.append(
+        svg("line", { class: "gridline", x1: box.left, x2: box.right, y1: y, y2: y }),
+        svg("text", { x: box.left - 6, y: y + 4, "text-anchor": "end" }, spec.yFormat(value)),
+      );
+    }
+    let free = -Infinity;
+    for (const value of xTicks) {
+      const text = spec.xFormat(value), x = this.x(value), half = 3.6 * text.length;
+      if (x < box.left - 1 || x > box.right + 1 || x - half < free) continue;
+      free = x + half + 4;
+      this.svg.append(
+        svg("line", { class: "gridline", x1: x, x2: x, y1: box.bottom, y2: box.bottom + 5 }),
+        svg("text", { x, y: box.bottom + 19, "text-anchor": "middle" }, text),
+      );
+    }
+    this.svg.append(
+      svg("line", { class: "gridline", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }),
+      svg("text", { class: "axis", x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle" },
+        spec.xLabel),
+    );
+  }
+
+  rules(box) {
+    const rules = [...(this.spec.rules || [])].sort((a, b) => b.y - a.y);
+    let below = -Infinity;
+    for (const rule of rules) {
+      const y = this.y(rule.y), text = Math.max(y - 4, below + 13);
+      below = text;
+      if (rule.low !== undefined) {
+        const top = this.y(rule.high);
+        const size = { width: box.right - box.left, height: this.y(rule.low) - top };
+        this.svg.append(svg("rect", { class: "band", x: box.left, y: top, ...size }));
+      }
+      this.svg.append(
+        svg("line", { class: "rule", x1: box.left, x2: box.right, y1: y, y2: y, "stroke-dasharray": rule.dash }),
+        svg("text", { x: box.right, y: text, "text-anchor": "end" }, rule.text),
+      );
+    }
+  }
+
+  series() {
+    const groups = new Map();
+    for (const point of this.spec.points) {
+      if (!groups.has(point.row.series)) groups.set(point.row.series, []);
+      groups.get(point.row.series).push(point);
+    }
+    const nudge = this.spec.nudge ? Math.min(6, 44 / groups.size) : 0;
+    this.places = [];
+    [...groups.values()].forEach((points, index) => {
+      const shift = nudge * (index - (groups.size - 1) / 2);
+      points.sort((a, b) => a.x - b.x);
+      const places = points.map((point) => ({ point, x: this.x(point.x) + shift, y: this.y(point.y) }));
+      const group = svg("g", { class: points[0].row.color });
+      if (this.spec.join && places.length > 1) {
+        const d = places.map(({ x, y }, at) => `${at ? "L" : "M"}${x} ${y}`).join("");
+        const dash = DASHES[points[0].row.dash % DASHES.length];
+        group.append(svg("path", { class: "through", d, "stroke-dasharray": dash }));
+      }
+      for (const { point, x, y } of places) {
+        let d = point.low === undefined ? "" : `M${x} ${this.y(point.low)}V${this.y(point.high)}`;
+        if (point.left !== undefined) d += `M${this.x(point.left)} ${y}H${this.x(point.right)}`;
+        group.append(svg("path", { class: "interval", d }));
+        const kind = point.hollow ? "mark hollow" : "mark";
+        group.append(svg("path", { class: kind, d: MARKERS[point.row.marker], transform: `translate(${x} ${y})` }));
+      }
+      this.svg.append(group);
+      this.places.push(...places);
+    });
+    this.places.sort((a, b) => a.x - b.x || a.y - b.y);
+  }
+
+  point(event) {
+    const area = this.svg.getBoundingClientRect();
+    const [x, y] = [event.clientX - area.left, event.clientY - area.top];
+    let best = -1, least = 26;
+    this.places.forEach((place, at) => {
+      const distance = Math.hypot(place.x - x, place.y - y);
+      if (distance < least) [best, least] = [at, distance];
+    });
+    this.pick(best);
+  }
+
+  key(event) {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (event.key === "Escape") this.pick(-1);
+    if (!step || !this.places.length) return;
+    event.preventDefault();
+    this.pick((this.at + step + this.places.length + (this.at < 0 && step < 0 ? 1 : 0)) % this.places.length);
+  }
+
+  pick(at) {
+    this.at = at;
+    if (!this.ring) return;
+    this.ring.setAttribute("visibility", at < 0 ? "hidden" : "visible");
+    if (at < 0) return hideTip();
+    const { x, y, point } = this.places[at];
+    this.ring.setAttribute("transform", `translate(${x} ${y})`);
+    const area = this.svg.getBoundingClientRect();
+    showTip(area.left + x, area.top + y, point.lines);
+  }
+}

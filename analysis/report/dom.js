@@ -1,0 +1,84 @@
+"use strict";
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+// In the place of a prediction: read as none of the choices, skipped, never asked.
+const UNREADABLE = 255, SKIPPED = 254, NOT_ASKED = 253;
+
+/** An element with its attributes and children. Strings become text nodes: data is never markup here. */
+function el(name, attributes, ...children) {
+  return fill(document.createElement(name), attributes, children);
+}
+
+function svg(name, attributes, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+function bytes(base64) {
+  const text = atob(base64);
+  const array = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) array[i] = text.charCodeAt(i);
+  return array;
+}
+
+/** The point's choice on each question of its data set, decoded when first asked for. */
+function predictions(row) {
+  row.decoded = row.decoded || bytes(row.predictions);
+  return row.decoded;
+}
+
+function isCorrect(row, question) {
+  row.bits = row.bits || bytes(row.correct);
+  return (row.bits[question >> 3] >> (question & 7)) % 2 === 1;
+}
+
+function answered(row, question) {
+  const choice = predictions(row)[question];
+  return choice !== SKIPPED && choice !== NOT_ASKED;
+}
+
+function letter(choice) {
+  if (choice === UNREADABLE) return "no readable answer";
+  if (choice === SKIPPED) return "skipped";
+  if (choice === NOT_ASKED) return "not asked";
+  return LETTERS[choice];
+}
+
+const isComplete = (row) => row.status === "complete";
+
+function percent(share) {
+  return (100 * share).toFixed(1) + "%";
+}
+
+function signed(points) {
+  return (points < 0 ? "\u2212" : "+") + Math.abs(points).toFixed(1);
+}
+
+function probability(p) {
+  return p < 0.001 ? "p < 0.001" : "p = " + p.toFixed(3);
+}
+
+/** The tip beside a place on the page. lines: the first is its heading. */
+function showTip(x, y, lines) {
+  const tip = document.getElementById("tip");
+  tip.replaceChildren(el("b", {}, lines[0]), ...lines.slice(1).map((line) => el("div", {}, line)));
+  tip.hidden = false;
+  const width = document.documentElement.clientWidth;
+  const left = Math.max(8, Math.min(x + 14, width - tip.offsetWidth - 8));
+  tip.style.left = left + window.scrollX + "px";
+  tip.style.top = Math.max(8, y - tip.offsetHeight - 12) + window.scrollY + "px";
+}
+
+function hideTip() {
+  document.getElementById("tip").hidden = true;
+}

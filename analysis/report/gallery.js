@@ -1,0 +1,98 @@
+/** The path that covers every visual token but the kept ones, and the one around those. */
+function survivorPaths(positions, rows, columns) {
+  let kept = "";
+  for (const position of new Set(positions)) {
+    kept += `M${position % columns} ${Math.floor(position / columns)}h1v1h-1Z`;
+  }
+  return { cover: `M0 0H${columns}V${rows}H0Z${kept}`, kept };
+}
+
+/** A picture with all but the kept visual tokens darkened. positions: null for all of them. grid: rows, columns. */
+function seenPicture(source, alt, positions, grid, color) {
+  const frame = el("div", { class: "seen" }, el("img", { src: source, alt }));
+  if (positions !== null) {
+    const paths = survivorPaths(positions, ...grid), viewBox = `0 0 ${grid[1]} ${grid[0]}`;
+    frame.append(svg("svg", { viewBox, preserveAspectRatio: "none", class: color, "aria-hidden": "true" },
+      svg("path", { class: "cover", d: paths.cover }), svg("path", { class: "kept ring", d: paths.kept })));
+  }
+  return frame;
+}
+
+/** One pictured question at a time, with what each method kept of it, side by side. */
+class Gallery {
+  constructor(host, pool) {
+    this.pool = pool;
+    this.set = DATA.sets[pool.set];
+    this.shown = pool.gallery;
+    if (!this.shown.length) {
+      host.replaceChildren(el("p", { class: "note" }, pool.no_gallery));
+      return;
+    }
+    this.kept = [...new Set(pool.rows.filter((row) => row.positions && !row.control).map((row) => row.kept))];
+    this.kept.sort((a, b) => a - b);
+    this.question = this.shown[0];
+    this.count = this.kept[0];
+    this.strip = el("div", { class: "strip", role: "group", "aria-label": "Question" });
+    this.counts = el("div", { class: "group", role: "group", "aria-label": "Kept visual tokens" });
+    this.view = el("div", {});
+    host.replaceChildren(this.strip, el("div", { class: "controls" }, this.counts), this.view);
+    for (const question of this.shown) {
+      this.strip.append(el("button", { type: "button", "aria-label": this.set.text[question], "data-at": question,
+        click: () => { this.question = question; this.draw(); } },
+        el("img", { src: this.set.pictures[question], alt: "" })));
+    }
+    this.counts.append(el("span", {}, "kept"));
+    for (const count of this.kept) {
+      this.counts.append(el("button", { type: "button", "data-at": count,
+        click: () => { this.count = count; this.draw(); } }, String(count)));
+    }
+    this.draw();
+  }
+
+  draw() {
+    const { set, question } = this;
+    const mark = (group, value) => {
+      for (const button of group.querySelectorAll("button")) {
+        button.setAttribute("aria-pressed", String(Number(button.dataset.at) === value));
+      }
+    };
+    mark(this.strip, question);
+    mark(this.counts, this.count);
+    const rows = this.pool.rows.filter((row) => isComplete(row) && (row.control || row.kept === this.count));
+    const figures = rows.filter((row) => row.positions || row.method === "full").map((row) => this.figure(row));
+    this.view.replaceChildren(
+      el("div", { class: "asked" }, questionWords(set, question)), el("div", { class: "gallery" }, figures));
+  }
+
+  figure(row) {
+    const { set, question } = this;
+    const positions = row.method === "full" ? null : row.positions[question];
+    if (positions === undefined) {
+      return el("figure", {}, el("figcaption", {}, row.label,
+        el("small", {}, "no positions stored for this question")));
+    }
+    const choice = predictions(row)[question], right = isCorrect(row, question);
+    const alt = positions ? `what ${row.label} kept of the picture` : "the whole picture";
+    const offered = (set.choices[question] || [])[choice];
+    const said = letter(choice) + (offered === undefined ? "" : `. ${offered}`);
+    return el("figure", {},
+      seenPicture(set.pictures[question], alt, positions, [this.pool.side, this.pool.side], row.color),
+      el("figcaption", {}, el("b", {}, row.label),
+        el("small", { dir: "auto" },
+          el("span", { class: right ? "right" : "wrong" }, right ? "right: " : "wrong: "), said)));
+  }
+}
+
+/** The question's hint, text and choices; the right one is named. */
+function questionWords(set, question) {
+  const choices = (set.choices[question] || []).map((choice, at) => el("li", { dir: "auto" },
+    `${LETTERS[at]}. ${choice}`,
+    at === set.answer[question] ? el("span", { class: "right" }, " \u2713 the answer") : null));
+  const hint = set.hint[question];
+  return [
+    hint ? el("p", { class: "note", dir: "auto" }, hint) : null,
+    el("p", { dir: "auto" }, el("b", {}, set.text[question] || set.id[question])),
+    el("ul", { class: "choices" }, choices),
+    el("p", { class: "tag", dir: "auto" }, set.id[question]),
+  ].filter(Boolean);
+}

@@ -1,0 +1,88 @@
+"""One look for all figures: a colour, a marker and a dash for each method, the same wherever it is drawn."""
+
+import hashlib
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+# Okabe and Ito's colours, which colour-blind readers tell apart, less their yellow, which white paper swallows.
+BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
+PURPLE, ORANGE, SKY = "#CC79A7", "#E69F00", "#56B4E9"
+GREY, BLACK = "#8A8A8A", "#000000"
+
+# matplotlib's markers and plotly's names for them.
+_SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
+_SYMBOLS |= {"X": "x", "*": "star", ">": "triangle-right", "<": "triangle-left", "p": "pentagon", "h": "hexagon"}
+_SYMBOLS |= {"d": "diamond-tall", "8": "octagon"}
+_DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """color as #RRGGBB; marker and line in matplotlib's notation."""
+
+    color: str
+    marker: str
+    line: str
+
+    @property
+    def symbol(self) -> str:
+        """plotly's name of the marker."""
+        return _SYMBOLS[self.marker]
+
+    @property
+    def dash(self) -> str:
+        """plotly's name of the line."""
+        return _DASHES[self.line]
+
+
+STYLES = {
+    "full": MethodStyle(BLACK, "*", "-"),
+    "no_image": MethodStyle(BLACK, "X", "--"),
+    "fps": MethodStyle(BLUE, "o", "-"),
+    "tome": MethodStyle(VERMILLION, "s", "-"),
+    "fastv": MethodStyle(GREEN, "^", "-"),
+    "density": MethodStyle(PURPLE, "v", "-"),
+    "tome_merge": MethodStyle(ORANGE, "P", "-"),
+    "himap": MethodStyle(SKY, "X", "-"),
+    "pyramiddrop": MethodStyle(BLUE, "*", "--"),
+    "sparsevlm": MethodStyle(VERMILLION, ">", "--"),
+    "dart": MethodStyle(GREEN, "<", "--"),
+    "divprune": MethodStyle(PURPLE, "D", "--"),
+    "cdpruner": MethodStyle(ORANGE, "o", "--"),
+    "visionzip": MethodStyle(SKY, "s", "--"),
+    "prumerge": MethodStyle(BLUE, "^", ":"),
+    "prumerge_plus": MethodStyle(VERMILLION, "v", ":"),
+    "random": MethodStyle(GREY, "D", "-"),
+    "grid": MethodStyle(GREY, "s", "--"),
+    "pool": MethodStyle(GREY, "o", ":"),
+}
+# Those of the user's own methods, which no method above has.
+_OWN = [
+    MethodStyle(color, marker, "-.")
+    for marker, color in product(("p", "h", "d", "8"), (PURPLE, ORANGE, SKY, BLUE, VERMILLION, GREEN))
+]
+RC: Any = {  # matplotlib's own type of it lists every key there is
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5,
+    "errorbar.capsize": 2,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "pdf.fonttype": 42,  # text that can be searched and edited
+    "savefig.dpi": 150,
+}
+
+
+def method_style(name: str) -> MethodStyle:
+    """The style of a method, by its name alone: the same whatever else is in the figure, in every process."""
+    if name in STYLES:
+        return STYLES[name]
+    return _OWN[int(hashlib.sha256(name.encode()).hexdigest(), 16) % len(_OWN)]

@@ -1,0 +1,73 @@
+"""Arguments KEY=VALUE of the commands that are no sweep, and files written whole."""
+
+import os
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tokensel.errors import TokenselError
+
+
+def read_arguments(
+    argv: Sequence[str], keys: Collection[str], prefixes: Collection[str] = ()
+) -> tuple[list[str], dict[str, str]]:
+    """The arguments without a "=" in order, and the others by key.
+
+    keys: those allowed; prefixes: of keys allowed with anything behind, "method." for one.
+
+    Raises TokenselError for any other key, and for one given twice.
+    """
+    plain, given = [], {}
+    for argument in argv:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            plain.append(argument)
+            continue
+        if key not in keys and not key.startswith(tuple(prefixes)):
+            allowed = ", ".join([*keys, *(f"{prefix}OPTION" for prefix in prefixes)])
+            raise TokenselError(f"{key}: unknown key; keys are {allowed}")
+        if key in given:
+            raise TokenselError(f"{key}: given twice; give it one value")
+        given[key] = value
+    return plain, given
+
+
+def read_integer(given: dict[str, str], key: str, default: int, least: int = 0) -> int:
+    """Raises TokenselError for a value that is no integer from `least`."""
+    text = given.get(key, str(default))
+    if not text.isascii() or not text.removeprefix("-").isdigit() or int(text) < least:
+        raise TokenselError(f"{key}={text}: must be an integer from {least}")
+    return int(text)
+
+
+def read_list(text: str) -> list[str]:
+    """The items of "a,b" or "[a,b]", without blanks around them."""
+    inner = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text
+    return [item.strip() for item in inner.split(",") if item.strip()]
+
+
+def read_value(text: str) -> Any:
+    """A number, true, false, null or text, as in the sweep's arguments."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def write_whole(path: Path, data: bytes, key: str = "output") -> None:
+    """Writes the file and the folders above it; what was there before stays until the new one is complete.
+
+    Raises TokenselError where that cannot be.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise TokenselError(f"{key}={path}: cannot be written ({error.strerror})") from error

@@ -1,0 +1,113 @@
+"""Operations from pixels to visual tokens: one function for each kind of tower."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+
+def picture_flops(
+    config: Any, visual_tokens: int, pictures: Mapping[str, Any] | None = None, images: int = 1
+) -> tuple[int, int]:
+    """Operations of the vision tower, and of what takes its features to the decoder's width, for one prompt.
+
+    pictures: what the processor makes of the prompt's pictures (pixel_values, image_grid_thw); only shapes and grids
+    are read. None: as many tiles or patches as `visual_tokens` in `images` pictures need, which is a guess for families
+    that cut pictures into tiles or keep their shape.
+
+    Raises AttributeError for a configuration that lacks a size.
+    """
+    if config.model_type in ("qwen2_vl", "qwen2_5_vl"):
+        return _qwen(config, _grids(config, visual_tokens, pictures or {}, images))
+    vision = config.vision_config
+    side = vision.image_size // vision.patch_size
+    if config.model_type in ("idefics3", "smolvlm"):
+        rows, cols = _tile(pictures or {}, vision.patch_size) or (side, side)
+        merged = config.scale_factor**2
+        tiles = _tiles(pictures or {}, images, visual_tokens, rows * cols // merged)
+        connector = 2 * vision.hidden_size * merged * config.text_config.hidden_size
+        return tiles * _clip(vision, rows * cols, 0), tiles * (rows * cols // merged) * connector
+    # CLIP's towers have a [CLS] token, SigLIP's have none.
+    special = 0 if "siglip" in vision.model_type else 1
+    chosen = side * side + special * (getattr(config, "vision_feature_select_strategy", "default") == "full")
+    tiles = _tiles(pictures or {}, images, visual_tokens, chosen)
+    return tiles * _clip(vision, side * side, special), tiles * chosen * projector_flops(config)
+
+
+def projector_flops(config: Any) -> int:
+    """LLaVA's projector on one token: two linear layers, from all feature layers side by side."""
+    layers = config.vision_feature_layer
+    width_in = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
+    hidden = config.text_config.hidden_size
+    return 2 * hidden * (width_in + hidden)
+
+
+def _tiles(pictures: Mapping[str, Any], images: int, visual_tokens: int, tokens: int) -> int:
+    """How many pictures the tower sees: every leading axis of pixel_values [..., 3, H, W]."""
+    if "pixel_values" in pictures:
+        return math.prod(pictures["pixel_values"].shape[:-3])
+    return images * max(1, round(visual_tokens / images / tokens))
+
+
+def _tile(pictures: Mapping[str, Any], patch_size: int) -> tuple[int, int] | None:
+    """Rows and columns of patches of one tile."""
+    if "pixel_values" not in pictures:
+        return None
+    rows, cols = pictures["pixel_values"].shape[-2:]
+    return rows // patch_size, cols // patch_size
+
+
+def _clip(vision: Any, patches: int, special: int) -> int:
+    """A CLIP- or SigLIP-like tower on one tile: patches, then layers of four square projections and a plain MLP.
+
+    All layers count: transformers computes the ones above the feature layer too.
+    """
+    tokens, hidden = patches + special, vision.hidden_size
+    mlp = 4 * hidden * vision.intermediate_size
+    embedding = 2 * vision.num_channels * vision.patch_size**2 * hidden * patches
+    layer = tokens * (8 * hidden**2 + mlp) + 4 * hidden * tokens**2
+    pooling = 0
+    if getattr(vision, "vision_use_head", False):  # attention of one learnt query, then an MLP
+        pooling = 4 * hidden**2 * (1 + tokens) + 4 * hidden * tokens + mlp
+    return embedding + vision.num_hidden_layers * layer + pooling
+
+
+Grid = tuple[int, int, int]
+
+
+def _grids(config: Any, visual_tokens: int, pictures: Mapping[str, Any], images: int) -> list[Grid]:
+    """Frames, rows and columns of patches of each picture."""
+    if "image_grid_thw" in pictures:
+        grids = torch.as_tensor(pictures["image_grid_thw"]).tolist()
+        return [(frames, rows, cols) for frames, rows, cols in grids]
+    merge = config.vision_config.spatial_merge_size
+    tokens = visual_tokens // images
+    rows = next(rows for rows in range(math.isqrt(tokens), 0, -1) if tokens % rows == 0)
+    return [(1, rows * merge, tokens // rows * merge)] * images
+
+
+def _qwen(config: Any, grids: list[Grid]) -> tuple[int, int]:
+    """Qwen2-VL's tower: every patch of a frame looks at the others; Qwen2.5-VL's: in most layers, within a window."""
+    vision, windowed = config.vision_config, config.model_type == "qwen2_5_vl"
+    hidden = vision.hidden_size if windowed else vision.embed_dim
+    out = vision.out_hidden_size if windowed else vision.hidden_size
+    mlp = 6 * hidden * vision.intermediate_size if windowed else 4 * hidden**2 * vision.mlp_ratio
+    patches = sum(math.prod(grid) for grid in grids)
+    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    everyone = sum(frames * (rows * cols) ** 2 for frames, rows, cols in grids)
+    within = everyone
+    wide = vision.depth
+    if windowed:
+        side = vision.window_size // vision.patch_size
+        within = sum(frames * _squares(rows, side) * _squares(cols, side) for frames, rows, cols in grids)
+        wide = len(set(vision.fullatt_block_indexes) & set(range(vision.depth)))
+    attention = 4 * hidden * (wide * everyone + (vision.depth - wide) * within)
+    tower = patches * (2 * pixels * hidden + vision.depth * (8 * hidden**2 + mlp)) + attention
+    merged = hidden * vision.spatial_merge_size**2
+    return tower, patches // vision.spatial_merge_size**2 * 2 * merged * (merged + out)
+
+
+def _squares(length: int, window: int) -> int:
+    """The sum of squared lengths of the windows that `length` is cut into."""
+    return length // window * window**2 + (length % window) ** 2
