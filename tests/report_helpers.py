@@ -1,7 +1,8 @@
-"""Folders of results as a sweep leaves them, written without running one."""
+"""Folders of results as a sweep leaves them, written without running one, and a reader of reports."""
 
 import json
 import random
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,63 @@ HOSTILE = (
     "emoji 🧪🔬 \u2028 line",
 )
 COMMAND = "python -m runners.sweep kept=4,9 method=fps --multirun"
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page, as far as these tests look."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.policy = ""
+        self.contents: dict[str, list[str]] = {"script": [], "style": []}
+        self.rows: list[dict] = []
+        self.columns: list[str] = []
+        self.words: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, name: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append(name)
+        self.attributes += [(name, key, value) for key, value in attrs]
+        if given.get("http-equiv") == "Content-Security-Policy":
+            self.policy = given["content"] or ""
+        if name == "table" and given.get("class") == "points":
+            self.columns = []
+        if name == "th" and "data-name" in given:
+            self.columns.append(given["data-name"] or "")
+        if name == "tr" and "data-key" in given:
+            self.rows.append(
+                {"key": given["data-key"], "status": given["data-status"], "values": [], "of": self.columns}
+            )
+        elif name in ("td", "th") and "data-value" in given and self.rows:
+            self.rows[-1]["values"].append(given["data-value"])
+        if name not in ("meta", "img", "br"):
+            self._open.append(name)
+
+    def handle_endtag(self, name: str) -> None:
+        while self._open and self._open.pop() != name:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] in self.contents:
+            self.contents[self._open[-1]].append(data)
+        else:
+            self.words.append(data)
+
+    @property
+    def data(self) -> dict:
+        return json.loads(self.contents["script"][0])
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+    def table(self) -> dict[str, dict[str, str]]:
+        return {row["key"]: dict(zip(row["of"], row["values"], strict=True)) for row in self.rows}
 
 
 def write_questions(folder: Path, count: int, pictures: int = 8, texts: tuple[str, ...] = ("Which is it",)) -> dict:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from report_helpers import COMMAND, HOSTILE, write_point, write_questions, write_sweep
+from report_helpers import COMMAND, HOSTILE, Page, write_point, write_questions, write_sweep
 
 from analysis.report import build_report
 from analysis.report.evaluation import Evaluation, Row
@@ -23,63 +22,6 @@ from analysis.report.payload import SKIPPED, UNREADABLE, QuestionSet, pack_answe
 from analysis.report.pictures import as_seen, data_uri, encode_pictures
 from runners.report import main
 from tokensel.data import Question, load_questions
-
-
-class Page(HTMLParser):
-    """What a browser would make of a page, as far as these tests look."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[str] = []
-        self.policy = ""
-        self.contents: dict[str, list[str]] = {"script": [], "style": []}
-        self.rows: list[dict] = []
-        self.columns: list[str] = []
-        self.words: list[str] = []
-        self.attributes: list[tuple[str, str, str | None]] = []
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, name: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.tags.append(name)
-        self.attributes += [(name, key, value) for key, value in attrs]
-        if given.get("http-equiv") == "Content-Security-Policy":
-            self.policy = given["content"] or ""
-        if name == "table" and given.get("class") == "points":
-            self.columns = []
-        if name == "th" and "data-name" in given:
-            self.columns.append(given["data-name"] or "")
-        if name == "tr" and "data-key" in given:
-            self.rows.append(
-                {"key": given["data-key"], "status": given["data-status"], "values": [], "of": self.columns}
-            )
-        elif name in ("td", "th") and "data-value" in given and self.rows:
-            self.rows[-1]["values"].append(given["data-value"])
-        if name not in ("meta", "img", "br"):
-            self._open.append(name)
-
-    def handle_endtag(self, name: str) -> None:
-        while self._open and self._open.pop() != name:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] in self.contents:
-            self.contents[self._open[-1]].append(data)
-        else:
-            self.words.append(data)
-
-    @property
-    def data(self) -> dict:
-        return json.loads(self.contents["script"][0])
-
-    @property
-    def text(self) -> str:
-        return " ".join("".join(self.words).split())
-
-    def table(self) -> dict[str, dict[str, str]]:
-        return {row["key"]: dict(zip(row["of"], row["values"], strict=True)) for row in self.rows}
 
 
 @pytest.fixture(scope="module")
