@@ -119,32 +119,28 @@ class _Meter:
         question = _middle(asked)
         self.meter: LatencyMeter | None = None
         self.text_tokens = self.visual_tokens = 0
+        self.pictures: dict[str, torch.Tensor] = {}
         if question is None:
             return
-        ids = loaded.tokenize([question])[0]
+        encoded = loaded.encode([question])
+        ids, self.pictures = encoded.input_ids, encoded.pictures
         self.visual_tokens = int((ids == loaded.processor.image_token_id).sum())
         self.text_tokens = ids.shape[1] - self.visual_tokens
         if self.latency["repeats"]:
             self.meter = LatencyMeter(loaded, question, **self.latency)
 
     def costs(self, point: PointWork) -> dict[str, Any]:
-        """flops, flops_ratio (to the full model), flops_parts, kv_bytes, tokens_layer_mean."""
+        """flops, flops_ratio (to the full model), flops_parts, kv_bytes, tokens_layer_mean; selection_counted: whether
+        choosing is among them."""
         config = self.loaded.model.config
         sizes: dict[str, Any] = {"text_tokens": self.text_tokens, "visual_tokens": self.visual_tokens}
         sizes["bytes_per_value"] = torch.finfo(self.loaded.model.dtype).bits // 8
+        sizes |= {"pictures": self.pictures, "device": self.loaded.device.type}
         full = prefill_cost(config, **sizes)
         cost = full
         stages = point.point.stages(getattr(config, "text_config", config).num_hidden_layers)
         if not stages[0].method.passes_through:
-            cost = prefill_cost(
-                config,
-                **sizes,
-                kept=[stage.kept_of(self.visual_tokens) for stage in stages],
-                agg_layer=[stage.layer for stage in stages],
-                method=stages[0].method,
-                aggregation=stages[0].aggregation or "none",
-                layout=stages[0].layout,
-            )
+            cost = prefill_cost(config, **sizes, stages=stages)
         parts = ("vision", "projector", "decoder", "head", "selection")
         return {
             "flops": cost.total,
@@ -152,6 +148,7 @@ class _Meter:
             "flops_parts": {part: getattr(cost, part) for part in parts},
             "kv_bytes": cost.kv_bytes,
             "tokens_layer_mean": cost.tokens_layer_mean,
+            "selection_counted": cost.selection_counted,
         }
 
 

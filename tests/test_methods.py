@@ -51,8 +51,9 @@ def context(kept=6, layer=2, row_keys=(0, 0, 0), look=None):
 def test_every_method_is_named_in_the_readme_and_has_a_file_of_its_own():
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     folder = Path(methods.__file__).parent
-    assert set(METHODS) == {file.stem for file in folder.glob("*.py")} - {"__init__", "base", "user"}
-    for name, method in METHODS.items():
+    ours = {name: method for name, method in METHODS.items() if method.__module__.startswith("tokensel.")}
+    assert set(ours) == {file.stem for file in folder.glob("*.py")} - {"__init__", "base", "user"}
+    for name, method in ours.items():
         assert f"`{name}`" in readme
         assert method.__doc__ is not None
 

@@ -1,10 +1,13 @@
 """Several stages, positions that close up and keys that weigh more: on tiny random models, hooks against pieces."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 
 from tests.helpers import IMAGE_TOKEN, llava_inputs, single_row, tiny_llava
-from tokensel import make_stages, reduce_tokens
+from tokensel import Method, Selection, make_stages, reduce_tokens
 from tokensel.methods import HiMAP, PyramidDrop, SparseVLM
 from tokensel.split import SplitModel
 from tokensel.stages import default_layers
@@ -93,3 +96,33 @@ def test_one_kept_for_several_stages_is_what_remains_after_the_last():
     assert [stage.kept_of(576) for stage in make_stages("himap", kept=72)] == [288, 72]
     assert [stage.kept_of(576) for stage in make_stages("pyramiddrop", kept=72)] == [288, 144, 72]
     assert [stage.kept_of(576) for stage in make_stages("himap", kept=400)] == [576, 400]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ["zero_fill", "mask"])
+def test_emptied_and_masked_places_of_the_picture_are_not_taken_for_text(layout):
+    seen = []
+
+    @dataclass
+    class Reader(Method):
+        name: ClassVar[str] = "reader"
+        default_layers: ClassVar[tuple[int, ...]] = (1, 2)
+
+        def select(self, context):
+            seen.append((context.text.shape[1], context.text_mask.sum(1).tolist(), context.inputs[1].shape[1]))
+            return Selection(torch.arange(context.kept).expand(context.tokens.shape[0], -1))
+
+    model = tiny_llava()
+    inputs = llava_inputs(model, (5, 9))
+    with reduce_tokens(model, Reader(), kept=(12, 4), agg_layer=(1, 2), layout=layout):
+        model(**inputs)
+    assert seen == [(3 + 9, [5, 9], 3 + 9)] * 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ["compact", "zero_fill"])
+def test_sparsevlms_three_stages_run_in_every_layout(layout):
+    model = tiny_llava()
+    with reduce_tokens(model, "sparsevlm", kept=8, layout=layout) as record:
+        assert torch.isfinite(model(**llava_inputs(model, (5, 9))).logits).all()
+    assert record.positions.shape == (2, 8)

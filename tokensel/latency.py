@@ -15,6 +15,7 @@ import torch
 
 from tokensel.data import Question
 from tokensel.evaluate import GridPoint, row_keys
+from tokensel.families import picture_arguments
 from tokensel.models import LoadedModel
 from tokensel.reduce import reduce_tokens
 from tokensel.split import SplitModel
@@ -110,8 +111,8 @@ class LatencyMeter:
         return prefill, steps
 
     def _time_vision(self) -> list[float]:
-        pixels = self.inputs.get("pixel_values")
-        return [] if pixels is None else self._repeat(lambda: self.split.image_features(pixels))
+        pictures = picture_arguments(self.inputs)
+        return self._repeat(lambda: self.split.picture_features(pictures)) if pictures else []
 
     def _time_selection(self, point: GridPoint) -> list[float]:
         """Choosing, aggregating and laying out, all stages, on the states that enter their layers."""

@@ -171,15 +171,21 @@ class _Look:
         return take(self.state.hidden, self.state.visual_index)
 
     @property
+    def _picture(self) -> State:
+        """Where the picture is: its places that an earlier stage emptied or masked are not text either."""
+        prompt = self.state.prompt
+        return prompt if prompt is not None and prompt.hidden.shape[1] == self.state.hidden.shape[1] else self.state
+
+    @property
     def _text_index(self) -> Tensor:
         """Every token that is not visual, ascending: LongTensor[B, S]."""
-        visual = self.state.visual_mask
-        others = visual.shape[1] - self.state.visual_index.shape[1]
+        visual = self._picture.visual_mask.to(self.state.hidden.device)
+        others = visual.shape[1] - self._picture.visual_index.shape[1]
         return visual.to(torch.uint8).sort(dim=1, stable=True).indices[:, :others]
 
     def text(self) -> tuple[Tensor, Tensor]:
         index = self._text_index
-        instruction = index > self.state.visual_index[:, -1:]
+        instruction = index > self._picture.visual_index[:, -1:].to(index.device)
         if self.state.attention_mask is not None:
             instruction = instruction & self.state.attention_mask.gather(1, index)
         return take(self.state.hidden, index), instruction

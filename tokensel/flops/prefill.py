@@ -6,8 +6,7 @@ from typing import Any
 
 from tokensel.errors import TokenselError
 from tokensel.flops.vision import picture_flops, projector_flops
-from tokensel.methods import Method
-from tokensel.methods.base import Sizes
+from tokensel.methods import Method, Sizes
 from tokensel.stages import Stage
 
 
@@ -188,13 +187,8 @@ def _sizes(
 
 
 def _tells(method: Method) -> bool:
-    """Whether the method's own `flops` belongs to its `select`: neither the base's, nor of a class it changes."""
-    for kind in type(method).__mro__:
-        if "flops" in vars(kind):
-            return kind is not Method
-        if "select" in vars(kind):
-            return False
-    return False
+    """Whether the class that chooses tells what that costs: one that changes `select` alone does not."""
+    return next("flops" in vars(kind) for kind in type(method).__mro__ if vars(kind).keys() & {"flops", "select"})
 
 
 def _head_dim(text: Any) -> int:
