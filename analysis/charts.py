@@ -35,6 +35,7 @@ COSTS: dict[str, tuple[tuple[str, ...], float, str]] = {
         ("select_ms", "selection"),
     )
 } | {
+    "prefill_ratio": (("prefill_ratio",), 0.01, "prefill time, % of the full model's beside it"),
     "flops_ratio": (("flops_ratio",), 0.01, "prefill FLOPs, % of the full model's"),
     "flops": (("flops",), 1e9, "prefill FLOPs, 10⁹"),
     "kv_bytes": (("kv_bytes",), 2**20, "KV cache after prefill, MiB"),
@@ -148,7 +149,8 @@ def accuracy_over_cost(results: pd.DataFrame, cost: str = "prefill_ms") -> Chart
     if cost not in COSTS:
         raise TokenselError(f"cost={cost}: unknown; choose one of {', '.join(COSTS)}")
     columns, unit, label = COSTS[cost]
-    rows = complete(results).dropna(subset=columns[0])
+    rows = complete(results)
+    rows = rows.assign(prefill_ratio=1 / rows["speedup"]).dropna(subset=columns[0])
     if rows.empty:
         raise TokenselError(
             f"cost={cost}: no complete point has it; choose another cost, or time them: latency.repeats=5"

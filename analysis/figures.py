@@ -33,8 +33,10 @@ def accuracy_over_kept(results: pd.DataFrame) -> Figure:
 def accuracy_over_cost(results: pd.DataFrame, cost: str = "prefill_ms") -> Figure:
     """Accuracy in percent over what a point costs, each point marked with its kept, and the Pareto front in grey.
 
-    cost: prefill_ms, total_ms or select_ms (measured; a panel for each device), flops_ratio, flops, kv_bytes or
-    peak_memory_bytes. Raises TokenselError for another, or where no point has it.
+    cost: prefill_ms, total_ms or select_ms (measured; a panel for each device); prefill_ratio (to the full model, timed
+    in turn with the point: holds on a busy machine too); flops_ratio, flops, kv_bytes or peak_memory_bytes.
+
+    Raises TokenselError for another, or where no point has it.
     """
     return _figure(charts.accuracy_over_cost(results, cost))
 
@@ -103,7 +105,7 @@ def _figure(chart: Chart[Panel]) -> Figure:
 def _sheet(chart: Chart[Any], width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure with axes for each panel, width x height inches each, and the chart's note below."""
     count = len(chart.panels)
-    columns = min(max(count, 1), _COLUMNS)
+    columns = 2 if count == 4 else min(max(count, 1), _COLUMNS)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(columns * width + 1.4, max(rows, 1) * height), layout="constrained")
     axes = [figure.add_subplot(rows, columns, place + 1) for place in range(count)]

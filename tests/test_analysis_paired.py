@@ -13,6 +13,7 @@ from scipy.stats import multinomial
 
 from analysis import by_group, compare, flip_counts, flips, load_predictions, load_results
 from analysis.paired import difference_interval
+from analysis.tables import accuracy_table, comparison_table, probability
 from tokensel.errors import TokenselError
 from tokensel.stats import minimum_detectable_difference, wilson_interval
 
@@ -221,3 +222,37 @@ def test_a_point_in_two_sweeps_is_compared_once_in_each_pool_with_its_own_questi
     assert sorted(compare(results, predictions)["n"]) == [6, 10]
     predictions["family"] = "all"
     assert sorted(by_group(results, predictions)["n"]) == [6, 6, 10, 10]
+
+
+def test_tables_to_read_show_every_point_with_its_interval_or_why_not(sweep):
+    folder, _ = sweep
+    make_point(folder, "random", 8, None, error="RuntimeError: no memory")
+    results, predictions = loaded(folder)
+    table = accuracy_table(results)
+    assert len(table) == len(results) == 8
+    row = table[(table["method"] == "fps") & (table["kept"] == 16)].iloc[0]
+    low, high = wilson_interval(FPS.count("1"), 10)
+    assert row["accuracy % [95%]"] == f"{10 * FPS.count('1'):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    assert (row["speed-up"], row["prefill ms"]) == ("2.00x", "10.2")
+    assert table.loc[table["method"] == "random", "accuracy % [95%]"].item() == "failed"
+    assert "pool" not in table
+    comparison = compare(results, predictions)
+    read = comparison_table(comparison)
+    first = comparison.iloc[0]
+    shown = f"{first['difference']:+.1f} [{first['diff_low']:+.1f}, {first['diff_high']:+.1f}]"
+    assert read["points over fastv [95%]"][0] == shown
+    assert read["b : c"][0] == f"{first['b']} : {first['c']}"
+
+
+def test_tables_of_several_pools_name_them(sweep):
+    folder, _ = sweep
+    make_point(folder, "fps", 8, answers(FPS), protocol=PROTOCOL | {"prompt": "lmms"})
+    results, predictions = loaded(folder)
+    assert set(accuracy_table(results)["pool"]) == {f"tiny, diagrams, prompt={p}" for p in ("llava", "lmms")}
+    read = comparison_table(compare(results, predictions))
+    assert read.loc[read["pool"].str.contains("lmms"), "note"].tolist() == ["no fastv at this kept"]
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.0004, "<0.001"), (0.001, "0.001"), (0.0496, "0.050"), (1.0, "1.000")])
+def test_p_values_are_written_with_three_places(value, words):
+    assert probability(value) == words

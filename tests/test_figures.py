@@ -131,6 +131,8 @@ def test_costs_are_drawn_in_their_unit_with_the_pareto_front(sweep):
     (full,) = (series for series in timed.series if series.method == "full")
     assert full.x == pytest.approx([16.0])
     assert full.x_limits == [(9.0, 20.0)]
+    (paired,) = charts.accuracy_over_cost(results, "prefill_ratio").panels
+    assert {x for series in paired.series for x in series.x} == {50.0}  # each is twice as fast
 
 
 def test_times_of_two_devices_are_two_panels(sweep):

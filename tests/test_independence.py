@@ -15,7 +15,7 @@ from tokensel.evaluate import GridPoint, evaluate, row_keys
 from tokensel.models import load_model
 from tokensel.store import PointStore
 
-COUNT = int(os.environ.get("TOKENSEL_QUESTIONS", "14"))
+COUNT = int(os.environ.get("TOKENSEL_QUESTIONS", "8"))
 POINTS = [
     GridPoint("full"),
     GridPoint("fps", 16),

@@ -25,17 +25,20 @@ SWEEP = ["method=fps,tome", "kept=8", "agg_layer=2,4", "temperature=0.05,0.5", "
 QUICK = ["latency.repeats=1", "latency.warmup=0", "latency.decode_tokens=1", "logger=none"]
 
 
+def start(name, folder):
+    command = [sys.executable, "-m", "papermill", str(FOLDER / f"{name}.ipynb"), f"{name}.ipynb", "-k", "python3"]
+    command += ["--no-progress-bar", "-y", json.dumps(NOTEBOOKS[name][0])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A folder with a sweep in it, and each notebook being run beside it, all at the same time."""
     folder = tmp_path_factory.mktemp("notebooks")
+    running = {"add_your_method": start("add_your_method", folder)}  # makes its own sweep
     assert main([*SWEEP, *QUICK, f"output_dir={folder}"]) == 0
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    running = {}
-    for name, (parameters, _) in NOTEBOOKS.items():
-        command = [sys.executable, "-m", "papermill", str(FOLDER / f"{name}.ipynb"), f"{name}.ipynb", "-k", "python3"]
-        command += ["--no-progress-bar", "-y", json.dumps(parameters)]
-        running[name] = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    running |= {name: start(name, folder) for name in NOTEBOOKS if name not in running}
     yield folder, running
     for process in running.values():
         process.kill()
