@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class OfflineRun:
 
     path: Path
     start: Any = None
+    finished: bool = False
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -55,9 +57,15 @@ class OfflineRun:
         return {key.removesuffix("._type"): value for key, value in types}
 
 
-def offline_runs(folder: Path) -> list[OfflineRun]:
-    """All runs below a folder, oldest first."""
-    return [read_run(path) for path in sorted(folder.rglob("run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)]
+def offline_runs(folder: Path, patience: float = 20.0) -> list[OfflineRun]:
+    """All runs below a folder, oldest first. W&B may still be writing them: waits for that, in seconds."""
+    until = time.monotonic() + patience
+    while True:
+        paths = sorted(folder.rglob("run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+        runs = [read_run(path) for path in paths]
+        if all(run.finished for run in runs) or time.monotonic() > until:
+            return runs
+        time.sleep(0.1)
 
 
 def read_run(path: Path) -> OfflineRun:
@@ -67,6 +75,8 @@ def read_run(path: Path) -> OfflineRun:
         if kind == "run":
             run.start = record.run
             run.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        elif kind == "exit":
+            run.finished = run.start is not None
         elif kind == "config":
             run.config |= {item.key: json.loads(item.value_json) for item in record.config.update}
         elif kind == "summary":
