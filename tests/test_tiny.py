@@ -69,14 +69,14 @@ def load_tokenizer():
 
 def test_it_sees(tiny, tmp_path):
     """With the picture it answers well over 25 points better than without; without it, near chance."""
-    questions = load_questions("diagrams", limit=100)
+    questions = load_questions("diagrams", limit=60)
     points = [GridPoint("full"), GridPoint("no_image", agg_layer=0)]
     stores = [PointStore(tmp_path / point.method) for point in points]
     assert evaluate(tiny, questions, points, stores) == {}
     full, blind = (sum(row["correct"] for row in store.predictions()) / len(questions) for store in stores)
     chance = sum(1 / len(q.choices) for q in questions) / len(questions)
     assert full - blind > 0.25
-    assert abs(blind - chance) < 0.19  # four standard errors at n = 100
+    assert abs(blind - chance) < 0.24  # four standard errors at n = 60
     published = json.loads((EMBEDDED["tiny"] / "figures.json").read_text())["diagrams"]
     assert abs(full - published["full"]) < 0.16
 
