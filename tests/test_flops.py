@@ -10,7 +10,7 @@ from test_families import CASES, picture
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tokensel import METHODS, Context, Selection, TokenselError, functional, make_stages, reduce_tokens
+from tokensel import METHODS, Context, Selection, TokenselError, central, make_stages, reduce_tokens
 from tokensel.data import Question
 from tokensel.flops import picture_flops, prefill_cost
 from tokensel.methods import FarthestPoint, HiMAP, Method, RandomSubset
@@ -182,7 +182,7 @@ def test_several_pictures_of_a_prompt_are_seen_one_by_one(families):
 
 
 def test_the_medoid_rule_on_a_device_that_is_not_asked_runs_its_iterations(llava, monkeypatch):
-    monkeypatch.setattr(functional, "_settled", lambda *tokens: False)  # as on a GPU
+    monkeypatch.setattr(central, "_all_different", lambda *tokens: False)  # as on a GPU
     inputs = single_row(llava_inputs(llava, texts=(7,)), 0)
     settings = {"kept": 12, "agg_layer": 1}
     on_gpu = check(llava, "tome", settings, inputs, 36, device="cuda")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
-from tokensel import TokenselError, functional
+from tokensel import TokenselError, central
 from tokensel.functional import cross_attention, degrees, farthest_point_sampling, inverse_norms, nearest_mean
 from tokensel.functional import tome_centers as tome
 
@@ -99,7 +99,7 @@ def test_seeing_that_tome_is_settled_changes_nothing(kind, seed, kept):
         tokens = 1 + tokens / 4096
     with pytest.MonkeyPatch.context() as patch:
         chosen = tome(tokens, kept)
-        patch.setattr(functional, "_settled", lambda *_: False)
+        patch.setattr(central, "_all_different", lambda *_: False)
         rounds = tome(tokens, kept)
     assert torch.equal(chosen, rounds)
 

@@ -9,15 +9,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from tokensel import kernels
+from tokensel import central, farthest, kernels
 from tokensel.errors import TokenselError
 
 EPSILON = 1e-12
 ROUNDING = 1e-6
 PERIPHERAL_BLOCK = 64
-# Unit vectors at least this far from each other are not parallel, whatever the rounding of their cosine.
-APART = 0.004
-COORDINATES = 64
 
 
 def inverse_norms(tokens: Tensor) -> Tensor:
@@ -48,8 +45,7 @@ def take(tokens: Tensor, indices: Tensor) -> Tensor:
 
 def degrees(tokens: Tensor, inverse: Tensor) -> Tensor:
     """Sum over j of cos(i, j), self included: [B, N]. As x_i . sum_j x_j, so in O(N D)."""
-    total = torch.bmm(inverse.unsqueeze(1), tokens)
-    return cosine_to(tokens, inverse, total).squeeze(-1)
+    return cosine_to(tokens, inverse, torch.bmm(inverse.unsqueeze(1), tokens)).squeeze(-1)
 
 
 def unit_rows(tokens: Tensor, inverse: Tensor, index: Tensor) -> Tensor:
@@ -75,7 +71,8 @@ def farthest_point_sampling(
     tokens: [B, N, D]. Returns LongTensor[B, min(kept, N)] in the order of choice; the first is the start. Ties go to
     the lowest index. kept >= N returns arange(N); kept 0 still returns the start, as in the original. Chosen tokens
     are not excluded: once only duplicates of chosen tokens (or zero rows) are left, an index can come twice, as in
-    the original. O(N M D); touches M rows only. On CUDA it is one kernel (kernels.py) where Triton is at hand.
+    the original. O(N M D); touches M rows only. On CUDA it is one kernel (kernels.py) where Triton is at hand; on a
+    CPU distances that no choice hangs on are left out (farthest.py).
 
     start: None = random per row (from generator); an int = that index in all rows; LongTensor[B] = one per row;
     "medoid" = the token nearest to all others; "peripheral" = the one with the largest nearest-neighbour distance.
@@ -92,6 +89,8 @@ def farthest_point_sampling(
     first = _start(values, inverse, start, generator)
     if tokens.is_cuda and kernels.usable(tokens.device, _farthest):
         return kernels.farthest_points(tokens, inverse, first, kept)
+    if _at_hand(values):
+        return farthest.farthest_points(values, inverse, first, kept)
     return _farthest(values, inverse, first, kept)
 
 
@@ -177,11 +176,14 @@ def tome_centers(tokens: Tensor, kept: int, iterations: int = 3) -> Tensor:
     if kept >= count:
         return torch.arange(count, device=tokens.device).repeat(batch, 1)
     tokens = tokens.float()
-    inverse = inverse_norms(tokens)
-    degree = degrees(tokens, inverse)
-    centers = degree.sort(dim=1, descending=True, stable=True).indices[:, :kept]
-    if _settled(tokens, inverse, centers):
-        return centers
+    if _at_hand(tokens):
+        inverse, degree, centers, settled = central.rank(tokens, kept, EPSILON)
+        if settled:  # every centre belongs to its own cluster, and stays
+            return centers
+    else:
+        inverse = inverse_norms(tokens)
+        degree = degrees(tokens, inverse)
+        centers = degree.sort(dim=1, descending=True, stable=True).indices[:, :kept]
     each = torch.arange(kept, device=tokens.device).unsqueeze(1)
     for _ in range(iterations):
         cluster = _similarity(tokens, inverse, unit_rows(tokens, inverse, centers)).argmax(1, keepdim=True)
@@ -191,19 +193,9 @@ def tome_centers(tokens: Tensor, kept: int, iterations: int = 3) -> Tensor:
     return centers
 
 
-def _settled(tokens: Tensor, inverse: Tensor, centers: Tensor) -> bool:
-    """Whether every centre [B, M] surely belongs to its own cluster, so that the highest degrees stay.
-
-    So it is if no two are parallel and none is zero. Told by some of their coordinates, in O(M^2), and only where
-    asking waits for nobody: of values on a CPU.
-    """
-    if tokens.device.type != "cpu" or type(tokens) is not Tensor:
-        return False
-    some = unit_rows(tokens[..., :: max(1, tokens.shape[-1] // COORDINATES)], inverse, centers)
-    points = torch.nn.functional.pad(some, (0, 0, 0, 1))  # and the zero vector
-    distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
-    same = torch.eye(points.shape[1], dtype=torch.bool).expand_as(distances)
-    return torch.equal(distances < APART, same)
+def _at_hand(tokens: Tensor) -> bool:
+    """Whether asking for a value waits for nobody: plain tokens on a CPU."""
+    return tokens.device.type == "cpu" and type(tokens) is Tensor
 
 
 def cross_attention(queries: Tensor, tokens: Tensor, temperature: float = 0.1) -> Tensor:

@@ -1,0 +1,103 @@
+"""Farthest point sampling on a CPU, with the work left undone that no choice hangs on. The choices are the same.
+
+The distance of a token to what is chosen can only fall, so an old value bounds it from above. A pool of the tokens
+with the largest bounds is copied together, as unit vectors, and kept up to date step by step; all others stay as they
+are until the farthest of the pool is no farther than the best bound outside it. Lazy evaluation of a greedy choice:
+Minoux (1978), "Accelerated greedy algorithms". Where all tokens are few enough for the processor's cache, the pool is
+all of them. Every step waits for its own result, so this is not for a GPU.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# A pool of this many values stays in a core's cache; fewer tokens than LEAST_POOL are soon used up.
+POOL_VALUES = 2**18
+LEAST_POOL = 64
+# At first the bounds fall so fast that a pool is not worth its copy.
+FIRST_STEPS = 8
+
+
+def farthest_points(tokens: Tensor, inverse: Tensor, start: Tensor, kept: int) -> Tensor:
+    """tokens float32 [B, N, D], their inverse norms [B, N], start [B, 1] -> LongTensor[B, max(kept, 1)].
+
+    The start is first. Ties go to the lowest index.
+    """
+    starts = start.squeeze(1).tolist()
+    orders = [_Row(*row).choose(max(kept, 1)) for row in zip(tokens, inverse, starts, strict=True)]
+    return torch.from_numpy(np.array(orders))
+
+
+def pool_size(count: int, hidden: int) -> int:
+    """How many of `count` tokens of `hidden` values a pool takes."""
+    return min(count, max(LEAST_POOL, POOL_VALUES // hidden))
+
+
+class _Row:
+    """The tokens [N, D] of one picture, what is chosen so far, and every token's distance to the first `seen` of it."""
+
+    def __init__(self, tokens: Tensor, inverse: Tensor, start: int) -> None:
+        self.tokens, self.inverse = tokens, inverse
+        self.order = [start]
+        self.chosen = [(tokens[start] * inverse[start]).unsqueeze(0)]
+        self.distance = np.full(len(tokens), np.inf, dtype=np.float32)
+        self.seen = np.zeros(len(tokens), dtype=np.int64)
+
+    def choose(self, kept: int) -> list[int]:
+        size = pool_size(*self.tokens.shape)
+        if size < len(self.tokens):
+            while len(self.order) < min(kept, FIRST_STEPS):
+                self._from_all()
+        while len(self.order) < kept:
+            if not self._from_pool(size, kept):
+                self._from_all()
+        return self.order
+
+    def _updated(self, tokens: Tensor, distance: np.ndarray, seen: int, inverse: Tensor | None = None) -> np.ndarray:
+        """distance [n] of tokens [n, D] to the first `seen` choices -> to all; inverse: unless tokens are units."""
+        new = torch.cat(self.chosen)[seen:]
+        cosine = torch.mv(tokens, new[0]) if len(new) == 1 else torch.mm(new, tokens.t()).amax(0)
+        if inverse is not None:
+            cosine.mul_(inverse)
+        return np.minimum(distance, 1 - cosine.numpy())
+
+    def _from_all(self) -> None:
+        """One step over all tokens."""
+        self.distance = self._updated(self.tokens, self.distance, int(self.seen.min()), self.inverse)
+        self.seen[:] = len(self.order)
+        farthest = int(self.distance.argmax())
+        self.order.append(farthest)
+        self.chosen.append((self.tokens[farthest] * self.inverse[farthest]).unsqueeze(0))
+
+    def _from_pool(self, size: int, kept: int) -> bool:
+        """As many steps as one pool is good for; whether there was any."""
+        border = len(self.distance) - size
+        if border:
+            ranked = self.distance.argpartition(border - 1)
+            bound, pool = self.distance[ranked[border - 1]], np.sort(ranked[border:])
+            index = torch.from_numpy(pool)
+            units = self.tokens.index_select(0, index).mul_(self.inverse.index_select(0, index).unsqueeze(1))
+        else:
+            bound, pool = -np.inf, np.arange(size)
+            units = self.tokens * self.inverse.unsqueeze(1)
+        seen = int(self.seen[pool].min())
+        distance = self.distance[pool]
+        if seen < len(self.order):
+            distance = self._updated(units, distance, seen)
+        picked: list[int] = []
+        left = kept - len(self.order)
+        while True:
+            best = int(distance.argmax())
+            # To be as far as the best bound outside is not enough: a token there may have the lower index.
+            if not distance[best] > bound:
+                break
+            picked.append(best)
+            if len(picked) == left:
+                break
+            cosine = torch.mv(units, units[best]).numpy()
+            np.minimum(distance, np.subtract(1, cosine, out=cosine), out=distance)
+        if picked:
+            self.order += pool[picked].tolist()
+            self.chosen.append(units[torch.tensor(picked)])
+        self.distance[pool], self.seen[pool] = distance, len(self.order)
+        return bool(picked)
