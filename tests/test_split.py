@@ -30,7 +30,8 @@ def test_pieces_equal_the_hooks(method, layer, attention):
         expected = model(**inputs).logits[:, -1]
     torch.testing.assert_close(split.logits(reduced), expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(reduced.positions, record.positions)
-    assert torch.equal(reduced.indices, record.indices)
+    padding = (inputs["attention_mask"] == 0).sum(1, keepdim=True)  # on the left there, on the right here
+    assert torch.equal(reduced.indices, record.indices - padding)
 
 
 @torch.no_grad()
@@ -83,6 +84,30 @@ def test_rows_of_a_padded_batch_equal_single_prompts():
         torch.testing.assert_close(both[0], torch.cat(both[1:]), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_padding_needs_no_mask_and_may_be_on_either_side(attention, monkeypatch):
+    model = tiny_llava(attn_implementation=attention)
+    left, split = llava_inputs(model, (5, 9, 2)), SplitModel(model)
+    rows = [row[mask.bool()] for row, mask in zip(left["input_ids"], left["attention_mask"], strict=True)]
+    right = {
+        "input_ids": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True),
+        "attention_mask": left["attention_mask"].flip(1),
+        "pixel_values": left["pixel_values"],
+    }
+    masks = []
+    build = SplitModel._layer_mask
+    monkeypatch.setattr(SplitModel, "_layer_mask", lambda *given: masks.append(build(*given)) or masks[-1])
+    for method in METHODS:
+        both = [
+            split.logits(split.reduce(split.run(split.embed(**given), 2), stage(method, 2))) for given in (left, right)
+        ]
+        assert torch.equal(*both)
+    assert all((mask is None) == (attention == "sdpa") for mask in masks)
+    assert split.run(split.reduce(split.embed(**left), stage("fastv", 0, layout="mask")), 1).masked
+    assert masks[-1] is not None
+
+
 @torch.no_grad()
 def test_two_stages_equal_the_hooks():
     model = tiny_llava()
@@ -123,8 +148,8 @@ def test_mistakes_are_named():
         split.reduce(state, stage("fps", 2))
     with pytest.raises(TokenselError, match="upto=5: must be from 0 to 4"):
         split.run(state, 5)
-    with pytest.raises(TokenselError, match="padded on the left"):
-        split.embed(**(inputs | {"attention_mask": inputs["attention_mask"].flip(1)}))
+    with pytest.raises(TokenselError, match="every prompt must hold a token"):
+        split.embed(**(inputs | {"attention_mask": inputs["attention_mask"] * torch.tensor([[1], [0]])}))
     with pytest.raises(TokenselError, match="72 image tokens, but the pictures give 36"):
         split.embed(**(inputs | {"pixel_values": inputs["pixel_values"][:1]}))
     headless = SplitModel(tiny_llama().model)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -127,7 +128,7 @@ class Reducing:
         change: Callable[[nn.Module, Arguments], Arguments | None],
     ) -> None:
         """Registers a hook that sees all arguments by name, and may answer with a new set of them."""
-        names = list(inspect.signature(module.forward).parameters)
+        names = _parameter_names(getattr(module.forward, "__func__", module.forward))
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> HookResult:
             changed = change(module, dict(zip(names, args, strict=False)) | kwargs)
@@ -318,6 +319,13 @@ class Reducing:
 
     def _after_decoder(self, decoder: nn.Module, args: Any, output: Any) -> None:
         self._pass = None
+
+
+@lru_cache(maxsize=64)  # layers of one class share it; finding it out takes longer than to run a small layer's norm
+def _parameter_names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a method's parameters, less self."""
+    names = tuple(inspect.signature(forward).parameters)
+    return names[1:] if names[:1] == ("self",) else names
 
 
 def _cached_tokens(given: Arguments) -> int:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from tokensel.anatomy import find_parts
+from tokensel.attention import last_real
 from tokensel.errors import TokenselError
 from tokensel.families import ALONG_PROMPT
+from tokensel.functional import take
 from tokensel.stages import Stage
 from tokensel.state import State, reduce_state
 from tokensel.vision import VisionStates, VisionTap
@@ -84,13 +86,23 @@ class SplitModel:
     ) -> State:
         """The prompt about to enter the first layer.
 
-        input_ids [B, T], left-padded where attention_mask [B, T] is 0; pictures as pixel_values with what else the
+        input_ids [B, T], padded where attention_mask [B, T] is 0; pictures as pixel_values with what else the
         processor gives (by name, or all in `pictures`), or as image_features, [N, D] for each. Or inputs_embeds
         [B, T, D] with image_mask [B, T]. row_keys: LongTensor[B], the questions' keys for methods that draw at random.
         vision: what `look` saw, a row each; looks: with pixel_values, look here.
 
-        Raises TokenselError when features and image tokens don't match, or for padding on the right.
+        The state is padded on the right: then causal attention hides the padding from all that is real, and needs no
+        mask. Raises TokenselError when features and image tokens don't match, or for a prompt of padding alone.
         """
+        mask = None
+        if attention_mask is not None and not bool((attention_mask != 0).all()):
+            order = (attention_mask == 0).to(torch.uint8).sort(dim=1, stable=True).indices
+            mask = (attention_mask != 0).gather(1, order)
+            if not bool(mask[:, 0].all()):
+                raise TokenselError("attention_mask: every prompt must hold a token")
+            input_ids, inputs_embeds, image_mask = (
+                None if each is None else take(each, order) for each in (input_ids, inputs_embeds, image_mask)
+            )
         if inputs_embeds is None:
             if input_ids is None:
                 raise TokenselError("input_ids: needed unless inputs_embeds is given")
@@ -115,11 +127,6 @@ class SplitModel:
             flat = torch.cat(list(image_features)).to(inputs_embeds.device, inputs_embeds.dtype)
             inputs_embeds = inputs_embeds.masked_scatter(image_mask.unsqueeze(-1), flat)
         batch = inputs_embeds.shape[0]
-        mask = None
-        if attention_mask is not None and not bool((attention_mask != 0).all()):
-            mask = attention_mask != 0
-            if not bool(mask[:, -1].all()):
-                raise TokenselError("attention_mask: the batch must be padded on the left")
         family, llava = self.parts.family, self.parts.llava
         along = input_ids if input_ids is not None else image_mask
         positions = family.position_ids(llava, along, mask, shown)
@@ -175,25 +182,28 @@ class SplitModel:
 
     @torch.no_grad()
     def logits(self, state: State) -> Tensor:
-        """Runs what is left of the decoder and returns the last position's logits: [B, vocabulary]."""
+        """Runs what is left of the decoder and returns the logits at each row's last real position: [B, vocabulary]."""
         if self.parts.head is None:
             raise TokenselError("model: has no language-model head to give logits")
         hidden = self.run(state, self.num_layers).hidden
-        return self.parts.head(self.parts.decoder.norm(hidden[:, -1:]))[:, 0]
+        last = hidden[:, -1:] if state.attention_mask is None else take(hidden, last_real(state.attention_mask, hidden))
+        return self.parts.head(self.parts.decoder.norm(last))[:, 0]
 
     def _layer_mask(self, state: State) -> Tensor | None:
         """The mask in the form that the model's attention wants; None where plain causal attention needs none."""
-        name, padding = self.parts.attention_name, state.attention_mask
+        name = self.parts.attention_name
+        # Padding comes after everything that is real, where causal attention does not look.
+        hidden_from = state.attention_mask if state.masked else None
         if state.key_bias is not None:
             return self._biased_mask(state, state.key_bias)
-        if self.parts.uses_flash and padding is None:
+        if self.parts.uses_flash and hidden_from is None:
             return torch.ones(state.hidden.shape[:2], dtype=torch.bool, device=state.hidden.device)
-        if self.parts.uses_flash or (padding is None and name == "sdpa"):
-            return padding
+        if self.parts.uses_flash or (hidden_from is None and name == "sdpa"):
+            return hidden_from
         length = state.hidden.shape[1]
         allowed = torch.ones(length, length, dtype=torch.bool, device=state.hidden.device).tril()[None, None]
-        if padding is not None:
-            allowed = allowed & padding[:, None, None, :]
+        if hidden_from is not None:
+            allowed = allowed & hidden_from[:, None, None, :]
         if name == "sdpa":
             return allowed
         lowest = torch.finfo(state.hidden.dtype).min

@@ -30,11 +30,12 @@ class State:
     rotary: cos and sin [B or 1, T, d]. previous: the hidden states that entered layer - 1, if that layer saw this
     same sequence. prompt: the state before the first layer, None = this one.
     row_keys: LongTensor[B], the key of each row's question. vision: what the tower saw, a row each.
+    masked: whether attention_mask hides tokens among the others, and not padding alone.
     key_bias: [B, T] added to the attention logits of these keys from here on; None = nothing.
     image_count: how many visual tokens a row's picture had before any reduction; None = as many as now.
     grid: their rows and columns, None = a square, (1, 0) = all in one row.
     positions, indices: LongTensor[B, M], the survivors of the last reduction in the order they now stand: relative
-    to the image, and in the original sequence; None before any reduction.
+    to the image, and in the sequence before any reduction; None before any.
     """
 
     hidden: Tensor
@@ -47,6 +48,7 @@ class State:
     previous: Tensor | None = None
     prompt: "State | None" = None
     vision: VisionStates | None = None
+    masked: bool = False
     key_bias: Tensor | None = None
     image_count: int | None = None
     grid: tuple[int, int] | None = None
@@ -147,6 +149,7 @@ def reduce_state(state: State, stage: Stage, parts: Anatomy) -> tuple[State, Red
         previous=None,
         prompt=state.prompt or (state if state.layer == 0 else None),
         vision=None,
+        masked=state.masked or reduction.visible is not None,
         key_bias=None if bias is None else reduction.along(bias),
         image_count=image_count,
         positions=positions,
