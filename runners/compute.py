@@ -22,6 +22,8 @@ from tokensel.models import LoadedModel, load_model
 
 # So many questions have their kept tokens stored at every point, for pictures of them.
 POSITION_SAMPLE = 8
+# So many points share each run of the full model that they are timed beside.
+TIMED_TOGETHER = 4
 TIMED = (
     "select_ms",
     "vision_ms",
@@ -70,14 +72,18 @@ def compute(work: GroupWork, plan: Plan, progress: SweepProgress) -> None:
         same = [point for point in points if ids_digest(point.asked) == digest]
         _predict(loaded, same, work, plan, progress)
     meter = _Meter(loaded, plan, points[0].asked)
-    for point in points:
-        timed = point.needs_timing(plan.shared["latency"])
-        if not point.error:
-            try:
-                _write_metrics(point, meter, plan)
-            except Exception as error:  # a point that only fails at batch 1, or with a cache
-                point.fail(describe(error))
-        progress.finished_point(timed)
+    for begin in range(0, len(points), TIMED_TOGETHER):
+        several = points[begin : begin + TIMED_TOGETHER]
+        waiting = [point for point in several if point.needs_timing(plan.shared["latency"])]
+        times = meter.times([point for point in waiting if not point.error])
+        for point in several:
+            timed = point in waiting
+            if not point.error:
+                try:
+                    _write_metrics(point, meter, plan, times.get(point.key))
+                except Exception as error:  # a point that only fails at batch 1, or with a cache
+                    point.fail(describe(error))
+            progress.finished_point(timed)
 
 
 def describe(error: Exception) -> str:
@@ -129,6 +135,13 @@ class _Meter:
         if self.latency["repeats"]:
             self.meter = LatencyMeter(loaded, question, **self.latency)
 
+    def times(self, points: list[PointWork]) -> dict[str, dict[str, Any] | Exception]:
+        """Of each point, by key: its times, or what it raised. Nothing where times are not wanted."""
+        if self.meter is None or not points:
+            return {}
+        found = self.meter.measure_together([point.point for point in points])
+        return dict(zip((point.key for point in points), found, strict=True))
+
     def costs(self, point: PointWork) -> dict[str, Any]:
         """flops, flops_ratio (to the full model), flops_parts, kv_bytes, tokens_layer_mean; selection_counted: whether
         choosing is among them."""
@@ -166,15 +179,17 @@ def _middle(asked: list[Question]) -> Question | None:
     return ordered[half] if ordered[half].image is None else None
 
 
-def _write_metrics(point: PointWork, meter: _Meter, plan: Plan) -> None:
+def _write_metrics(point: PointWork, meter: _Meter, plan: Plan, found: dict[str, Any] | Exception | None) -> None:
+    """found: the times, or what was raised while they were taken; None: not taken."""
+    if isinstance(found, Exception):
+        raise found
     latency = plan.shared["latency"]
     old = point.metrics or {}
     times = {name: old.get(name) for name in TIMED}
     timing = old["provenance"]["protocol"]["latency"] if old else None
     if point.needs_timing(latency):
         timing = latency
-        if meter.meter is not None:
-            times = meter.meter.measure(point.point)
+        times |= found or {}
     protocol = {
         "scoring": point.settings["scoring"],
         **point.settings["protocol"],

@@ -54,14 +54,21 @@ def code_digest(method: str) -> str:
 @cache
 def _digest(method: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
+    for source in [*_library_sources(), *map(_stripped, method)]:
+        digest.update(source.encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _library_sources() -> list[str]:
     library = Path(tokensel.__file__).parent
     files = [file for file in sorted(library.glob("*.py")) if file.stem not in _NO_PREDICTION]
     files += [library / "models" / name for name in ("loaded.py", "processors.py")]
-    sources = [file.read_text() for file in files]
-    for source in [*sources, *method]:
-        tree = ast.parse(source)
-        digest.update(ast.unparse(_without_docstrings(tree)).encode())
-    return digest.hexdigest()[:16]
+    return [_stripped(file.read_text()) for file in files]
+
+
+def _stripped(source: str) -> str:
+    return ast.unparse(_without_docstrings(ast.parse(source)))
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

@@ -58,3 +58,42 @@ def test_the_model_is_left_as_it_was(meter):
     hooks = [len(module._forward_pre_hooks) for module in meter.model.modules()]
     meter.measure(GridPoint("fps", kept=4))
     assert hooks == [len(module._forward_pre_hooks) for module in meter.model.modules()]
+
+
+def test_points_timed_together_share_the_runs_of_the_full_model(meter, monkeypatch):
+    runs = []
+    run = LatencyMeter._run
+    monkeypatch.setattr(LatencyMeter, "_run", lambda self, point: runs.append(point) or run(self, point))
+    points = [GridPoint("fps", kept=4), GridPoint("tome", kept=4), GridPoint("random", kept=9)]
+    together = meter.measure_together(points)
+    assert [sum(ran is point for ran in runs) for point in (None, *points)] == [4] * 4
+    rounds = [runs[begin : begin + 4] for begin in range(0, 16, 4)]
+    assert len({id(contenders[0]) for contenders in rounds}) == 4, "the first place must take turns"
+    assert all(set(times["prefill_ms"]) == {"p25", "p50", "p75"} and times["speedup"] > 0 for times in together)
+
+
+def test_a_point_that_fails_leaves_the_others_their_times(meter, monkeypatch):
+    run = LatencyMeter._run
+
+    def fails(self, point):
+        if point is not None and point.method == "tome":
+            raise ValueError("no memory")
+        return run(self, point)
+
+    monkeypatch.setattr(LatencyMeter, "_run", fails)
+    points = [GridPoint(method, kept=4) for method in ("fps", "tome", "random")]
+    first, second, third = meter.measure_together(points)
+    assert isinstance(second, ValueError)
+    assert first["speedup"] > 0
+    assert third["select_ms"]["p50"] > 0
+    with pytest.raises(ValueError, match="no memory"):
+        meter.measure(points[1])
+
+
+def test_where_the_full_model_fails_nothing_is_timed(meter, monkeypatch):
+    def fails(self, point):
+        raise ValueError("no memory")
+
+    monkeypatch.setattr(LatencyMeter, "_run", fails)
+    found = meter.measure_together([GridPoint("fps", kept=4), GridPoint("tome", kept=4)])
+    assert [str(error) for error in found] == ["no memory"] * 2

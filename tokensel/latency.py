@@ -1,12 +1,13 @@
-"""Time and memory of one prompt at batch 1, each grid point in turn with the full model: paired ratios.
+"""Time and memory of one prompt at batch 1, grid points in turn with the full model: paired ratios.
 
 What is timed is what a user runs: the model itself under `reduce_tokens`, prefill with a KV cache and then
 greedy steps. Vision and selection are timed apart, in the model run piece by piece.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from tokensel.evaluate import GridPoint, row_keys
 from tokensel.families import picture_arguments
 from tokensel.models import LoadedModel
 from tokensel.reduce import reduce_tokens
-from tokensel.split import SplitModel
+from tokensel.split import SplitModel, State
 
 QUARTILES = {"p25": 25, "p50": 50, "p75": 75}
 
@@ -45,43 +46,72 @@ class LatencyMeter:
         self.inputs: dict[str, Any] = loaded.prepare([question])
         self.keys = row_keys([question], loaded.device)
         self.split = SplitModel(loaded.model)
+        self._vision: list[float] | None = None
+        self._prefixes: dict[bool, State] = {}
+
+    def measure(self, point: GridPoint) -> dict[str, Any]:
+        """The times of one point, see `measure_together`. Raises what the point raises."""
+        (times,) = self.measure_together([point])
+        if isinstance(times, Exception):
+            raise times
+        return times
 
     @torch.inference_mode()
-    def measure(self, point: GridPoint) -> dict[str, Any]:
-        """The point's times: select_ms, vision_ms, prefill_ms, decode_ms, total_ms, each {"p25", "p50",
-        "p75"}.
+    def measure_together(self, points: Sequence[GridPoint]) -> list[dict[str, Any] | Exception]:
+        """Each point's times, or what it raised. In every round each point and the full model run once, who begins
+        takes turns: few points at a time, so that the full model's run is never far.
 
-        prefill_ms is the time to the first token, vision tower included; decode_ms one later token; total_ms
-        all of them; select_ms is None where nothing is chosen. Also speedup and speedup_total: the full model's
-        prefill and total over the point's, median of the paired ratios; peak_memory_bytes of the point's runs on
-        CUDA, None on a CPU, which keeps no such count.
+        select_ms, vision_ms, prefill_ms, decode_ms, total_ms, each {"p25", "p50", "p75"}: prefill_ms is the time to
+        the first token, vision tower included; decode_ms one later token; total_ms all of them; select_ms is None
+        where nothing is chosen. Also speedup and speedup_total: the full model's prefill and total over the point's,
+        median of the ratios within a round; peak_memory_bytes of the point's runs on CUDA, None on a CPU, which keeps
+        no such count.
         """
-        full: list[tuple[float, list[float]]] = []
-        reduced: list[tuple[float, list[float]]] = []
-        peak = None
+        runs: list[_Runs] = [_Runs() for _ in points]
+        full, failed = _Runs(), dict[int, Exception]()
+        contenders: list[int | None] = [None, *range(len(points))]
         for repeat in range(-self.warmup, self.repeats):
-            # Who goes first takes turns: the second finds warmer caches.
-            for mine in (True, False) if repeat % 2 else (False, True):
-                if mine and self.device.type == "cuda":
-                    torch.cuda.reset_peak_memory_stats(self.device)
-                run = self._run(point if mine else None)
-                if mine and self.device.type == "cuda":
-                    peak = max(peak or 0, torch.cuda.max_memory_allocated(self.device))
+            first = repeat % len(contenders)
+            for place in contenders[first:] + contenders[:first]:
+                if place in failed:
+                    continue
+                try:
+                    run, peak = self._run_watched(None if place is None else points[place])
+                except Exception as error:  # whatever a user's method raises: the other points go on
+                    if place is None:
+                        return [error for _ in points]
+                    failed[place] = error
+                    continue
                 if repeat >= 0:
-                    (reduced if mine else full).append(run)
-        prefill, decode = (np.array(values) for values in zip(*reduced, strict=True))
-        full_prefill, full_decode = (np.array(values) for values in zip(*full, strict=True))
-        total, full_total = prefill + decode.sum(1), full_prefill + full_decode.sum(1)
+                    (full if place is None else runs[place]).add(run, peak)
+        found: list[dict[str, Any] | Exception] = []
+        for place, point in enumerate(points):
+            try:
+                found.append(failed[place] if place in failed else self._figures(point, runs[place], full))
+            except Exception as error:
+                found.append(error)
+        return found
+
+    def _figures(self, point: GridPoint, runs: "_Runs", full: "_Runs") -> dict[str, Any]:
+        if self._vision is None:
+            self._vision = self._time_vision()
         return {
             "select_ms": _quartiles(self._time_selection(point)),
-            "vision_ms": _quartiles(self._time_vision()),
-            "prefill_ms": _quartiles(prefill),
-            "decode_ms": _quartiles(decode.ravel()),
-            "total_ms": _quartiles(total),
-            "speedup": float(np.median(full_prefill / prefill)),
-            "speedup_total": float(np.median(full_total / total)),
-            "peak_memory_bytes": peak,
+            "vision_ms": _quartiles(self._vision),
+            "prefill_ms": _quartiles(runs.prefill),
+            "decode_ms": _quartiles(np.ravel(runs.decode)),
+            "total_ms": _quartiles(runs.total),
+            "speedup": float(np.median(np.divide(full.prefill, runs.prefill))),
+            "speedup_total": float(np.median(full.total / runs.total)),
+            "peak_memory_bytes": runs.peak,
         }
+
+    def _run_watched(self, point: GridPoint | None) -> tuple[tuple[float, list[float]], int | None]:
+        """A run, and the most memory that it took on CUDA, in bytes."""
+        if self.device.type != "cuda":
+            return self._run(point), None
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return self._run(point), torch.cuda.max_memory_allocated(self.device)
 
     def _run(self, point: GridPoint | None) -> tuple[float, list[float]]:
         """One answer: milliseconds of the prefill, and of every decoding step."""
@@ -118,7 +148,9 @@ class LatencyMeter:
         """Choosing, aggregating and laying out, all stages, on the states that enter their layers."""
         stages = [stage for stage in point.stages(self.split.num_layers) if stage.layer < self.split.num_layers]
         looks = any(stage.method.uses_vision for stage in stages)
-        state = self.split.embed(**self.inputs, row_keys=self.keys, looks=looks)
+        if looks not in self._prefixes:
+            self._prefixes[looks] = self.split.embed(**self.inputs, row_keys=self.keys, looks=looks)
+        state = self._prefixes[looks]
         total: list[float] = []
         for stage in stages:
             entering = self.split.run(state, stage.layer)
@@ -141,6 +173,26 @@ class LatencyMeter:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+@dataclass
+class _Runs:
+    """What several runs of one contender took. prefill: milliseconds of each; decode: of each run's steps; peak:
+    bytes."""
+
+    prefill: list[float] = field(default_factory=list)
+    decode: list[list[float]] = field(default_factory=list)
+    peak: int | None = None
+
+    def add(self, run: tuple[float, list[float]], peak: int | None) -> None:
+        self.prefill.append(run[0])
+        self.decode.append(run[1])
+        if peak is not None:
+            self.peak = max(self.peak or 0, peak)
+
+    @property
+    def total(self) -> np.ndarray:
+        return np.array(self.prefill) + np.array(self.decode).sum(1)
 
 
 def _quartiles(times: Any) -> dict[str, float] | None:
