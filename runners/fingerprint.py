@@ -13,7 +13,7 @@ from tokensel.methods.base import Method, find_method
 
 # Modules of the library's top level that cannot change a prediction; the others count, what makes a model's inputs of
 # questions, and the method's own.
-_NO_PREDICTION = ("__init__", "errors", "flops", "latency", "stats", "store")
+_NO_PREDICTION = ("__init__", "errors", "flops", "latency", "pipeline", "stats", "store")
 
 
 def questions_digest(questions: Sequence[Question]) -> str:

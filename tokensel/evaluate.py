@@ -5,9 +5,8 @@ each agg_layer run once, and each grid point runs only its own tail. Predictions
 batch by batch.
 """
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -19,6 +18,7 @@ from tokensel.errors import BadSampleError, TokenselError
 from tokensel.methods import Method, make_method
 from tokensel.models import LoadedModel
 from tokensel.models.loaded import Encoded
+from tokensel.pipeline import ahead
 from tokensel.reduce import reduce_tokens
 from tokensel.split import SplitModel
 from tokensel.stages import Stage, make_stages
@@ -33,6 +33,8 @@ BAD_SAMPLE_POLICIES = ("error", "skip")
 ANSWER_TOKENS = 16
 # In logits; batching alone moves them by less than 1e-4 in float32.
 NEAR_TIE = 1e-3
+# Batches that a CPU computes side by side, each with its share of the threads.
+MOST_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -153,23 +155,30 @@ def evaluate(
     if scoring not in SCORINGS:
         raise TokenselError(f"scoring={scoring}: unknown; choose one of {', '.join(SCORINGS)}")
     run = _Pass(loaded, points, stores, scoring, on_bad_sample, progress or (lambda count: None), keep_positions)
-    for prepared in _one_ahead(run.prepare, _batches(order_questions(questions), batch_size)):
-        run.batch(prepared)
+    workers = _workers(loaded, points, scoring)
+    # The next batch's pictures are prepared while this one computes.
+    with closing(ahead(run.prepare, _batches(order_questions(questions), batch_size))) as prepared:
+        if workers == 1:
+            for batch in prepared:
+                run.keep(run.compute(batch))
+        else:
+            with closing(ahead(run.compute, prepared, workers)) as computed:
+                for result in computed:
+                    run.keep(result)
     return run.failures
 
 
-def _one_ahead(
-    prepare: Callable[[list[Question]], "_Prepared"], batches: Iterator[list[Question]]
-) -> Iterator["_Prepared"]:
-    """Each batch prepared, the next one in the background while the caller works on this one."""
-    with ThreadPoolExecutor(max_workers=1) as worker:
-        waiting: deque[Future[_Prepared]] = deque()
-        for batch in batches:
-            waiting.append(worker.submit(prepare, batch))
-            if len(waiting) > 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+def _workers(loaded: LoadedModel, points: Sequence[GridPoint], scoring: str) -> int:
+    """How many batches are computed side by side. On a CPU threads do more with a batch each than all with one.
+
+    One where they would get into each other's way: hooks in the model, or a user's method, which may keep a state.
+    """
+    if loaded.device.type != "cpu" or scoring == "generate":
+        return 1
+    methods = [point.make_method() for point in points]
+    if any(method.uses_vision or not type(method).__module__.startswith("tokensel.") for method in methods):
+        return 1
+    return min(MOST_WORKERS, torch.get_num_threads())
 
 
 def _batches(questions: list[Question], size: int) -> Iterator[list[Question]]:
@@ -181,11 +190,30 @@ def _batches(questions: list[Question], size: int) -> Iterator[list[Question]]:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """A batch as tensors, in groups of equally many visual tokens; and its questions that cannot be asked."""
+class _Asked:
+    """Questions of equally many visual tokens, as tensors. answers: the ids of the tokens that begin each answer, where
+    letters are scored."""
 
-    groups: list[tuple[list[Question], Encoded]]
+    questions: list[Question]
+    encoded: Encoded
+    answers: list[list[int]]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A batch as tensors; and its questions that cannot be asked."""
+
+    groups: list[_Asked]
     bad: list[tuple[Question, BadSampleError]]
+
+
+@dataclass
+class _Computed:
+    """What a batch gave: (point, questions, a row each), and the points that failed. Its bad questions as before."""
+
+    bad: list[tuple[Question, BadSampleError]]
+    rows: list[tuple[int, list[Question], list[dict[str, Any]]]] = field(default_factory=list)
+    failures: dict[int, Exception] = field(default_factory=dict)
 
 
 class _Pass:
@@ -234,25 +262,43 @@ class _Pass:
             # Rows of one batch must hold equally many visual tokens.
             shape = () if question.image is None else self.loaded.picture_shape(pictures[question.image_id])
             groups.setdefault(shape, []).append(question)
-        alike = list(groups.values())
-        return _Prepared([(questions, self.loaded.encode(questions, pictures)) for questions in alike], bad)
+        # All that the tokenizer does, it does here: it does not stand several threads at once.
+        answers = self.answer_ids if self.scoring == "letter" else lambda question: []
+        alike = [
+            _Asked(questions, self.loaded.encode(questions, pictures), [answers(question) for question in questions])
+            for questions in groups.values()
+        ]
+        return _Prepared(alike, bad)
 
     @torch.inference_mode()
-    def batch(self, prepared: "_Prepared") -> None:
-        for question, error in prepared.bad:
+    def compute(self, prepared: _Prepared) -> _Computed:
+        """What the points that lack answers say. Changes nothing here: several batches may be under way."""
+        computed = _Computed(prepared.bad)
+        if prepared.bad and self.on_bad_sample == "error":
+            return computed
+        for asked in prepared.groups:
+            todo = [index for index in self.lacking(asked.questions) if index not in computed.failures]
+            if todo and self.scoring == "generate":
+                self.generate(asked, todo, computed)
+            elif todo:
+                self.score_letters(asked, todo, computed)
+        return computed
+
+    def keep(self, computed: _Computed) -> None:
+        """Stores what a batch gave. Raises its first bad sample's error under on_bad_sample=error."""
+        for question, error in computed.bad:
             if self.on_bad_sample == "error":
                 raise error
             row = {"prediction": None, "correct": False, "margin": None, "skipped": True, "error": str(error)}
             for index in self.lacking([question]):
                 self.append(index, [question], [row])
-        for questions, encoded in prepared.groups:
-            todo = self.lacking(questions)
-            if todo and self.scoring == "generate":
-                self.generate(questions, encoded, todo)
-            elif todo:
-                self.score_letters(questions, encoded, todo)
+        for index, questions, rows in computed.rows:
+            if index not in self.failures:
+                self.append(index, questions, rows)
+        self.failures |= {index: error for index, error in computed.failures.items() if index not in self.failures}
 
-    def score_letters(self, questions: list[Question], encoded: Encoded, todo: list[int]) -> None:
+    def score_letters(self, asked: _Asked, todo: list[int], computed: _Computed) -> None:
+        questions, encoded = asked.questions, asked.encoded
         stages = {index: self.points[index].stages(self.split.num_layers) for index in todo}
         looks = any(stage.method.uses_vision for index in todo for stage in stages[index])
         features, vision = self.features(encoded, looks)
@@ -269,11 +315,11 @@ class _Pass:
             try:
                 state = self.split.run(state, min(stages[index][0].layer, self.split.num_layers))
                 reduced = self.split.reduce_all(state, stages[index])
-                rows = self.letter_rows(self.split.logits(reduced), questions)
+                rows = letter_rows(self.split.logits(reduced), asked)
             except Exception as error:  # whatever a user's method raises: the other points go on
-                self.failures[index] = error
+                computed.failures[index] = error
                 continue
-            self.append(index, questions, _with_positions(rows, questions, reduced, self.keep_positions))
+            computed.rows.append((index, questions, _with_positions(rows, questions, reduced, self.keep_positions)))
 
     def features(self, encoded: Encoded, looks: bool) -> tuple[list[torch.Tensor] | None, VisionStates | None]:
         """Visual tokens of every row that has a picture, [N, D] each, every picture seen once; and what the vision
@@ -287,27 +333,14 @@ class _Pass:
         features, vision = self.split.look(encoded.pictures["pixel_values"])
         return [features[row] for row in rows], vision.rows(encoded.places)
 
-    def letter_rows(self, logits: torch.Tensor, questions: list[Question]) -> list[dict[str, Any]]:
-        """logits [B, V] -> a row per question: the best of its own letters, or of yes and no, and by how much."""
-        logits = logits.float().cpu()
-        rows = []
-        for row, question in zip(logits, questions, strict=True):
-            scores = row[self.answer_ids(question)]
-            best = scores.topk(min(2, len(scores)))
-            if not torch.isfinite(best.values).all():
-                raise FloatingPointError(f"question {question.id}: the letters' logits are {best.values.tolist()}")
-            margin = (best.values[0] - best.values[-1]).item()
-            rows.append({"prediction": int(best.indices[0]), "margin": round(margin, 6)})
-        return rows
-
     def answer_ids(self, question: Question) -> list[int]:
         key = (question.form, len(question.choices))
         if key not in self.answers:
             self.answers[key] = self.loaded.answer_ids(question)
         return self.answers[key]
 
-    def generate(self, questions: list[Question], encoded: Encoded, todo: list[int]) -> None:
-        inputs = self.loaded.arguments(encoded)
+    def generate(self, asked: _Asked, todo: list[int], computed: _Computed) -> None:
+        questions, inputs = asked.questions, self.loaded.arguments(asked.encoded)
         input_ids = inputs["input_ids"]
         keys = row_keys(questions, input_ids.device)
         for index in todo:
@@ -318,7 +351,7 @@ class _Pass:
                 ) as record:
                     written = self.loaded.model.generate(**inputs, do_sample=False, max_new_tokens=ANSWER_TOKENS)
             except Exception as error:
-                self.failures[index] = error
+                computed.failures[index] = error
                 continue
             texts = self.loaded.processor.tokenizer.batch_decode(
                 written[:, input_ids.shape[1] :], skip_special_tokens=True
@@ -327,7 +360,7 @@ class _Pass:
                 {"prediction": self.loaded.protocol.read(text, question), "margin": None, "text": text}
                 for text, question in zip(texts, questions, strict=True)
             ]
-            self.append(index, questions, _with_positions(rows, questions, record, self.keep_positions))
+            computed.rows.append((index, questions, _with_positions(rows, questions, record, self.keep_positions)))
 
     def append(self, index: int, questions: list[Question], rows: list[dict[str, Any]]) -> None:
         """Stores the rows that the point lacks: a batch may hold some that it has."""
@@ -340,6 +373,20 @@ class _Pass:
         self.stores[index].append(new)
         self.done[index].update(row["id"] for row in new)
         self.progress(len(new))
+
+
+def letter_rows(logits: torch.Tensor, asked: _Asked) -> list[dict[str, Any]]:
+    """logits [B, V] -> a row per question: the best of its own letters, or of yes and no, and by how much."""
+    logits = logits.float().cpu()
+    rows = []
+    for row, question, ids in zip(logits, asked.questions, asked.answers, strict=True):
+        scores = row[ids]
+        best = scores.topk(min(2, len(scores)))
+        if not torch.isfinite(best.values).all():
+            raise FloatingPointError(f"question {question.id}: the letters' logits are {best.values.tolist()}")
+        margin = (best.values[0] - best.values[-1]).item()
+        rows.append({"prediction": int(best.indices[0]), "margin": round(margin, 6)})
+    return rows
 
 
 def _with_positions(
