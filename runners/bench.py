@@ -16,6 +16,7 @@ bench.json, bench.parquet and bench.png; the last line of standard output is JSO
     kept=8,16,32,64,128,192  agg_layer=0,2,8                        of part b
     sizes=576x192,576x4096,2880x4096  threads=                      visual tokens x hidden size of part a, which has
     batch_size=8   output=outputs/bench                             one thread unless told
+    compile=false  true: torch.compile the layers behind a reduction, in part c
 """
 
 import json
@@ -51,7 +52,7 @@ KEYS: tuple[str, ...] = (
     "agg_layer",
     "sizes",
 )
-KEYS += ("threads", "batch_size", "output")
+KEYS += ("threads", "batch_size", "compile", "output")
 AGG_LAYERS = (0, 2, 8)
 TITLES = {
     "a": "selection and aggregation, milliseconds",
@@ -128,6 +129,7 @@ class Settings:
     sizes: list[tuple[int, int]]
     threads: int | None
     batch_size: int
+    compile: bool
     output: Path
 
 
@@ -139,6 +141,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
     parts = read_list(given.get("parts", ",".join(PARTS)))
     for part in parts:
         check_choice("parts", part, PARTS)
+    check_choice("compile", given.get("compile", "false"), ("false", "true"))
     device = given.get("device", "auto")
     check_choice("device", device, ("auto", "cpu", "cuda"))
     if device == "auto":
@@ -159,6 +162,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
         sizes=[_size(text) for text in read_list(given.get("sizes", "576x192,576x4096,2880x4096"))],
         threads=read_integer(given, "threads", 1, 1) if given.get("threads") else None,
         batch_size=read_integer(given, "batch_size", 8, 1),
+        compile=given.get("compile") == "true",
         output=Path(given.get("output", "outputs/bench")).expanduser(),
     )
 
@@ -231,7 +235,7 @@ def _measure(
         rows, machine = bench_parts.prompt(loaded, half, settings.kept, layers, settings.repeats)
         return rows, {"machine": vars(machine)}
     if part == "c":
-        return bench_parts.sweep(loaded, asked, settings.passes, settings.batch_size), {}
+        return bench_parts.sweep(loaded, asked, settings.passes, settings.batch_size, settings.compile), {}
     return bench_parts.loading(loaded, half, settings.passes, settings.batch_size), {}
 
 

@@ -170,11 +170,13 @@ def grid(temperatures: int) -> list[GridPoint]:
     return [GridPoint(method, kept, 2, temperature) for kept, method, temperature in cells]
 
 
-def sweep(loaded: LoadedModel, asked: Sequence[Question], passes: int, batch_size: int) -> list[Row]:
+def sweep(
+    loaded: LoadedModel, asked: Sequence[Question], passes: int, batch_size: int, compiled: bool = False
+) -> list[Row]:
     """Part c: seconds of a grid over those of one pass of the full model, on the same questions; twice the questions
     beside half of them; how far the larger run's peak memory is above the smaller one's.
 
-    asked: twice the questions.
+    asked: twice the questions. compiled: what is behind a reduction; its graphs are made before anything is timed.
     """
     half, full = list(asked[: len(asked) // 2]), [GridPoint("full")]
     runs = {
@@ -189,7 +191,7 @@ def sweep(loaded: LoadedModel, asked: Sequence[Question], passes: int, batch_siz
     def timed(questions: list[Question], points: list[GridPoint]) -> float:
         with tempfile.TemporaryDirectory() as folder:
             stores = [PointStore(Path(folder) / str(place)) for place in range(len(points))]
-            taken = seconds(lambda: _evaluate(loaded, questions, points, stores, batch_size), loaded.device)
+            taken = seconds(lambda: _evaluate(loaded, questions, points, stores, batch_size, compiled), loaded.device)
             for store in stores:
                 store.close()
         return taken
@@ -213,9 +215,14 @@ def sweep(loaded: LoadedModel, asked: Sequence[Question], passes: int, batch_siz
 
 
 def _evaluate(
-    loaded: LoadedModel, asked: list[Question], points: list[GridPoint], stores: list[PointStore], batch_size: int
+    loaded: LoadedModel,
+    asked: list[Question],
+    points: list[GridPoint],
+    stores: list[PointStore],
+    batch_size: int,
+    compiled: bool,
 ) -> None:
-    for error in evaluate(loaded, asked, points, stores, batch_size=batch_size).values():
+    for error in evaluate(loaded, asked, points, stores, batch_size=batch_size, compiled=compiled).values():
         raise error
 
 

@@ -112,6 +112,7 @@ def _predict(
             on_bad_sample=plan.shared["on_bad_sample"],
             progress=progress.predicted_rows,
             keep_positions={question.id for question in asked[:POSITION_SAMPLE]},
+            compiled=plan.shared["compile"],
         )
     for index, error in failures.items():
         points[index].fail(describe(error))
@@ -194,6 +195,7 @@ def _write_metrics(point: PointWork, meter: _Meter, plan: Plan, found: dict[str,
         "scoring": point.settings["scoring"],
         **point.settings["protocol"],
         "batch_size": plan.shared["batch_size"],
+        "compile": plan.shared["compile"],
         "latency": timing,
         "text_tokens": meter.text_tokens,
         "visual_tokens": meter.visual_tokens,

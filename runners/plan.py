@@ -15,7 +15,7 @@ from tokensel.methods import METHODS, find_method
 from tokensel.protocol import Protocol
 
 # These hold for the whole start; everything else can differ from point to point.
-SHARED = ("name", "output_dir", "batch_size", "on_bad_sample", "controls", "latency", "logger")
+SHARED = ("name", "output_dir", "batch_size", "compile", "on_bad_sample", "controls", "latency", "logger")
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,7 @@ def _check(settings: dict[str, Any]) -> None:
         "kept": _integers("kept", optional=False),
         "agg_layer": _integers("agg_layer", optional=True),
         "batch_size": _integer(1),
+        "compile": (lambda value: isinstance(value, bool), "must be true or false"),
         "seed": _integer(0),
         "latency.repeats": _integer(0),
         "latency.warmup": _integer(0),

@@ -250,6 +250,7 @@ def test_findings_name_what_is_ahead_and_behind():
         row("random", 8, 0.6),
     )
     assert "Of 2 comparisons with FastV at the same kept, 2 are significant" in said
+    assert "Of 2 comparisons with random choice, controls aside, at the same kept" in said
     assert "fps 8 is 20.0 points ahead (corrected p = 0.001)" in said
     assert "tome 8 is 20.0 points behind (corrected p = 0.002)" in said
     assert "fps has the highest accuracy, 90.0% [80.0, 100.0]" in said

@@ -5,6 +5,7 @@ each agg_layer run once, and each grid point runs only its own tail. Predictions
 batch by batch.
 """
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
@@ -138,6 +139,7 @@ def evaluate(
     on_bad_sample: str = "error",
     progress: Callable[[int], None] | None = None,
     keep_positions: Collection[str] = (),
+    compiled: bool = False,
 ) -> dict[int, Exception]:
     """Predicts, for every point, the questions that its store lacks, and appends them to it after every
     batch.
@@ -147,6 +149,7 @@ def evaluate(
     on_bad_sample    a picture that is missing or truncated: error raises, skip writes a row marked skipped
     progress         called with the number of predictions just stored
     keep_positions   ids of questions whose kept visual tokens are stored too
+    compiled         torch.compile what is behind a reduction; scoring=generate goes without
 
     Returns the points that failed, by index, with what they raised; the others are complete. Batches are cut
     from the full list, so that a second start after an interruption computes with the same neighbours and so
@@ -154,8 +157,11 @@ def evaluate(
     """
     if scoring not in SCORINGS:
         raise TokenselError(f"scoring={scoring}: unknown; choose one of {', '.join(SCORINGS)}")
-    run = _Pass(loaded, points, stores, scoring, on_bad_sample, progress or (lambda count: None), keep_positions)
-    workers = _workers(loaded, points, scoring)
+    if compiled and scoring == "generate":
+        warnings.warn("compile=true: scoring=generate runs without it", stacklevel=2)
+    split = SplitModel(loaded.model, compiled and scoring == "letter")
+    run = _Pass(loaded, split, points, stores, scoring, on_bad_sample, progress or (lambda count: None), keep_positions)
+    workers = 1 if compiled else _workers(loaded, points, scoring)
     # The next batch's pictures are prepared while this one computes.
     with closing(ahead(run.prepare, _batches(order_questions(questions), batch_size))) as prepared:
         if workers == 1:
@@ -222,6 +228,7 @@ class _Pass:
     def __init__(
         self,
         loaded: LoadedModel,
+        split: SplitModel,
         points: Sequence[GridPoint],
         stores: Sequence[PointStore],
         scoring: str,
@@ -229,10 +236,9 @@ class _Pass:
         progress: Callable[[int], None],
         keep_positions: Collection[str],
     ) -> None:
-        self.loaded, self.points, self.stores = loaded, points, stores
+        self.loaded, self.split, self.points, self.stores = loaded, split, points, stores
         self.scoring, self.on_bad_sample, self.progress = scoring, on_bad_sample, progress
         self.keep_positions = keep_positions
-        self.split = SplitModel(loaded.model)
         self.answers: dict[tuple[str, int], list[int]] = {}
         self.done = [store.done_ids() for store in stores]
         self.failures: dict[int, Exception] = {}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tokensel.anatomy import find_parts
 from tokensel.attention import last_real
+from tokensel.compiled import TEXT_MULTIPLE, CompiledTail
 from tokensel.errors import TokenselError
 from tokensel.families import ALONG_PROMPT
 from tokensel.functional import take
@@ -29,11 +30,15 @@ class SplitModel:
 
     gives the logits of the last position that the model under `reduce_tokens` gives.
 
+    compiled: run what is behind a reduction as one compiled graph, and pad prompts so that few shapes occur. Where that
+    is not possible a warning says so. Not for several threads at once.
+
     Raises TokenselError for a model without a Llama-like decoder.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, compiled: bool = False) -> None:
         self.parts = find_parts(model)
+        self._tail = CompiledTail(self.parts.layers, self.num_layers) if compiled else None
 
     @property
     def num_layers(self) -> int:
@@ -94,6 +99,8 @@ class SplitModel:
         The state is padded on the right: then causal attention hides the padding from all that is real, and needs no
         mask. Raises TokenselError when features and image tokens don't match, or for a prompt of padding alone.
         """
+        if self._tail is not None and input_ids is not None:
+            input_ids, attention_mask = self._rounded_up(input_ids, attention_mask)
         mask = None
         if attention_mask is not None and not bool((attention_mask != 0).all()):
             order = (attention_mask == 0).to(torch.uint8).sort(dim=1, stable=True).indices
@@ -150,6 +157,11 @@ class SplitModel:
             raise TokenselError(f"upto={upto}: must be from {state.layer} to {self.num_layers}")
         hidden, previous = state.hidden, state.previous
         mask = self._layer_mask(state) if upto > state.layer else None
+        if self._tail is not None and state.positions is not None and state.layer < upto == self.num_layers:
+            assert state.rotary is not None
+            found = self._tail.run(state.layer, hidden, mask, state.rotary)
+            if found is not None:
+                return replace(state, hidden=found, previous=None, layer=upto)
         for layer in self.parts.layers[state.layer : upto]:
             previous = hidden
             hidden = layer(
@@ -188,6 +200,16 @@ class SplitModel:
         hidden = self.run(state, self.num_layers).hidden
         last = hidden[:, -1:] if state.attention_mask is None else take(hidden, last_real(state.attention_mask, hidden))
         return self.parts.head(self.parts.decoder.norm(last))[:, 0]
+
+    def _rounded_up(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The prompts, with padding on the right up to the next multiple of text tokens."""
+        visual = int(torch.eq(input_ids[0], self.parts.image_token_id or 0).sum())
+        more = (visual - input_ids.shape[1]) % TEXT_MULTIPLE
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        padding = 1 if self.parts.image_token_id == 0 else 0  # any token: nothing sees it
+        padded = nn.functional.pad(input_ids, (0, more), value=padding)
+        return padded, nn.functional.pad(attention_mask, (0, more))
 
     def _layer_mask(self, state: State) -> Tensor | None:
         """The mask in the form that the model's attention wants; None where plain causal attention needs none."""

@@ -55,7 +55,9 @@ def against(reduced: Sequence[Row], reference: str) -> str:
     if not compared:
         return f"Nothing was compared with {name}: no point of it is complete at the same kept."
     sure = [row for row in compared if row.versus[reference]["p_holm"] < SIGNIFICANT]
-    count = f"{len(compared)} comparison{'s' if len(compared) > 1 else ''} with {name} at the same kept"
+    # Controls are told about where each kept is.
+    aside = "" if len(compared) == len([row for row in reduced if reference in row.versus]) else ", controls aside,"
+    count = f"{len(compared)} comparison{'s' if len(compared) > 1 else ''} with {name}{aside} at the same kept"
     if not sure:
         return (
             f"None of {count} is significant (Holm-corrected p of at least {SIGNIFICANT}): these answers do not tell "
