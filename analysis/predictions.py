@@ -1,8 +1,7 @@
 """Single answers, one row per grid point and question, and the questions themselves."""
 
-import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from analysis.results import load_results
 from runners.fingerprint import questions_digest
 from tokensel.data import Question, draw_order, load_questions, stable_hash
 from tokensel.errors import TokenselError
-from tokensel.store import PointStore
+from tokensel.store import PointStore, ids_digest
 
 # The columns that a question gives.
 QUESTION = ("question", "choices", "hint", "subject", "topic", "family", "grade", "category", "image_id")
@@ -79,7 +78,7 @@ def questions_of(results: pd.DataFrame) -> list[Question]:
 
 def _point(folder: str, asked: Any, order: Mapping[str, tuple]) -> pd.DataFrame:
     rows = _stored(folder)
-    if not pd.isna(asked) and _digest(row["id"] for row in rows) != asked:
+    if not pd.isna(asked) and ids_digest(row["id"] for row in rows) != asked:
         rows = _of_figures(rows, folder, asked, order)
     column: dict[str, list[Any]] = {
         name: [row.get(name) for row in rows] for name in ("id", "prediction", "answer", "margin")
@@ -110,14 +109,9 @@ def _of_figures(
     """Those rows that the point's figures are made of: a larger limit was begun, or a smaller one asked for since."""
     rows = sorted(rows, key=lambda row: order.get(row["id"], (stable_hash(row["id"]), "")))
     for count in range(len(rows) - 1, 0, -1):
-        if _digest(row["id"] for row in rows[:count]) == asked:
+        if ids_digest(row["id"] for row in rows[:count]) == asked:
             return rows[:count]
     raise TokenselError(f"{folder}: its figures are of other questions than its predictions; start its sweep again")
-
-
-def _digest(ids: Iterable[str]) -> str:
-    """As `runners.fingerprint.ids_digest`, which wants whole questions."""
-    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
 
 
 def _joined(frame: pd.DataFrame, questions: Sequence[Question]) -> pd.DataFrame:

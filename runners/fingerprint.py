@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import tokensel
+from tokensel import store
 from tokensel.data import Question
 from tokensel.methods.base import Method, find_method
 
@@ -34,9 +35,8 @@ def questions_digest(questions: Sequence[Question]) -> str:
 
 
 def ids_digest(questions: Sequence[Question]) -> str:
-    """A digest of which questions were asked: tells whether stored figures are those of the wanted
-    questions."""
-    return hashlib.sha256("\n".join(sorted(question.id for question in questions)).encode()).hexdigest()[:16]
+    """A digest of which questions were asked, see `tokensel.store.ids_digest`."""
+    return store.ids_digest(question.id for question in questions)
 
 
 def code_digest(method: str) -> str:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
@@ -268,8 +268,7 @@ class Reducing:
         if index in self.stages and index > 0:
             if running.kind == "prompt":
                 assert running.state is not None
-                running.state = replace(
-                    running.state,
+                running.state = running.state.followed_by(
                     hidden=given["hidden_states"],
                     rotary=given["position_embeddings"] if not running.replaced else running.state.rotary,
                     previous=running.previous,

@@ -1,7 +1,6 @@
 """One model run in pieces, so that a batch's vision and prefix are shared by every way of reducing it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -161,7 +160,7 @@ class SplitModel:
             assert state.rotary is not None
             found = self._tail.run(state.layer, hidden, mask, state.rotary)
             if found is not None:
-                return replace(state, hidden=found, previous=None, layer=upto)
+                return state.followed_by(hidden=found, previous=None, layer=upto)
         for layer in self.parts.layers[state.layer : upto]:
             previous = hidden
             hidden = layer(
@@ -173,7 +172,7 @@ class SplitModel:
                 use_cache=False,
             )
         prompt = state if state.layer == 0 < upto else state.prompt
-        return replace(state, hidden=hidden, previous=previous, prompt=prompt, layer=upto)
+        return state.followed_by(hidden=hidden, previous=previous, prompt=prompt, layer=upto)
 
     @torch.no_grad()
     def reduce(self, state: State, stage: Stage) -> State:

@@ -68,6 +68,13 @@ class State:
         rotary = None if self.rotary is None else (self.rotary[0].to(device), self.rotary[1].to(device))
         return replace(self, **moved, rotary=rotary)
 
+    def followed_by(self, **changes: Any) -> "State":
+        """The state with these changes, none of them to where the visual tokens are: that is not looked for again."""
+        state = replace(self, **changes)
+        if "visual_index" in vars(self):
+            vars(state)["visual_index"] = self.visual_index
+        return state
+
     @cached_property
     def visual_index(self) -> Tensor:
         """Where the visual tokens are, ascending: LongTensor[B, N]. Waits for the device once: N sets the shapes.

@@ -23,6 +23,11 @@ import yaml
 from tokensel.errors import TokenselError
 
 
+def ids_digest(ids: Iterable[str]) -> str:
+    """A digest of question ids in any order: tells whether stored figures are those of the wanted questions."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
+
+
 def point_key(settings: dict[str, Any]) -> str:
     """12 hex digits that stand for settings: those of everything that determines the predictions.
 
