@@ -10,3 +10,13 @@ from hypothesis import settings
 torch.set_num_threads(1)
 settings.register_profile("tokensel", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("tokensel")
+
+# Files that take longest, so that no worker begins one when the other is nearly done.
+LONGEST = ("test_sweep", "test_tiny", "test_notebooks", "test_user_method", "test_infer", "test_wandb")
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
+    items.sort(key=place)

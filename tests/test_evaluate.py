@@ -45,6 +45,20 @@ def assert_same(some, others):
             assert other[id]["margin"] == pytest.approx(row["margin"], abs=1e-4)
 
 
+def test_batches_side_by_side_give_what_they_give_one_by_one(loaded, tmp_path):
+    questions, threads = make_questions(12), torch.get_num_threads()
+    alone, _ = run(loaded, tmp_path / "a", questions, batch_size=3)
+    torch.set_num_threads(3)
+    try:
+        several, failures = run(loaded, tmp_path / "b", questions, batch_size=3)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert not failures
+    assert_same(alone, several)
+    assert [list(rows) for rows in alone] == [list(rows) for rows in several]
+
+
 def test_predictions_do_not_depend_on_batch_size_order_or_other_points(loaded, tmp_path):
     questions = make_questions(12)
     together, failures = run(loaded, tmp_path / "a", questions, batch_size=5)
