@@ -19,7 +19,7 @@ NOTEBOOKS = {
     "layer_and_temperature": ({}, 3),
     "add_your_method": ({"limit": 8, "kept": [8]}, 3),
 }
-SWEEP = ["method=fps,tome", "kept=8", "agg_layer=2,4", "temperature=0.05,0.5", "limit=16", "name=layers", "--multirun"]
+SWEEP = ["method=fps,tome", "kept=8", "agg_layer=2,4", "temperature=0.05,0.5", "limit=12", "name=layers", "--multirun"]
 QUICK = ["latency.repeats=1", "latency.warmup=0", "latency.decode_tokens=1", "logger=none"]
 
 

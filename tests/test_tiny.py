@@ -69,24 +69,24 @@ def load_tokenizer():
 
 def test_it_sees(tiny, tmp_path):
     """With the picture it answers well over 25 points better than without; without it, near chance."""
-    questions = load_questions("diagrams", limit=60)
+    questions = load_questions("diagrams", limit=40)
     points = [GridPoint("full"), GridPoint("no_image", agg_layer=0)]
     stores = [PointStore(tmp_path / point.method) for point in points]
     assert evaluate(tiny, questions, points, stores) == {}
     full, blind = (sum(row["correct"] for row in store.predictions()) / len(questions) for store in stores)
     chance = sum(1 / len(q.choices) for q in questions) / len(questions)
     assert full - blind > 0.25
-    assert abs(blind - chance) < 0.24  # four standard errors at n = 60
+    assert abs(blind - chance) < 0.3  # four standard errors at n = 40
     published = json.loads((EMBEDDED["tiny"] / "figures.json").read_text())["diagrams"]
-    assert abs(full - published["full"]) < 0.16
+    assert abs(full - published["full"]) < 0.2
 
 
 def test_evaluate_prints_its_figures_as_the_last_line(capsys):
-    assert train_tiny.main(["--evaluate", "--limit", "12", "--device", "cpu"]) == 0
+    assert train_tiny.main(["--evaluate", "--limit", "6", "--device", "cpu"]) == 0
     figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert set(figures) == {"diagrams", "easy_vqa"}
     assert {"full", "no_image", "chance", "n", "families"} <= set(figures["diagrams"])
-    assert figures["diagrams"]["n"] == figures["easy_vqa"]["n"] == 12
+    assert figures["diagrams"]["n"] == figures["easy_vqa"]["n"] == 6
 
 
 class _Stopped(Exception):
@@ -94,7 +94,7 @@ class _Stopped(Exception):
 
 
 def test_training_goes_on_where_it_was_stopped(tmp_path):
-    plan = Plan(vision_steps=2, vision_batch=2, steps=2, batch=2, save_every=1)
+    plan = Plan(vision_steps=1, vision_batch=2, steps=2, batch=2, save_every=1)
 
     def teach(folder, stop_at=None):
         model, processor = make_student(plan.seed)
