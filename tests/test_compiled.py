@@ -41,6 +41,8 @@ def test_compiled_logits_are_those_of_the_layers_and_shapes_repeat(caplog):
             check((8, 3))
             check((1, 2, 3))
             check((4,))
+            compiled = SplitModel(model, compiled=True)  # as the next pass over the questions has it
+            check((6, 7))
 
 
 @torch.no_grad()

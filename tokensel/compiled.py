@@ -7,6 +7,7 @@ that is smaller than those before it is filled up here.
 import warnings
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,22 @@ TEXT_MULTIPLE = 32
 # A graph for each method's length and text's length of a large grid; torch's own limit is 8.
 MOST_GRAPHS = 256
 
+# Not kept alive by its tail, which holds the layers and not their list.
+_tails: WeakKeyDictionary[nn.ModuleList, "CompiledTail"] = WeakKeyDictionary()
+
+
+def compiled_tail(layers: nn.ModuleList, count: int) -> "CompiledTail":
+    """The tail of a decoder's first `count` layers; the same one whenever it is asked for, so that its graphs last."""
+    if layers not in _tails:
+        _tails[layers] = CompiledTail(list(layers)[:count])
+    return _tails[layers]
+
 
 class CompiledTail:
     """Runs decoder layers to the end, compiled. Where that fails it says so once, and from then on runs nothing."""
 
-    def __init__(self, layers: nn.ModuleList, count: int) -> None:
-        self.layers, self.count = layers, count
+    def __init__(self, layers: list[nn.Module]) -> None:
+        self.layers = layers
         self.failed = False
         self._runs: dict[int, Callable[..., Tensor]] = {}
         self._rows: dict[tuple[int, ...], int] = {}
@@ -52,8 +63,8 @@ class CompiledTail:
 
     def _run(self, first: int) -> Callable[..., Tensor]:
         if first not in self._runs:
-            tail = _Tail(self.layers[first : self.count])
-            mode = "reduce-overhead" if next(self.layers.parameters()).is_cuda else "default"
+            tail = _Tail(nn.ModuleList(self.layers[first:]))
+            mode = "reduce-overhead" if next(tail.parameters()).is_cuda else "default"
             self._runs[first] = torch.compile(tail, fullgraph=True, dynamic=False, mode=mode)
         return self._runs[first]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tokensel.anatomy import find_parts
 from tokensel.attention import last_real
-from tokensel.compiled import TEXT_MULTIPLE, CompiledTail
+from tokensel.compiled import TEXT_MULTIPLE, compiled_tail
 from tokensel.errors import TokenselError
 from tokensel.families import ALONG_PROMPT
 from tokensel.functional import take
@@ -37,7 +37,7 @@ class SplitModel:
 
     def __init__(self, model: nn.Module, compiled: bool = False) -> None:
         self.parts = find_parts(model)
-        self._tail = CompiledTail(self.parts.layers, self.num_layers) if compiled else None
+        self._tail = compiled_tail(self.parts.layers, self.num_layers) if compiled else None
 
     @property
     def num_layers(self) -> int:
