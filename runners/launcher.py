@@ -1,4 +1,5 @@
-"""The Hydra launcher that evaluates a whole grid in one pass, instead of one process or one model per job."""
+"""The Hydra launcher that evaluates a whole grid in one pass, instead of one process or one model per job, and the
+sweeper that goes with it."""
 
 import sys
 from collections.abc import Sequence
@@ -38,15 +39,24 @@ class OnePassLauncher(Launcher):
 
 
 def register() -> None:
-    """Makes the launcher known to Hydra without a hydra_plugins folder, which every Hydra app would then
-    find.
+    """Makes both known to Hydra without a hydra_plugins folder, which every Hydra app would then find.
 
-    Hydra takes a launcher only if it can import it from a package of that name, so one is made in memory.
+    Hydra takes a plugin only if it can import it from a package of that name, so one is made in memory.
     """
-    plugins = Plugins.instance()  # looks for installed plugins first
+    plugins = Plugins.instance()  # looks for installed plugins first, and makes Hydra's own classes anew
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    class OnePassSweeper(BasicSweeper):
+        """Hydra's own, but for composing every job's config an extra time where the launcher does it right away."""
+
+        def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+            if not isinstance(self.launcher, OnePassLauncher):
+                super().validate_batch_is_legal(batch)
+
     package = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
     module = ModuleType("hydra_plugins.tokensel")
-    OnePassLauncher.__module__ = module.__name__
-    vars(module)[OnePassLauncher.__name__] = OnePassLauncher
     vars(package)["tokensel"] = sys.modules[module.__name__] = module
-    plugins.register(OnePassLauncher)
+    for plugin in (OnePassLauncher, OnePassSweeper):
+        plugin.__module__, plugin.__qualname__ = module.__name__, plugin.__name__
+        vars(module)[plugin.__name__] = plugin
+        plugins.register(plugin)

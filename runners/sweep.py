@@ -12,6 +12,7 @@ output is one JSON object with the same figures. Started again, it computes only
 conf/sweep.yaml.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -32,8 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: all points are there. 1: some failed. 2: a mistake in the settings or the data. 130: interrupted.
     """
+    gc.disable()  # nothing of what imports make is garbage, and looking for it takes a second
     from runners.run import run_sweep
     from runners.user_methods import offer_methods
+
+    gc.freeze()
+    gc.enable()
 
     launcher.register()
     before = os.environ.get(FULL_ERROR)

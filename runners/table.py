@@ -4,9 +4,8 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +13,9 @@ from rich.table import Table
 from tokensel.evaluate import NEAR_TIE
 from tokensel.protocol import CHOICES
 from tokensel.stats import mcnemar_exact
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Settings that get a column only where rows differ in them.
 OPTIONAL = (
@@ -150,8 +152,10 @@ def as_record(result: Result, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def as_frame(results: Sequence[Result]) -> pd.DataFrame:
+def as_frame(results: Sequence[Result]) -> "pd.DataFrame":
     """The whole sweep, one row per grid point."""
+    import pandas as pd  # slow to import, and only wanted here
+
     frame = pd.DataFrame([as_record(result, results) for result in results])
     for column in frame.columns:
         # Options such as fps's start mix words and numbers, which parquet has no type for.

@@ -16,7 +16,7 @@ from tokensel.models import load_model
 from tokensel.protocol import CHOICES, Protocol
 
 CONF = Path(__file__).parent.parent / "conf"
-GROUPS = ("method", "model", "data", "logger", "experiment", "hydra/launcher")
+GROUPS = ("method", "model", "data", "logger", "experiment", "hydra/launcher", "hydra/sweeper")
 FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 NEEDED = {"model=local": ["model.path=folder"], "data=question_file": ["path=questions.json"]}
 

@@ -47,7 +47,7 @@ class LatencyMeter:
         self.keys = row_keys([question], loaded.device)
         self.split = SplitModel(loaded.model)
         self._vision: list[float] | None = None
-        self._prefixes: dict[bool, State] = {}
+        self._prefixes: dict[tuple[bool, int], State] = {}
 
     def measure(self, point: GridPoint) -> dict[str, Any]:
         """The times of one point, see `measure_together`. Raises what the point raises."""
@@ -59,7 +59,7 @@ class LatencyMeter:
     @torch.inference_mode()
     def measure_together(self, points: Sequence[GridPoint]) -> list[dict[str, Any] | Exception]:
         """Each point's times, or what it raised. In every round each point and the full model run once, who begins
-        takes turns: few points at a time, so that the full model's run is never far.
+        takes turns. The fewer the points, the nearer the full model's run.
 
         select_ms, vision_ms, prefill_ms, decode_ms, total_ms, each {"p25", "p50", "p75"}: prefill_ms is the time to
         the first token, vision tower included; decode_ms one later token; total_ms all of them; select_ms is None
@@ -148,9 +148,9 @@ class LatencyMeter:
         """Choosing, aggregating and laying out, all stages, on the states that enter their layers."""
         stages = [stage for stage in point.stages(self.split.num_layers) if stage.layer < self.split.num_layers]
         looks = any(stage.method.uses_vision for stage in stages)
-        if looks not in self._prefixes:
-            self._prefixes[looks] = self.split.embed(**self.inputs, row_keys=self.keys, looks=looks)
-        state = self._prefixes[looks]
+        if not stages:
+            return []
+        state = self._prefix(looks, stages[0].layer)
         total: list[float] = []
         for stage in stages:
             entering = self.split.run(state, stage.layer)
@@ -158,6 +158,17 @@ class LatencyMeter:
             total = [a + b for a, b in zip(total, times, strict=True)] if total else times
             state = self.split.reduce(entering, stage)
         return total
+
+    def _prefix(self, looks: bool, layer: int) -> State:
+        """The prompt about to enter a layer, the same for all points."""
+        if (looks, layer) not in self._prefixes:
+            before = self._prefix(looks, 0) if layer else None
+            self._prefixes[looks, layer] = (
+                self.split.embed(**self.inputs, row_keys=self.keys, looks=looks)
+                if before is None
+                else self.split.run(before, layer)
+            )
+        return self._prefixes[looks, layer]
 
     def _repeat(self, work: Callable[[], object]) -> list[float]:
         times = []

@@ -1,6 +1,7 @@
 """One model run in pieces, so that a batch's vision and prefix are shared by every way of reducing it."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -163,14 +164,7 @@ class SplitModel:
                 return state.followed_by(hidden=found, previous=None, layer=upto)
         for layer in self.parts.layers[state.layer : upto]:
             previous = hidden
-            hidden = layer(
-                hidden,
-                attention_mask=mask,
-                position_ids=state.position_ids if state.position_ids.ndim == 2 else None,
-                position_embeddings=state.rotary,
-                past_key_values=None,
-                use_cache=False,
-            )
+            hidden = _through(layer, hidden, mask, state)
         prompt = state if state.layer == 0 < upto else state.prompt
         return state.followed_by(hidden=hidden, previous=previous, prompt=prompt, layer=upto)
 
@@ -193,12 +187,20 @@ class SplitModel:
 
     @torch.no_grad()
     def logits(self, state: State) -> Tensor:
-        """Runs what is left of the decoder and returns the logits at each row's last real position: [B, vocabulary]."""
+        """Runs what is left of the decoder and returns the logits at each row's last real position: [B, vocabulary].
+
+        The last layer's MLP runs for that position alone, which can move the last bits.
+        """
         if self.parts.head is None:
             raise TokenselError("model: has no language-model head to give logits")
-        hidden = self.run(state, self.num_layers).hidden
-        last = hidden[:, -1:] if state.attention_mask is None else take(hidden, last_real(state.attention_mask, hidden))
-        return self.parts.head(self.parts.decoder.norm(last))[:, 0]
+        where = last_real(state.attention_mask, state.hidden)
+        if state.layer < self.num_layers and (self._tail is None or state.positions is None):
+            state = self.run(state, self.num_layers - 1)
+            last = _read_at(self.parts.layers[state.layer], where)
+            hidden = _through(last, state.hidden, self._layer_mask(state), state)
+        else:
+            hidden = self.run(state, self.num_layers).hidden
+        return self.parts.head(self.parts.decoder.norm(take(hidden, where)))[:, 0]
 
     def _rounded_up(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The prompts, with padding on the right up to the next multiple of text tokens."""
@@ -238,3 +240,35 @@ class SplitModel:
         if state.attention_mask is not None:
             allowed = allowed & state.attention_mask[:, None, None, :]
         return torch.where(allowed, bias[:, None, None, :], torch.finfo(bias.dtype).min)
+
+
+def _through(layer: nn.Module, hidden: Tensor, mask: Tensor | None, state: State) -> Tensor:
+    return layer(
+        hidden,
+        attention_mask=mask,
+        position_ids=state.position_ids if state.position_ids.ndim == 2 else None,
+        position_embeddings=state.rotary,
+        past_key_values=None,
+        use_cache=False,
+    )
+
+
+def _read_at(layer: nn.Module, where: Tensor) -> nn.Module:
+    """The same layer, of which only one position a row is read, where: LongTensor[B, 1]: its MLP runs there alone. What
+    it gives elsewhere means nothing."""
+    if not hasattr(layer, "mlp"):
+        return layer
+    same = copy(layer)
+    same._modules = {**layer._modules, "mlp": _At(layer.mlp, where)}
+    return same
+
+
+class _At(nn.Module):
+    """A module that is given one position of each row. Its [B, 1, D] is added to all of them."""
+
+    def __init__(self, inner: Any, where: Tensor) -> None:
+        super().__init__()
+        self.inner, self.where = inner, where
+
+    def forward(self, hidden: Tensor) -> Any:
+        return self.inner(take(hidden, self.where.to(hidden.device)))

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 from warnings import catch_warnings
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap, norm
-from scipy.stats import t as student
+import scipy  # its parts are loaded when first used
 
 from tokensel.errors import TokenselError
 
@@ -86,7 +85,7 @@ def wilson_interval(correct: int, n: int, level: float = 0.95) -> tuple[float, f
     _check_share("level", level)
     if n == 0:
         return 0.0, 1.0
-    interval = binomtest(correct, n).proportion_ci(confidence_level=level, method="wilson")
+    interval = scipy.stats.binomtest(correct, n).proportion_ci(confidence_level=level, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -104,7 +103,7 @@ def mcnemar_exact(a_correct: Booleans, b_correct: Booleans) -> McNemar:
             f"mcnemar_exact: needs the same questions twice, got shapes {first.shape} and {second.shape}"
         )
     b, c = int((first & ~second).sum()), int((~first & second).sum())
-    p_value = float(binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
+    p_value = float(scipy.stats.binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
     return McNemar(b=b, c=c, p_value=p_value, difference=(b - c) / len(first))
 
 
@@ -156,9 +155,10 @@ def clustered_interval(
     error, effective = sqrt(share * (1 - share)), float(groups)
     if 0 < share < 1 and groups > 1:
         error = float(np.linalg.norm(np.bincount(labels, weights=right - share))) / n
+        student = scipy.stats.t
         few = float(student.ppf((1 + level) / 2, n - 1) / student.ppf((1 + level) / 2, groups - 1))
         effective = max(1.0, min(n, share * (1 - share) / error**2 if error > 0 else n) * few**2)
-    z = float(norm.ppf((1 + level) / 2))
+    z = float(scipy.stats.norm.ppf((1 + level) / 2))
     middle = (share + z**2 / (2 * effective)) / (1 + z**2 / effective)
     half = z / (1 + z**2 / effective) * sqrt(share * (1 - share) / effective + (z / (2 * effective)) ** 2)
     return ClusteredAccuracy(
@@ -245,7 +245,7 @@ def _bootstrap(
 
     def interval(name: str) -> tuple[float, float]:
         with np.errstate(all="ignore"), catch_warnings(action="ignore"):
-            drawn = bootstrap(arrays, statistic, paired=paired, method=name, rng=seed, **settings)
+            drawn = scipy.stats.bootstrap(arrays, statistic, paired=paired, method=name, rng=seed, **settings)
         return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 
     low, high = interval(method)
@@ -294,7 +294,8 @@ def minimum_detectable_difference(
     _check_share("power", power)
     _check_share("alpha", alpha)
     share = _discordant_share(discordant, accuracy)
-    alarm, found = float(norm.ppf(1 - alpha / 2)) * sqrt(share), float(norm.ppf(power))
+    normal = scipy.stats.norm
+    alarm, found = float(normal.ppf(1 - alpha / 2)) * sqrt(share), float(normal.ppf(power))
     inside = share * (n + found**2) - alarm**2
     if inside < 0:
         return None
