@@ -8,9 +8,10 @@ import pytest
 import torch
 from sweep_helpers import make_questions, save_checkpoint
 
-from tokensel import METHODS, Method, TokenselError, reduce_tokens, register_method
+from tokensel import METHODS, Method, TokenselError, reduce_tokens, register_method, state
 from tokensel.errors import BadSampleError
 from tokensel.evaluate import GridPoint, evaluate, order_questions, row_keys, summarize
+from tokensel.latency import LatencyMeter
 from tokensel.models import load_model
 from tokensel.store import PointStore
 
@@ -107,6 +108,19 @@ def test_each_picture_is_opened_once_per_batch_and_layers_below_agg_layer_run_on
             hook.remove()
     assert set(opened.values()) == {1}
     assert layers == {0: 2, 1: 2, 2: 6, 3: 6}
+
+
+def test_points_share_the_attention_they_rank_by_and_times_do_not(loaded, tmp_path, monkeypatch):
+    seen, rows = [], state.attention_to_visual
+    monkeypatch.setattr(state, "attention_to_visual", lambda *given: seen.append(given) or rows(*given))
+    points = [GridPoint("fastv", kept=kept, agg_layer=2) for kept in (2, 4, 8)]
+    questions = make_questions(8)
+    run(loaded, tmp_path, questions, points, batch_size=4)
+    assert len(seen) == 2  # a batch each
+    seen.clear()
+    meter = LatencyMeter(loaded, questions[0], repeats=3, warmup=1, decode_tokens=0)
+    meter._time_selection(points[0])
+    assert len(seen) >= 4  # every time that is taken
 
 
 def test_a_second_pass_computes_only_what_a_store_lacks(loaded, tmp_path):

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -154,7 +153,8 @@ class LatencyMeter:
         total: list[float] = []
         for stage in stages:
             entering = self.split.run(state, stage.layer)
-            times = self._repeat(partial(self.split.reduce, entering, stage))
+            # A copy, as the state itself remembers what was seen in it.
+            times = self._repeat(lambda entering=entering, stage=stage: self.split.reduce(entering.followed_by(), stage))
             total = [a + b for a, b in zip(total, times, strict=True)] if total else times
             state = self.split.reduce(entering, stage)
         return total

@@ -155,9 +155,11 @@ class SplitModel:
         """Runs decoder layers state.layer .. upto - 1 and returns the state about to enter layer `upto`."""
         if not state.layer <= upto <= self.num_layers:
             raise TokenselError(f"upto={upto}: must be from {state.layer} to {self.num_layers}")
+        if upto == state.layer:
+            return state
         hidden, previous = state.hidden, state.previous
-        mask = self._layer_mask(state) if upto > state.layer else None
-        if self._tail is not None and state.positions is not None and state.layer < upto == self.num_layers:
+        mask = self._layer_mask(state)
+        if self._tail is not None and state.positions is not None and upto == self.num_layers:
             assert state.rotary is not None
             found = self._tail.run(state.layer, hidden, mask, state.rotary)
             if found is not None:
@@ -165,7 +167,7 @@ class SplitModel:
         for layer in self.parts.layers[state.layer : upto]:
             previous = hidden
             hidden = _through(layer, hidden, mask, state)
-        prompt = state if state.layer == 0 < upto else state.prompt
+        prompt = state if state.layer == 0 else state.prompt
         return state.followed_by(hidden=hidden, previous=previous, prompt=prompt, layer=upto)
 
     @torch.no_grad()

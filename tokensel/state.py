@@ -228,6 +228,15 @@ class _Look:
         return rows, cols
 
     def attention(self, queries: str, weights: Tensor | None, layer: str) -> Tensor:
+        if weights is not None:
+            return self._attention(queries, weights, layer)
+        # Points of one pass that look at the same layer share its rows.
+        known = vars(self.state).setdefault("attention_rows", {})
+        if (queries, layer) not in known:
+            known[queries, layer] = self._attention(queries, None, layer)
+        return known[queries, layer]
+
+    def _attention(self, queries: str, weights: Tensor | None, layer: str) -> Tensor:
         state = self.state
         if layer == "next":
             hidden, module = state.hidden, self.parts.layers[state.layer]
