@@ -2,10 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
-from threading import Thread
 
 from omegaconf import DictConfig
 
@@ -14,9 +11,6 @@ from runners.plan import Plan, make_plan
 from runners.progress import SweepProgress
 from runners.table import Result, as_frame, as_record, best_at_each_kept, caption, print_table
 from runners.work import GroupWork, prepare
-
-# With the second half W&B begins when its first run does.
-WANDB = ("wandb", "wandb.sdk.launch.inputs.internal")
 
 
 def run_sweep(configs: Sequence[DictConfig]) -> int:
@@ -32,7 +26,6 @@ def run_sweep(configs: Sequence[DictConfig]) -> int:
     if todo:
         timed = sum(point.needs_timing(plan.shared["latency"]) for point in todo)
         with SweepProgress(len(todo), sum(point.missing for point in todo), timed) as progress:
-            _import_meanwhile("analysis.figures", *(WANDB if plan.shared["logger"]["name"] == "wandb" else ()))
             for work in works:
                 compute(work, plan, progress)
     from analysis.figures import accuracy_over_kept  # slow to import
@@ -53,17 +46,6 @@ def run_sweep(configs: Sequence[DictConfig]) -> int:
             str(plan.shared["name"]),
         )
     return _report(plan, works, results, path)
-
-
-def _import_meanwhile(*modules: str) -> None:
-    """Imports what is slow to import and wanted only later, in the background. What cannot be imported says so then."""
-
-    def run() -> None:
-        for module in modules:
-            with suppress(Exception):
-                import_module(module)
-
-    Thread(target=run, daemon=True).start()
 
 
 def _report(plan: Plan, works: list[GroupWork], results: list[Result], path: Path) -> int:

@@ -5,6 +5,7 @@ each agg_layer run once, and each grid point runs only its own tail. Predictions
 batch by batch.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -188,11 +189,21 @@ def _workers(loaded: LoadedModel, points: Sequence[GridPoint], scoring: str) -> 
 
 
 def _batches(questions: list[Question], size: int) -> Iterator[list[Question]]:
+    """Batches of at most `size`, as even as they can be; several are a multiple of the workers, who then end together.
+
+    They hang on nothing else: whatever computes them, the same questions have the same neighbours.
+    """
     # Rows of one batch must hold equally many visual tokens.
     for blind in (False, True):
         alike = [question for question in questions if (question.image is None) == blind]
-        for begin in range(0, len(alike), size):
-            yield alike[begin : begin + size]
+        count = math.ceil(len(alike) / size)
+        if count >= MOST_WORKERS:
+            count = MOST_WORKERS * math.ceil(count / MOST_WORKERS)
+        begin = 0
+        for index in range(count):
+            end = len(alike) * (index + 1) // count
+            yield alike[begin:end]
+            begin = end
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tokensel.families import picture_arguments
 from tokensel.models import LoadedModel
 from tokensel.reduce import reduce_tokens
 from tokensel.split import SplitModel, State
+from tokensel.stages import Stage
 
 QUARTILES = {"p25": 25, "p50": 50, "p75": 75}
 
@@ -66,9 +68,10 @@ class LatencyMeter:
         median of the ratios within a round; peak_memory_bytes of the point's runs on CUDA, None on a CPU, which keeps
         no such count.
         """
-        runs: list[_Runs] = [_Runs() for _ in points]
         full, failed = _Runs(), dict[int, Exception]()
-        contenders: list[int | None] = [None, *range(len(points))]
+        # Method full is the full model.
+        runs = [full if point.make_method().passes_through else _Runs() for point in points]
+        contenders: list[int | None] = [None, *(place for place, run in enumerate(runs) if run is not full)]
         for repeat in range(-self.warmup, self.repeats):
             first = repeat % len(contenders)
             for place in contenders[first:] + contenders[:first]:
@@ -153,11 +156,14 @@ class LatencyMeter:
         total: list[float] = []
         for stage in stages:
             entering = self.split.run(state, stage.layer)
-            # A copy, as the state itself remembers what was seen in it.
-            times = self._repeat(lambda entering=entering, stage=stage: self.split.reduce(entering.followed_by(), stage))
+            times = self._repeat(partial(self._reduce_anew, entering, stage))
             total = [a + b for a, b in zip(total, times, strict=True)] if total else times
             state = self.split.reduce(entering, stage)
         return total
+
+    def _reduce_anew(self, state: State, stage: Stage) -> State:
+        # A copy, as the state itself remembers what was seen in it.
+        return self.split.reduce(state.followed_by(), stage)
 
     def _prefix(self, looks: bool, layer: int) -> State:
         """The prompt about to enter a layer, the same for all points."""
