@@ -8,8 +8,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runners import launcher
+from runners import launcher, run
 from runners.plan import make_plan
+from runners.sweep import main
 from tokensel.data import DATASETS
 from tokensel.methods import METHODS
 from tokensel.models import load_model
@@ -90,3 +91,16 @@ def test_a_reading_makes_points_of_its_own_only_where_answers_are_written(scorin
     assert len(plan.groups) == count
     readings = [group.protocol_settings["reading"] for group in plan.groups]
     assert readings == ([None] if scoring == "letter" else list(CHOICES["reading"]))
+
+
+@pytest.mark.parametrize(("launcher_name", "times"), [("one_pass", 1), ("basic", 2)])
+def test_the_sweeper_composes_each_job_again_only_for_launchers_that_run_elsewhere(launcher_name, times, monkeypatch):
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    composed, load = [], ConfigLoaderImpl.load_sweep_config
+    monkeypatch.setattr(
+        ConfigLoaderImpl, "load_sweep_config", lambda *given, **named: composed.append(1) or load(*given, **named)
+    )
+    monkeypatch.setattr(run, "run_sweep", lambda configs: 0)
+    assert main(["method=fps,tome", "kept=4,8", f"hydra/launcher={launcher_name}", "--multirun"]) == 0
+    assert len(composed) == times * 4

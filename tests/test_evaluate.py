@@ -9,6 +9,7 @@ import torch
 from sweep_helpers import make_questions, save_checkpoint
 
 from tokensel import METHODS, Method, TokenselError, reduce_tokens, register_method, state
+from tokensel import evaluate as evaluation
 from tokensel.errors import BadSampleError
 from tokensel.evaluate import GridPoint, evaluate, order_questions, row_keys, summarize
 from tokensel.latency import LatencyMeter
@@ -58,6 +59,15 @@ def test_batches_side_by_side_give_what_they_give_one_by_one(loaded, tmp_path):
     assert not failures
     assert_same(alone, several)
     assert [list(rows) for rows in alone] == [list(rows) for rows in several]
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"), [(5, 8, [5]), (20, 8, [6, 7, 7]), (33, 8, [4, 4, 4, 4, 4, 4, 4, 5])]
+)
+def test_batches_are_even_and_several_go_into_the_workers(count, size, sizes):
+    batches = list(evaluation._batches(make_questions(count), size))
+    assert sorted(map(len, batches)) == sizes
+    assert [question.id for batch in batches for question in batch] == [q.id for q in make_questions(count)]
 
 
 def test_predictions_do_not_depend_on_batch_size_order_or_other_points(loaded, tmp_path):
