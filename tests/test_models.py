@@ -291,7 +291,7 @@ def test_a_bin_of_plain_tensors_loads(copy, loaded):
     assert torch.equal(again.model.lm_head.weight, loaded.model.lm_head.weight)
 
 
-@pytest.mark.parametrize("path", ["tinyy", "./nowhere", "/nowhere/at/all", "a/b/c", "../nowhere-at-all", "~/nowhere-at-all"])
+@pytest.mark.parametrize("path", ["tinyy", "./nowhere", "/nowhere/at/all", "a/b/c", "../nowhere", "~/nowhere-at-all"])
 def test_an_unknown_model_lists_the_choices(path):
     message = error_of(path)
     assert path in message
