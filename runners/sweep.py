@@ -33,12 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: all points are there. 1: some failed. 2: a mistake in the settings or the data. 130: interrupted.
     """
-    gc.disable()  # nothing of what imports make is garbage, and looking for it takes a second
+    if "runners.run" not in sys.modules:
+        _import_quickly()
     from runners.run import run_sweep
     from runners.user_methods import offer_methods
-
-    gc.freeze()
-    gc.enable()
 
     launcher.register()
     before = os.environ.get(FULL_ERROR)
@@ -74,6 +72,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for mistake in raised:
         print(f"error: {one_line(mistake, CONF)}", file=sys.stderr)
     return 2 if raised else max(statuses, default=0)
+
+
+def _import_quickly() -> None:
+    """Imports the rest without garbage collection: nothing of that is garbage, and looking for it takes a second."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        import runners.run  # noqa: F401
+
+        gc.freeze()
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _flags_last(arguments: Sequence[str]) -> list[str]:

@@ -202,7 +202,7 @@ class SplitModel:
             hidden = _through(last, state.hidden, self._layer_mask(state), state)
         else:
             hidden = self.run(state, self.num_layers).hidden
-        return self.parts.head(self.parts.decoder.norm(take(hidden, where)))[:, 0]
+        return self.parts.head(self.parts.decoder.norm(take(hidden, where.to(hidden.device))))[:, 0]
 
     def _rounded_up(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The prompts, with padding on the right up to the next multiple of text tokens."""

@@ -230,11 +230,11 @@ class _Look:
     def attention(self, queries: str, weights: Tensor | None, layer: str) -> Tensor:
         if weights is not None:
             return self._attention(queries, weights, layer)
-        # Points of one pass that look at the same layer share its rows.
+        # Points of one pass share the rows of a layer: a copy each, as a method may write into its own.
         known = vars(self.state).setdefault("attention_rows", {})
         if (queries, layer) not in known:
             known[queries, layer] = self._attention(queries, None, layer)
-        return known[queries, layer]
+        return known[queries, layer].clone()
 
     def _attention(self, queries: str, weights: Tensor | None, layer: str) -> Tensor:
         state = self.state
