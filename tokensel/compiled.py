@@ -1,11 +1,12 @@
-"""The layers behind a reduction as one compiled graph for each shape: torch.compile, on CUDA with CUDA graphs.
+"""Decoder layers as compiled graphs, one for each shape that they meet; on CUDA each run of them is one CUDA graph.
 
-Shapes must repeat for that to pay: `SplitModel` rounds the length of the text up, kept settles the rest, and a batch
-that is smaller than those before it is filled up here.
+Shapes must repeat for that to pay: `SplitModel` rounds the length of the text up, kept settles the rest.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from copy import copy
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,75 +17,180 @@ from torch import Tensor, nn
 TEXT_MULTIPLE = 32
 # A graph for each method's length and text's length of a large grid; torch's own limit is 8.
 MOST_GRAPHS = 256
+# Runs before a CUDA graph is recorded: kernels are built and chosen in them.
+WARMUP = 3
 
-# Not kept alive by its tail, which holds the layers and not their list.
-_tails: WeakKeyDictionary[nn.ModuleList, "CompiledTail"] = WeakKeyDictionary()
+# Through(layer, hidden, mask, cos, sin[, keys, values, where]) -> hidden.
+Through = Callable[..., Tensor]
 
-
-def compiled_tail(layers: nn.ModuleList, count: int) -> "CompiledTail":
-    """The tail of a decoder's first `count` layers; the same one whenever it is asked for, so that its graphs last."""
-    if layers not in _tails:
-        _tails[layers] = CompiledTail(list(layers)[:count])
-    return _tails[layers]
+# Not kept alive by its graphs, which hold the layers and not their list.
+_graphs: WeakKeyDictionary[nn.ModuleList, "Graphs"] = WeakKeyDictionary()
 
 
-class CompiledTail:
-    """Runs decoder layers to the end, compiled. Where that fails it says so once, and from then on runs nothing."""
+def graphs_of(layers: nn.ModuleList, count: int) -> "Graphs":
+    """The graphs of a decoder's first `count` layers; the same ones whenever they are asked for, so that they last."""
+    if layers not in _graphs:
+        _graphs[layers] = Graphs(list(layers)[:count])
+    return _graphs[layers]
+
+
+class Memory:
+    """What a layer takes for its KV cache: buffers keys and values [B, heads, capacity, d] of a fixed size.
+
+    where None: a prompt of T tokens, which is written to the first T places and attends to itself; else LongTensor[1],
+    the place of the one new token, which attends to all places, so that a mask must hide those that are empty.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, where: Tensor | None) -> None:
+        self.keys, self.values, self.where = keys, values, where
+
+    def update(self, key: Tensor, value: Tensor, layer: int, *more: Any, **given: Any) -> tuple[Tensor, Tensor]:
+        """What transformers' caches do: stores key and value [B, heads, T, d], and gives those to attend to."""
+        if self.where is None:
+            self.keys[:, :, : key.shape[2]].copy_(key)
+            self.values[:, :, : value.shape[2]].copy_(value)
+            return key, value
+        self.keys.index_copy_(2, self.where, key)
+        self.values.index_copy_(2, self.where, value)
+        return self.keys, self.values
+
+
+def through(
+    layer: nn.Module,
+    hidden: Tensor,
+    mask: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor | None = None,
+    values: Tensor | None = None,
+    where: Tensor | None = None,
+) -> Tensor:
+    """hidden [B, T, D] through one layer. mask: what the layer's attention takes; cos, sin: [B or 1, T, d]."""
+    memory = None if keys is None or values is None else Memory(keys, values, where)
+    return layer(
+        hidden,
+        attention_mask=mask,
+        position_ids=None,
+        position_embeddings=(cos, sin),
+        past_key_values=memory,
+        use_cache=memory is not None,
+    )
+
+
+class Graphs:
+    """Runs functions of decoder layers, compiled. Where that fails it says so once for each kind of function, and from
+    then on runs those as they are."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
-        self.layers = layers
-        self.failed = False
-        self._runs: dict[int, Callable[..., Tensor]] = {}
+        self.layers = [_without_index(layer) for layer in layers]
+        self.failed: set[Hashable] = set()
+        self._calls: dict[tuple[Hashable, ...], Callable[..., Any]] = {}
+        self._through: Through | None = None
         self._rows: dict[tuple[int, ...], int] = {}
+        self._pool: Any = None
 
-    def run(self, first: int, hidden: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor]) -> Tensor | None:
-        """hidden [B, T, D] through layers `first` to the last -> [B, T, D]. mask: what each layer is given. None if it
-        cannot be compiled."""
-        if self.failed:
-            return None
+    def call(self, name: tuple[Hashable, ...], function: Callable[..., Any], *given: Any) -> Any:
+        """function(through, *given), compiled. given: tensors, None, and lists of tensors that stay where they are.
+
+        name: what function is known by, its kind first: another name, another graph. It may be run several times over.
+        What it returns is a tensor that nothing writes to later.
+        """
+        with torch.inference_mode(False), torch.no_grad():  # compiled code does not keep inference mode's books
+            if name[0] not in self.failed:
+                try:
+                    most = {"recompile_limit": MOST_GRAPHS, "accumulated_recompile_limit": 8 * MOST_GRAPHS}
+                    with torch._dynamo.config.patch(most):
+                        return self._compiled(name, function)(*given)
+                except Exception as error:  # no C++ compiler, an attention that cannot be traced, ...
+                    self.failed.add(name[0])
+                    said = (str(error).splitlines() or [""])[0]
+                    warnings.warn(f"compile=true: runs without it, {type(error).__name__}: {said}", stacklevel=3)
+            return function(through, *given)
+
+    def tail(self, first: int, hidden: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """hidden [B, T, D] through layers `first` to the last -> [B, T, D]. A batch that is smaller than those before
+        it is filled up."""
         batch = len(hidden)
         shape = (first, *hidden.shape[1:], mask is None)
         rows = self._rows[shape] = max(batch, self._rows.get(shape, 0))
         given = [hidden, mask, *rotary]
         if rows > batch:
             given = [_filled(each, batch, rows) for each in given]
-        try:
-            many = torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS, accumulated_recompile_limit=8 * MOST_GRAPHS)
-            # Compiled code does not keep inference mode's books, so it runs beside it.
-            with many, torch.inference_mode(False), torch.no_grad():
-                found = self._run(first)(*given)
-        except Exception as error:  # no C++ compiler, an attention that cannot be traced, ...
-            self.failed = True
-            said = (str(error).splitlines() or [""])[0]
-            warnings.warn(f"compile=true: runs without it, {type(error).__name__}: {said}", stacklevel=3)
-            return None
-        # A CUDA graph writes its next result where this one lies.
-        return found[:batch].clone() if hidden.is_cuda else found[:batch]
+        return self.call(("tail", first), partial(_tail, self.layers[first:]), *given)[:batch]
 
-    def _run(self, first: int) -> Callable[..., Tensor]:
-        if first not in self._runs:
-            tail = _Tail(nn.ModuleList(self.layers[first:]))
-            mode = "reduce-overhead" if next(tail.parameters()).is_cuda else "default"
-            self._runs[first] = torch.compile(tail, fullgraph=True, dynamic=False, mode=mode)
-        return self._runs[first]
+    def forget(self, *kinds: str) -> None:
+        """Drops what was compiled for these kinds of functions."""
+        self._calls = {name: call for name, call in self._calls.items() if name[0] not in kinds}
+
+    def _compiled(self, name: tuple[Hashable, ...], function: Callable[..., Any]) -> Callable[..., Any]:
+        if name not in self._calls:
+            if next(self.layers[0].parameters()).is_cuda:
+                # One graph of a layer serves all of them: built in seconds, however deep the decoder.
+                self._through = self._through or torch.compile(through, fullgraph=True, dynamic=False)
+                self._pool = self._pool or torch.cuda.graph_pool_handle()
+                self._calls[name] = Recorded(partial(function, self._through), self._pool)
+            else:
+                # A vision tower is transformers' own function, which may hold what cannot be traced.
+                whole = name[0] != "vision"
+                self._calls[name] = torch.compile(partial(function, through), fullgraph=whole, dynamic=False)
+        return self._calls[name]
 
 
-class _Tail(nn.Module):
-    def __init__(self, layers: Any) -> None:
-        super().__init__()
-        self.layers = layers
+class Recorded:
+    """A function of CUDA tensors as CUDA graphs, one for each set of shapes: recorded at first, then replayed.
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-        for layer in self.layers:
-            hidden = layer(
-                hidden,
-                attention_mask=mask,
-                position_ids=None,
-                position_embeddings=(cos, sin),
-                past_key_values=None,
-                use_cache=False,
-            )
-        return hidden
+    What it is given is copied to where the graph reads; lists of tensors are taken to be the same ones in every call.
+    What it returns is a copy. pool: the memory that such graphs share, as they run one after the other.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], pool: Any) -> None:
+        self.function, self.pool = function, pool
+        self._recordings: dict[Hashable, tuple[Any, list[Any], Tensor]] = {}
+
+    def __call__(self, *given: Any) -> Tensor:
+        shapes = tuple((each.shape, each.dtype) if isinstance(each, Tensor) else None for each in given)
+        if shapes not in self._recordings:
+            self._recordings[shapes] = self._record(given)
+        graph, inputs, output = self._recordings[shapes]
+        for mine, theirs in zip(inputs, given, strict=True):
+            if isinstance(mine, Tensor):
+                mine.copy_(theirs)
+        graph.replay()
+        return output.clone()
+
+    def _record(self, given: tuple[Any, ...]) -> tuple[Any, list[Any], Tensor]:
+        inputs = [each.clone() if isinstance(each, Tensor) else each for each in given]
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARMUP):
+                self.function(*inputs)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads prepare pictures meanwhile, and are no part of it.
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            output = self.function(*inputs)
+        return graph, inputs, output
+
+
+def _tail(
+    layers: list[nn.Module], through: Through, hidden: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor
+) -> Tensor:
+    for layer in layers:
+        hidden = through(layer, hidden, mask, cos, sin)
+    return hidden
+
+
+def _without_index(layer: nn.Module) -> nn.Module:
+    """The same layer, with the same weights, under no number of its own: a graph of one layer then fits all others."""
+    attention: Any = getattr(layer, "self_attn", None)
+    if not isinstance(attention, nn.Module) or not hasattr(attention, "layer_idx"):
+        return layer
+    same = copy(layer)
+    its: Any = copy(attention)
+    its.layer_idx = 0
+    same._modules = {**layer._modules, "self_attn": its}
+    return same
 
 
 def _filled(values: Any, batch: int, rows: int) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tokensel.anatomy import find_parts
 from tokensel.attention import last_real
-from tokensel.compiled import TEXT_MULTIPLE, compiled_tail
+from tokensel.compiled import TEXT_MULTIPLE, graphs_of
 from tokensel.errors import TokenselError
 from tokensel.families import ALONG_PROMPT
 from tokensel.functional import take
@@ -38,7 +38,7 @@ class SplitModel:
 
     def __init__(self, model: nn.Module, compiled: bool = False) -> None:
         self.parts = find_parts(model)
-        self._tail = compiled_tail(self.parts.layers, self.num_layers) if compiled else None
+        self.graphs = graphs_of(self.parts.layers, self.num_layers) if compiled else None
 
     @property
     def num_layers(self) -> int:
@@ -99,7 +99,7 @@ class SplitModel:
         The state is padded on the right: then causal attention hides the padding from all that is real, and needs no
         mask. Raises TokenselError when features and image tokens don't match, or for a prompt of padding alone.
         """
-        if self._tail is not None and input_ids is not None:
+        if self.graphs is not None and input_ids is not None:
             input_ids, attention_mask = self._rounded_up(input_ids, attention_mask)
         mask = None
         if attention_mask is not None and not bool((attention_mask != 0).all()):
@@ -158,12 +158,11 @@ class SplitModel:
         if upto == state.layer:
             return state
         hidden, previous = state.hidden, state.previous
-        mask = self._layer_mask(state)
-        if self._tail is not None and state.positions is not None and upto == self.num_layers:
+        mask = self.layer_mask(state)
+        if self.graphs is not None and state.positions is not None and upto == self.num_layers:
             assert state.rotary is not None
-            found = self._tail.run(state.layer, hidden, mask, state.rotary)
-            if found is not None:
-                return state.followed_by(hidden=found, previous=None, layer=upto)
+            hidden = self.graphs.tail(state.layer, hidden, mask, state.rotary)
+            return state.followed_by(hidden=hidden, previous=None, layer=upto)
         for layer in self.parts.layers[state.layer : upto]:
             previous = hidden
             hidden = _through(layer, hidden, mask, state)
@@ -196,10 +195,10 @@ class SplitModel:
         if self.parts.head is None:
             raise TokenselError("model: has no language-model head to give logits")
         where = last_real(state.attention_mask, state.hidden)
-        if state.layer < self.num_layers and (self._tail is None or state.positions is None):
+        if state.layer < self.num_layers and (self.graphs is None or state.positions is None):
             state = self.run(state, self.num_layers - 1)
             last = _read_at(self.parts.layers[state.layer], where)
-            hidden = _through(last, state.hidden, self._layer_mask(state), state)
+            hidden = _through(last, state.hidden, self.layer_mask(state), state)
         else:
             hidden = self.run(state, self.num_layers).hidden
         return self.parts.head(self.parts.decoder.norm(take(hidden, where.to(hidden.device))))[:, 0]
@@ -214,7 +213,7 @@ class SplitModel:
         padded = nn.functional.pad(input_ids, (0, more), value=padding)
         return padded, nn.functional.pad(attention_mask, (0, more))
 
-    def _layer_mask(self, state: State) -> Tensor | None:
+    def layer_mask(self, state: State) -> Tensor | None:
         """The mask in the form that the model's attention wants; None where plain causal attention needs none."""
         name = self.parts.attention_name
         # Padding comes after everything that is real, where causal attention does not look.

@@ -68,6 +68,29 @@ class State:
         rotary = None if self.rotary is None else (self.rotary[0].to(device), self.rotary[1].to(device))
         return replace(self, **moved, rotary=rotary)
 
+    def filled(self, rows: int) -> "State":
+        """A prompt about to enter the first layer, with copies of its first row up to `rows` of them."""
+        batch = len(self.hidden)
+        if rows == batch:
+            return self
+        order = torch.arange(rows, device=self.hidden.device)
+        order = torch.where(order < batch, order, 0)
+
+        def take_rows(values: Tensor) -> Tensor:
+            return values[order] if len(values) == batch else values
+
+        positions = self.position_ids
+        return replace(
+            self,
+            hidden=self.hidden[order],
+            attention_mask=None if self.attention_mask is None else self.attention_mask[order],
+            position_ids=positions[order] if positions.ndim == 2 else positions[:, order],
+            visual_mask=self.visual_mask[order],
+            row_keys=self.row_keys[order],
+            rotary=None if self.rotary is None else (take_rows(self.rotary[0]), take_rows(self.rotary[1])),
+            vision=None if self.vision is None else self.vision.rows(order),
+        )
+
     def followed_by(self, **changes: Any) -> "State":
         """The state with these changes, none of them to where the visual tokens are: that is not looked for again."""
         state = replace(self, **changes)
