@@ -16,7 +16,7 @@ bench.json, bench.parquet and bench.png; the last line of standard output is JSO
     kept=8,16,32,64,128,192  agg_layer=0,2,8                        of part b
     sizes=576x192,576x4096,2880x4096  threads=                      visual tokens x hidden size of part a, which has
     batch_size=8   output=outputs/bench                             one thread unless told
-    compile=false  true: torch.compile the layers behind a reduction, in part c
+    compile=false  true: by compiled graphs in parts b and c, the full model of part b too
 """
 
 import json
@@ -232,8 +232,9 @@ def _measure(
     assert loaded is not None
     half = asked[: max(1, len(asked) // 2)]
     if part == "b":
-        rows, machine = bench_parts.prompt(loaded, half, settings.kept, layers, settings.repeats)
-        return rows, {"machine": vars(machine)}
+        meter = bench_parts.meter(loaded, half, settings.repeats, settings.compile)
+        rows, machine = bench_parts.prompt(loaded, meter, settings.kept, layers)
+        return rows, {"machine": vars(machine), "not_compiled": meter.not_compiled}
     if part == "c":
         return bench_parts.sweep(loaded, asked, settings.passes, settings.batch_size, settings.compile), {}
     return bench_parts.loading(loaded, half, settings.passes, settings.batch_size), {}

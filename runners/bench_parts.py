@@ -98,13 +98,17 @@ def decode_work(cost: Cost, weights: Weights) -> list[tuple[float, float]]:
     return [(0, sum(weights.layers) + weights.head + cost.kv_bytes)]
 
 
+def meter(loaded: LoadedModel, asked: Sequence[Question], repeats: int, compiled: bool = False) -> LatencyMeter:
+    """What takes the times of part b, on a question of middling length. compiled: of graphs, the full model's too."""
+    return LatencyMeter(loaded, _middle(asked), repeats=repeats, warmup=WARMUP, compiled=compiled)
+
+
 def prompt(
-    loaded: LoadedModel, asked: Sequence[Question], kept: Sequence[int], layers: Sequence[int], repeats: int
+    loaded: LoadedModel, meter: LatencyMeter, kept: Sequence[int], layers: Sequence[int]
 ) -> tuple[list[Row], Machine]:
-    """Part b: time, memory and cache of one prompt, each point in turn with the full model; the first row is the full
-    model beside itself, which shows how far ratios scatter. A point that fails has its error in its row."""
-    meter = LatencyMeter(loaded, _middle(asked), repeats=repeats, warmup=WARMUP)
-    machine = measure_machine(loaded.device, loaded.model.dtype, repeats)
+    """Part b: time, memory and cache of one prompt, each point in turn with the full model. A point that fails has its
+    error in its row."""
+    machine = measure_machine(loaded.device, loaded.model.dtype, meter.repeats)
     weights = weights_of(loaded.model)
     points: list[tuple[str, GridPoint]] = [("full", GridPoint("full"))]
     for layer, count, (name, settings) in product(layers, kept, PROMPT_METHODS.items()):

@@ -136,6 +136,11 @@ class _Meter:
         if self.latency["repeats"]:
             self.meter = LatencyMeter(loaded, question, **self.latency)
 
+    @property
+    def not_compiled(self) -> dict[str, str]:
+        """What compile=true could not compile, and why."""
+        return {} if self.meter is None else self.meter.not_compiled
+
     def times(self, points: list[PointWork]) -> dict[str, dict[str, Any] | Exception]:
         """Of each point, by key: its times, or what it raised. Nothing where times are not wanted."""
         if self.meter is None or not points:
@@ -196,6 +201,7 @@ def _write_metrics(point: PointWork, meter: _Meter, plan: Plan, found: dict[str,
         **point.settings["protocol"],
         "batch_size": plan.shared["batch_size"],
         "compile": plan.shared["compile"],
+        "not_compiled": meter.not_compiled,
         "latency": timing,
         "text_tokens": meter.text_tokens,
         "visual_tokens": meter.visual_tokens,

@@ -71,6 +71,8 @@ def make_plan(configs: Sequence[DictConfig]) -> Plan:
         values = {json.dumps(each[key]) for each in settings}
         if len(values) > 1:
             raise TokenselError(f"{key}={','.join(sorted(values))}: must be one value for a whole sweep")
+    if shared["compile"]:
+        shared["latency"] |= {"compiled": True}  # times of another thing
     groups: dict[str, Group] = {}
     for each in settings:
         group = _group(each)

@@ -19,6 +19,7 @@ from tokensel.compiled import through as plainly
 from tokensel.errors import TokenselError
 from tokensel.families import ALONG_PROMPT
 from tokensel.functional import take
+from tokensel.hooks import Record
 from tokensel.split import SplitModel, State
 from tokensel.stages import Stage
 from tokensel.state import reduce_state
@@ -151,7 +152,7 @@ class CachedModel:
             raise TokenselError(f"room={decoding.room}: no room for another token")
         batch, used = len(token), decoding.buffers
         rows = len(used[0].mask)
-        token = torch.cat([token, token[:1].expand(rows - batch, 1)]) if rows > batch else token
+        token = torch.cat([token, token[:1].expand(rows - batch, 1)]) if rows > batch else token.contiguous()
         index = torch.full((1,), decoding.steps, device=token.device)
         memory = (
             [key for each in used for key in each.keys],
@@ -165,9 +166,8 @@ class CachedModel:
 
     def greedy(
         self, state: State, stages: Sequence[Stage], most: int, stop: Collection[int], pad: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """At most `most` tokens of the answers to a batch of prompts, LongTensor[B, n]; and the visual tokens that
-        remained, as `Record.positions`.
+    ) -> tuple[Tensor, Record]:
+        """At most `most` tokens of each prompt's answer, LongTensor[B, n]; and which visual tokens remained.
 
         An answer ends with a token of `stop`; what would follow is pad.
         """
@@ -182,8 +182,8 @@ class CachedModel:
             written.append(token)
             done = done | torch.isin(token, ends)
             if len(written) == most or bool(done.all()):
-                positions = decoding.state.positions
-                return torch.cat(written, 1), None if positions is None else positions[:batch]
+                left = (decoding.state.positions, decoding.state.indices)
+                return torch.cat(written, 1), Record(*(None if each is None else each[:batch] for each in left))
             token = self.step(decoding, token).argmax(-1, keepdim=True)
 
     def _prepare(self, state: State, first: int, last: int, following: Tensor, room: int) -> Buffers:
@@ -267,7 +267,7 @@ class CachedModel:
         assert self.parts.head is not None
         return self.parts.head(self.parts.decoder.norm(hidden))[:, -1]
 
-    def _call(self, name: tuple[Hashable, ...], function: Callable[..., Tensor], *given: Any) -> Tensor:
+    def _call(self, name: tuple[Any, ...], function: Callable[..., Tensor], *given: Any) -> Tensor:
         if self.split.graphs is None:
             return function(plainly, *given)
         return self.split.graphs.call(name, function, *given)

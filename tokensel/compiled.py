@@ -83,13 +83,13 @@ class Graphs:
 
     def __init__(self, layers: list[nn.Module]) -> None:
         self.layers = [_without_index(layer) for layer in layers]
-        self.failed: set[Hashable] = set()
-        self._calls: dict[tuple[Hashable, ...], Callable[..., Any]] = {}
+        self.failed: dict[str, str] = {}  # kinds of functions, and why
+        self._calls: dict[tuple[Any, ...], Callable[..., Any]] = {}
         self._through: Through | None = None
         self._rows: dict[tuple[int, ...], int] = {}
         self._pool: Any = None
 
-    def call(self, name: tuple[Hashable, ...], function: Callable[..., Any], *given: Any) -> Any:
+    def call(self, name: tuple[Any, ...], function: Callable[..., Any], *given: Any) -> Any:
         """function(through, *given), compiled. given: tensors, None, and lists of tensors that stay where they are.
 
         name: what function is known by, its kind first: another name, another graph. It may be run several times over.
@@ -102,10 +102,15 @@ class Graphs:
                     with torch._dynamo.config.patch(most):
                         return self._compiled(name, function)(*given)
                 except Exception as error:  # no C++ compiler, an attention that cannot be traced, ...
-                    self.failed.add(name[0])
                     said = (str(error).splitlines() or [""])[0]
-                    warnings.warn(f"compile=true: runs without it, {type(error).__name__}: {said}", stacklevel=3)
+                    self.go_without(name[0], f"{type(error).__name__}: {said}")
             return function(through, *given)
+
+    def go_without(self, kind: str, why: str) -> None:
+        """Notes, and says, that this kind of work is not compiled."""
+        if kind not in self.failed:
+            self.failed[kind] = why
+            warnings.warn(f"compile=true: not compiled: {kind}, {why}", stacklevel=4)
 
     def tail(self, first: int, hidden: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """hidden [B, T, D] through layers `first` to the last -> [B, T, D]. A batch that is smaller than those before
@@ -118,13 +123,17 @@ class Graphs:
             given = [_filled(each, batch, rows) for each in given]
         return self.call(("tail", first), partial(_tail, self.layers[first:]), *given)[:batch]
 
+    @property
+    def _records(self) -> bool:
+        return next(self.layers[0].parameters()).is_cuda
+
     def forget(self, *kinds: str) -> None:
         """Drops what was compiled for these kinds of functions."""
         self._calls = {name: call for name, call in self._calls.items() if name[0] not in kinds}
 
-    def _compiled(self, name: tuple[Hashable, ...], function: Callable[..., Any]) -> Callable[..., Any]:
+    def _compiled(self, name: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
         if name not in self._calls:
-            if next(self.layers[0].parameters()).is_cuda:
+            if self._records:
                 # One graph of a layer serves all of them: built in seconds, however deep the decoder.
                 self._through = self._through or torch.compile(through, fullgraph=True, dynamic=False)
                 self._pool = self._pool or torch.cuda.graph_pool_handle()

@@ -6,24 +6,24 @@ batch by batch.
 """
 
 import math
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from PIL import Image
 
+from tokensel.cached import CachedModel, cannot_cache, changes_answers
 from tokensel.data import Question, stable_hash
 from tokensel.errors import BadSampleError, TokenselError
-from tokensel.methods import Method, make_method
+from tokensel.grid import GridPoint
 from tokensel.models import LoadedModel
 from tokensel.models.loaded import Encoded
 from tokensel.pipeline import ahead
 from tokensel.reduce import reduce_tokens
-from tokensel.split import SplitModel
-from tokensel.stages import Stage, make_stages
+from tokensel.split import SplitModel, State
+from tokensel.stages import Stage
 from tokensel.stats import wilson_interval
 from tokensel.store import PointStore
 from tokensel.vision import VisionStates
@@ -37,84 +37,6 @@ ANSWER_TOKENS = 16
 NEAR_TIE = 1e-3
 # Batches that a CPU computes side by side, each with its share of the threads.
 MOST_WORKERS = 4
-
-
-@dataclass(frozen=True)
-class GridPoint:
-    """One setting of method, aggregation and layout. Arguments mean what they mean for `reduce_tokens`.
-
-    kept      visual tokens that remain; None only for methods that leave no choice (full, no_image); a tuple has
-              one entry for each of several stages
-    agg_layer likewise; None: the method's own
-    seed      for methods that choose at random
-
-    Raises TokenselError for anything that no model could run.
-    """
-
-    method: str
-    kept: int | tuple[int, ...] | None = None
-    agg_layer: int | tuple[int, ...] | None = None
-    temperature: float = 0.1
-    aggregation: str | None = None
-    layout: str = "compact"
-    position: str | None = None
-    seed: int = 0
-    method_options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.stages()
-
-    def make_method(self) -> Method:
-        """The method with its options, and with the seed if it has one."""
-        options = dict(self.method_options)
-        method = make_method(self.method, **options)
-        if "seed" in (option.name for option in fields(method)):
-            method = make_method(self.method, **{"seed": self.seed} | options)
-        return method
-
-    def stages(self, num_layers: int | None = None) -> list[Stage]:
-        """The point's stages, as `SplitModel.reduce` takes them one by one; num_layers: the decoder's."""
-        return make_stages(self.make_method(), **self.reduction(), num_layers=num_layers)
-
-    @property
-    def final_kept(self) -> int | None:
-        """How many visual tokens remain after the last stage that chooses any; None: all."""
-        kept = self.kept[-1] if isinstance(self.kept, tuple) else self.kept
-        return self.make_method().fixed_kept if kept is None else kept
-
-    def reduction(self) -> dict[str, Any]:
-        """The keyword arguments of `reduce_tokens`, less the method."""
-        names = ("kept", "agg_layer", "temperature", "aggregation", "layout", "position")
-        return {name: getattr(self, name) for name in names}
-
-    def settings(self) -> dict[str, Any]:
-        """What determines the point's predictions, and nothing else: points that cannot differ have equal
-        settings.
-
-        A temperature that no aggregation uses, a seed that nothing draws from and the like are None.
-        """
-        method, stages = self.make_method(), self.stages()
-        options = {name: value for name, value in asdict(method).items() if name != "seed"}
-        settings: dict[str, Any] = {"method": self.method, "method_options": options}
-        reduced = dict.fromkeys((*self.reduction(), "stages", "seed"))
-        if not method.passes_through:
-            first = stages[0]
-            reduced |= {name: getattr(first, name) for name in self.reduction() if name not in ("kept", "agg_layer")}
-            reduced |= {"kept": self.final_kept, "agg_layer": first.layer}
-            if len(stages) > 1:
-                reduced["stages"] = self._stages_text(stages)
-                reduced["agg_layer"] = None if self.agg_layer is None else first.layer
-            if any(method.draws(stage.layer) for stage in stages):
-                reduced["seed"] = getattr(method, "seed", None)
-            if first.aggregation != "cross_attention":
-                reduced["temperature"] = None
-        return settings | reduced
-
-    def _stages_text(self, stages: list[Stage]) -> str:
-        """What tells points of several stages apart: "288@2 72@8", or which of the two the method decides."""
-        kept = [str(stage.kept) for stage in stages] if isinstance(self.kept, tuple) else ["*"] * len(stages)
-        layers = ["*" if self.agg_layer is None else str(stage.layer) for stage in stages]
-        return " ".join(f"{count}@{layer}" for count, layer in zip(kept, layers, strict=True))
 
 
 def order_questions(questions: Sequence[Question]) -> list[Question]:
@@ -150,7 +72,7 @@ def evaluate(
     on_bad_sample    a picture that is missing or truncated: error raises, skip writes a row marked skipped
     progress         called with the number of predictions just stored
     keep_positions   ids of questions whose kept visual tokens are stored too
-    compiled         torch.compile what is behind a reduction; scoring=generate goes without
+    compiled         torch.compile what is behind a reduction, and with scoring=generate the whole decoder and its steps
 
     Returns the points that failed, by index, with what they raised; the others are complete. Batches are cut
     from the full list, so that a second start after an interruption computes with the same neighbours and so
@@ -158,9 +80,13 @@ def evaluate(
     """
     if scoring not in SCORINGS:
         raise TokenselError(f"scoring={scoring}: unknown; choose one of {', '.join(SCORINGS)}")
+    split = SplitModel(loaded.model, compiled)
     if compiled and scoring == "generate":
-        warnings.warn("compile=true: scoring=generate runs without it", stacklevel=2)
-    split = SplitModel(loaded.model, compiled and scoring == "letter")
+        why = cannot_cache(split) or changes_answers(loaded.model.generation_config)
+        if why is not None:
+            assert split.graphs is not None
+            split.graphs.go_without("generate", why)
+            split = SplitModel(loaded.model)
     run = _Pass(loaded, split, points, stores, scoring, on_bad_sample, progress or (lambda count: None), keep_positions)
     workers = 1 if compiled else _workers(loaded, points, scoring)
     # The next batch's pictures are prepared while this one computes.
@@ -250,6 +176,7 @@ class _Pass:
         self.loaded, self.split, self.points, self.stores = loaded, split, points, stores
         self.scoring, self.on_bad_sample, self.progress = scoring, on_bad_sample, progress
         self.keep_positions = keep_positions
+        self.cached = CachedModel(split) if split.graphs is not None and scoring == "generate" else None
         self.answers: dict[tuple[str, int], list[int]] = {}
         self.done = [store.done_ids() for store in stores]
         self.failures: dict[int, Exception] = {}
@@ -295,7 +222,9 @@ class _Pass:
             return computed
         for asked in prepared.groups:
             todo = [index for index in self.lacking(asked.questions) if index not in computed.failures]
-            if todo and self.scoring == "generate":
+            if todo and self.cached is not None:
+                self.generate_compiled(self.cached, asked, todo, computed)
+            elif todo and self.scoring == "generate":
                 self.generate(asked, todo, computed)
             elif todo:
                 self.score_letters(asked, todo, computed)
@@ -315,18 +244,9 @@ class _Pass:
         self.failures |= {index: error for index, error in computed.failures.items() if index not in self.failures}
 
     def score_letters(self, asked: _Asked, todo: list[int], computed: _Computed) -> None:
-        questions, encoded = asked.questions, asked.encoded
+        questions = asked.questions
         stages = {index: self.points[index].stages(self.split.num_layers) for index in todo}
-        looks = any(stage.method.uses_vision for index in todo for stage in stages[index])
-        features, vision = self.features(encoded, looks)
-        state = self.split.embed(
-            encoded.input_ids,
-            encoded.attention_mask,
-            image_features=features,
-            row_keys=row_keys(questions, encoded.input_ids.device),
-            vision=vision,
-            pictures=encoded.pictures,
-        )
+        state = self.embed(asked, stages.values())
         # Shallow points first: the shared layers are then walked once, upwards.
         for index in sorted(todo, key=lambda index: stages[index][0].layer):
             try:
@@ -337,6 +257,19 @@ class _Pass:
                 computed.failures[index] = error
                 continue
             computed.rows.append((index, questions, _with_positions(rows, questions, reduced, self.keep_positions)))
+
+    def embed(self, asked: _Asked, stages: Iterable[Sequence[Stage]]) -> State:
+        """The prompts about to enter the first layer, seen as these points need it."""
+        encoded = asked.encoded
+        features, vision = self.features(encoded, any(stage.method.uses_vision for each in stages for stage in each))
+        return self.split.embed(
+            encoded.input_ids,
+            encoded.attention_mask,
+            image_features=features,
+            row_keys=row_keys(asked.questions, encoded.input_ids.device),
+            vision=vision,
+            pictures=encoded.pictures,
+        )
 
     def features(self, encoded: Encoded, looks: bool) -> tuple[list[torch.Tensor] | None, VisionStates | None]:
         """Visual tokens of every row that has a picture, [N, D] each, every picture seen once; and what the vision
@@ -370,14 +303,31 @@ class _Pass:
             except Exception as error:
                 computed.failures[index] = error
                 continue
-            texts = self.loaded.processor.tokenizer.batch_decode(
-                written[:, input_ids.shape[1] :], skip_special_tokens=True
-            )
-            rows = [
-                {"prediction": self.loaded.protocol.read(text, question), "margin": None, "text": text}
-                for text, question in zip(texts, questions, strict=True)
-            ]
+            rows = self.read(questions, written[:, input_ids.shape[1] :])
             computed.rows.append((index, questions, _with_positions(rows, questions, record, self.keep_positions)))
+
+    def generate_compiled(self, cached: CachedModel, asked: _Asked, todo: list[int], computed: _Computed) -> None:
+        """`generate` over buffers of a fixed size; every picture is seen once for all points."""
+        questions = asked.questions
+        stages = {index: self.points[index].stages(self.split.num_layers) for index in todo}
+        state = self.embed(asked, stages.values())
+        stop, pad = _stop_tokens(self.loaded.model.generation_config)
+        for index in todo:
+            try:
+                written, record = cached.greedy(state, stages[index], ANSWER_TOKENS, stop, pad)
+            except Exception as error:
+                computed.failures[index] = error
+                continue
+            rows = self.read(questions, written)
+            computed.rows.append((index, questions, _with_positions(rows, questions, record, self.keep_positions)))
+
+    def read(self, questions: Sequence[Question], written: torch.Tensor) -> list[dict[str, Any]]:
+        """A row for each answer, LongTensor[B, n]."""
+        texts = self.loaded.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [
+            {"prediction": self.loaded.protocol.read(text, question), "margin": None, "text": text}
+            for text, question in zip(texts, questions, strict=True)
+        ]
 
     def append(self, index: int, questions: list[Question], rows: list[dict[str, Any]]) -> None:
         """Stores the rows that the point lacks: a batch may hold some that it has."""
@@ -390,6 +340,13 @@ class _Pass:
         self.stores[index].append(new)
         self.done[index].update(row["id"] for row in new)
         self.progress(len(new))
+
+
+def _stop_tokens(config: Any) -> tuple[list[int], int]:
+    """The ids that end an answer, and what follows them, as generate() reads a generation_config."""
+    stop = config.eos_token_id
+    stop = [] if stop is None else list(stop) if isinstance(stop, list | tuple) else [stop]
+    return stop, config.pad_token_id if config.pad_token_id is not None else (stop or [0])[0]
 
 
 def letter_rows(logits: torch.Tensor, asked: _Asked) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Time and memory of one prompt at batch 1, grid points in turn with the full model: paired ratios.
 
 What is timed is what a user runs: the model itself under `reduce_tokens`, prefill with a KV cache and then
-greedy steps. Vision and selection are timed apart, in the model run piece by piece.
+greedy steps; or the same by compiled graphs. Vision and selection are timed apart, in the model run piece by piece.
 """
 
 import time
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tokensel.cached import CachedModel, cannot_cache
 from tokensel.data import Question
 from tokensel.evaluate import GridPoint, row_keys
 from tokensel.families import picture_arguments
@@ -31,6 +32,8 @@ class LatencyMeter:
     repeats          timed runs of each point, each beside one of the full model
     warmup           runs of each before that, not counted
     decode_tokens    greedy steps after the first token
+    compiled         by `CachedModel` with graphs, the full model too; those are made in the warm-up, at least one run.
+                     Where that is not possible a warning says so; `not_compiled` has what was not, and why
     """
 
     def __init__(
@@ -41,14 +44,26 @@ class LatencyMeter:
         repeats: int = 5,
         warmup: int = 1,
         decode_tokens: int = 4,
+        compiled: bool = False,
     ) -> None:
         self.model, self.device = loaded.model, loaded.device
-        self.repeats, self.warmup, self.decode_tokens = repeats, warmup, decode_tokens
+        self.repeats, self.warmup, self.decode_tokens = repeats, max(warmup, int(compiled)), decode_tokens
         self.inputs: dict[str, Any] = loaded.prepare([question])
         self.keys = row_keys([question], loaded.device)
-        self.split = SplitModel(loaded.model)
+        self.split = SplitModel(loaded.model, compiled, text_multiple=1)
+        self.cached: CachedModel | None = None
+        if self.split.graphs is not None:
+            if why := cannot_cache(self.split):
+                self.split.graphs.go_without("times", why)
+            else:
+                self.cached = CachedModel(self.split)
         self._vision: list[float] | None = None
         self._prefixes: dict[tuple[bool, int], State] = {}
+
+    @property
+    def not_compiled(self) -> dict[str, str]:
+        """What was to be compiled and could not be: kinds of work, and why."""
+        return {} if self.split.graphs is None else dict(self.split.graphs.failed)
 
     def measure(self, point: GridPoint) -> dict[str, Any]:
         """The times of one point, see `measure_together`. Raises what the point raises."""
@@ -110,10 +125,11 @@ class LatencyMeter:
 
     def _run_watched(self, point: GridPoint | None) -> tuple[tuple[float, list[float]], int | None]:
         """A run, and the most memory that it took on CUDA, in bytes."""
+        run = self._run if self.cached is None else partial(self._run_compiled, self.cached)
         if self.device.type != "cuda":
-            return self._run(point), None
+            return run(point), None
         torch.cuda.reset_peak_memory_stats(self.device)
-        return self._run(point), torch.cuda.max_memory_allocated(self.device)
+        return run(point), torch.cuda.max_memory_allocated(self.device)
 
     def _run(self, point: GridPoint | None) -> tuple[float, list[float]]:
         """One answer: milliseconds of the prefill, and of every decoding step."""
@@ -142,9 +158,31 @@ class LatencyMeter:
                 steps.append(1000 * (self._now() - began))
         return prefill, steps
 
+    def _run_compiled(self, cached: CachedModel, point: GridPoint | None) -> tuple[float, list[float]]:
+        stages = [] if point is None else point.stages(self.split.num_layers)
+        looks = any(stage.method.uses_vision for stage in stages)
+        pictures = picture_arguments(self.inputs)
+        began = self._now()
+        if looks or not pictures:
+            state = self.split.embed(**self.inputs, row_keys=self.keys, looks=looks)
+        else:
+            prompt = {name: value for name, value in self.inputs.items() if name not in pictures}
+            features = cached.features(pictures)
+            state = self.split.embed(**prompt, image_features=features, row_keys=self.keys, pictures=pictures)
+        decoding = cached.prefill(state, stages, self.decode_tokens)
+        token = decoding.logits.argmax(-1, keepdim=True)
+        prefill = 1000 * (self._now() - began)
+        steps = []
+        for _ in range(self.decode_tokens):
+            began = self._now()
+            token = cached.step(decoding, token).argmax(-1, keepdim=True)
+            steps.append(1000 * (self._now() - began))
+        return prefill, steps
+
     def _time_vision(self) -> list[float]:
         pictures = picture_arguments(self.inputs)
-        return self._repeat(lambda: self.split.picture_features(pictures)) if pictures else []
+        see = self.split.picture_features if self.cached is None else self.cached.features
+        return self._repeat(lambda: see(pictures)) if pictures else []
 
     def _time_selection(self, point: GridPoint) -> list[float]:
         """Choosing, aggregating and laying out, all stages, on the states that enter their layers."""

@@ -30,14 +30,14 @@ class SplitModel:
 
     gives the logits of the last position that the model under `reduce_tokens` gives.
 
-    compiled: run what is behind a reduction as one compiled graph, and pad prompts so that few shapes occur. Where that
-    is not possible a warning says so. Not for several threads at once.
+    compiled: run what is behind a reduction as one compiled graph. Where that is not possible a warning says so. Not
+    for several threads at once. text_multiple: then pad prompts to a multiple of so many text tokens: few shapes occur.
 
     Raises TokenselError for a model without a Llama-like decoder.
     """
 
-    def __init__(self, model: nn.Module, compiled: bool = False) -> None:
-        self.parts = find_parts(model)
+    def __init__(self, model: nn.Module, compiled: bool = False, text_multiple: int = TEXT_MULTIPLE) -> None:
+        self.parts, self.text_multiple = find_parts(model), text_multiple
         self.graphs = graphs_of(self.parts.layers, self.num_layers) if compiled else None
 
     @property
@@ -206,7 +206,7 @@ class SplitModel:
     def _rounded_up(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The prompts, with padding on the right up to the next multiple of text tokens."""
         visual = int(torch.eq(input_ids[0], self.parts.image_token_id or 0).sum())
-        more = (visual - input_ids.shape[1]) % TEXT_MULTIPLE
+        more = (visual - input_ids.shape[1]) % self.text_multiple
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         padding = 1 if self.parts.image_token_id == 0 else 0  # any token: nothing sees it

@@ -47,7 +47,8 @@ class SparseVLM(Method):
     def select(self, context: Context) -> Selection:
         visual, text = context.inputs
         attention = context.attention("text", weights=text_raters(visual, text, context.text_mask))
-        assert attention is not None
+        if attention is None:
+            raise TokenselError("agg_layer=0: method 'sparsevlm' looks at the layer before; it needs 1 or more")
         order = attention.mean(1).sort(dim=1, descending=True, stable=True).indices
         pool, merged = recycling(context.count, context.kept, self.recycled, self.clusters)
         kept = order[:, : context.kept - merged].sort(dim=1).values
