@@ -217,6 +217,17 @@ def test_loading_opens_every_picture_once(checkpoint):
     assert row["pictures"] == 2
 
 
+def test_compiled_part_b_has_no_stock_run(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr(bench_parts.LatencyMeter, "_run", lambda self, point: pytest.fail("ran the stock model"))
+    arguments = ["parts=b", "repeats=1", "kept=4", "questions=1", "agg_layer=2", "compile=true", f"model={checkpoint}"]
+    assert bench.main([*arguments, f"output={tmp_path}"]) == 0
+    part = read_json(capsys.readouterr().out)["parts"]["b"]
+    assert part["not_compiled"] == {}
+    assert [row["name"] for row in part["rows"]] == ["full", "fps", "tome", "fastv", "fastv mask"]
+    assert all(row["speedup"] > 0 and row["decode_ms"]["p50"] > 0 for row in part["rows"])
+
+
 def test_a_failing_point_stands_in_its_row_and_fails_the_run(checkpoint, tmp_path, monkeypatch, capsys):
     measure = bench_parts.LatencyMeter.measure
 

@@ -1,8 +1,12 @@
 """What a latency measurement reports, on a model too small for its figures to mean anything."""
 
 import pytest
+import torch
 from sweep_helpers import make_questions, save_checkpoint
 
+from tokensel import latency
+from tokensel.cached import CachedModel
+from tokensel.compiled import Graphs
 from tokensel.evaluate import GridPoint
 from tokensel.latency import LatencyMeter
 from tokensel.models import load_model
@@ -97,3 +101,46 @@ def test_where_the_full_model_fails_nothing_is_timed(meter, monkeypatch):
     monkeypatch.setattr(LatencyMeter, "_run", fails)
     found = meter.measure_together([GridPoint("fps", kept=4), GridPoint("tome", kept=4)])
     assert [str(error) for error in found] == ["no memory"] * 2
+
+
+def test_compiled_the_full_model_is_compiled_too_and_nothing_is_padded(tmp_path, monkeypatch):
+    """torch.compile itself is left out."""
+    named = []
+    call = Graphs.call
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr(Graphs, "call", lambda self, name, *given: named.append(name[0]) or call(self, name, *given))
+    monkeypatch.setattr(LatencyMeter, "_run", lambda self, point: pytest.fail("ran the stock model"))
+    loaded = load_model(save_checkpoint(tmp_path))
+    meter = LatencyMeter(loaded, make_questions(1)[0], repeats=2, warmup=0, decode_tokens=3, compiled=True)
+    assert meter.not_compiled == {}
+    lengths = []
+    prefill = CachedModel.prefill
+    monkeypatch.setattr(
+        CachedModel,
+        "prefill",
+        lambda self, state, *given: lengths.append(state.hidden.shape[1]) or prefill(self, state, *given),
+    )
+    points = [GridPoint("full"), GridPoint("fps", kept=4, agg_layer=2), GridPoint("visionzip", kept=8, agg_layer=0)]
+    found = meter.measure_together(points)
+    for figures in found:
+        assert not isinstance(figures, Exception)
+        assert figures["prefill_ms"]["p25"] > 0
+        assert figures["decode_ms"]["p25"] > 0
+    assert found[0]["speedup"] == 1
+    assert set(lengths) == {meter.inputs["input_ids"].shape[1]}
+    # A warm-up and two runs of three contenders; visionzip looks at the tower itself.
+    assert len(lengths) == 9
+    assert named.count("step") == 9 * 3
+    assert named.count("prefill") == 3 + 3 * 2 + 3
+    assert named.count("vision") == 6 + 2 + 1  # and timed apart, once more to warm up
+
+
+def test_what_cannot_be_compiled_is_timed_without_and_said(tmp_path, monkeypatch):
+    loaded = load_model(save_checkpoint(tmp_path))
+    monkeypatch.setattr(latency, "cannot_cache", lambda split: "attn_implementation=x: takes no 4-D mask")
+    with pytest.warns(
+        UserWarning, match="^compile=true: not compiled: times, attn_implementation=x: takes no 4-D mask$"
+    ):
+        meter = LatencyMeter(loaded, make_questions(1)[0], repeats=1, compiled=True)
+    assert meter.not_compiled == {"times": "attn_implementation=x: takes no 4-D mask"}
+    assert meter.measure(GridPoint("fps", kept=4))["prefill_ms"]["p50"] > 0

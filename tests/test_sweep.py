@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import pandas as pd
 import pytest
+import torch
 from sweep_helpers import save_checkpoint, save_question_file
 
 from analysis import load_results
@@ -182,6 +183,27 @@ def test_points_of_different_protocols_are_apart_and_never_compared(sweep):
     assert all(f" {name} " in out.splitlines()[1] for name in ("conv", "reading"))
     assert len(line["best"]) == 4
     assert all({"conv", "reading"} <= best["where"].keys() for best in line["best"])
+
+
+def test_compiled_times_are_other_times_and_answers_the_same(sweep, tmp_path, monkeypatch):
+    """torch.compile itself is left out."""
+    asked = ("method=fps", "kept=4", "controls=[full]", "scoring=letter,generate", "latency.warmup=1", "--multirun")
+    _, plain, _, _ = sweep(*asked)
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(function) or function)
+    before = files(tmp_path / "out")
+    status, line, _, _ = sweep(*asked, "compile=true")
+    assert status == 0
+    assert compiled
+    after = files(tmp_path / "out")
+    changed = {path.name for path in before if after[path] != before[path]}
+    assert changed == {"metrics.json"}, "answers stand, times are taken anew"
+    for point in line["points"]:
+        metrics = json.loads((tmp_path / "out" / "sweep" / point["key"] / "metrics.json").read_text())
+        protocol = metrics["provenance"]["protocol"]
+        assert (protocol["latency"]["compiled"], protocol["compile"], protocol["not_compiled"]) == (True, True, {})
+    _, fresh, _, _ = sweep(*asked, "compile=true", "name=fresh")
+    assert accuracies(fresh) == accuracies(line) == accuracies(plain)
 
 
 def test_without_controls_only_the_asked_points_run(sweep):
