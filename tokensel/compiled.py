@@ -1,4 +1,4 @@
-"""Decoder layers as compiled graphs, one for each shape that they meet; on CUDA each run of them is one CUDA graph.
+"""Decoder layers as compiled graphs, one for each shape that they meet; on CUDA a run of them is one CUDA graph.
 
 Shapes must repeat for that to pay: `SplitModel` rounds the length of the text up, kept settles the rest.
 """
@@ -133,15 +133,12 @@ class Graphs:
 
     def _compiled(self, name: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
         if name not in self._calls:
+            # One graph of a layer serves all of them: built in seconds, however deep the decoder.
+            self._through = self._through or torch.compile(through, fullgraph=True, dynamic=False)
+            self._calls[name] = partial(function, self._through)
             if self._records:
-                # One graph of a layer serves all of them: built in seconds, however deep the decoder.
-                self._through = self._through or torch.compile(through, fullgraph=True, dynamic=False)
                 self._pool = self._pool or torch.cuda.graph_pool_handle()
-                self._calls[name] = Recorded(partial(function, self._through), self._pool)
-            else:
-                # A vision tower is transformers' own function, which may hold what cannot be traced.
-                whole = name[0] != "vision"
-                self._calls[name] = torch.compile(partial(function, through), fullgraph=whole, dynamic=False)
+                self._calls[name] = Recorded(self._calls[name], self._pool)
         return self._calls[name]
 
 
