@@ -56,6 +56,7 @@ def written_by_stock(model, inputs, method, **settings):
 
 
 def assert_decodes_alike(cached, inputs, method, **settings):
+    """method: a name or a Method."""
     tokens, logits, chosen = written_by_stock(cached.split.parts.llava_model, inputs, method, **settings)
     stages = make_stages(make_method(method), num_layers=cached.split.num_layers, **{"kept": None} | settings)
     looks = any(stage.method.uses_vision for stage in stages)
@@ -93,6 +94,20 @@ def test_every_method_decodes_as_under_the_hooks(method, attention):
         assert_decodes_alike(cached, inputs, method, kept=kept_of(method), **settings)
         tried += 1
     assert tried >= 2
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("agg_layer", [0, 2])
+def test_tokens_that_weigh_by_size_do_so_for_later_tokens(attention, agg_layer):
+    model = tiny_llava(attn_implementation=attention)
+    cached, inputs = cached_of(model), llava_inputs(model, TEXTS)
+    weighing = make_method("tome_merge", proportional=True)
+    assert_decodes_alike(cached, inputs, weighing, kept=4, agg_layer=agg_layer)
+    stock, other = (
+        written_by_stock(model, inputs, method, kept=4, agg_layer=agg_layer)[1][0]
+        for method in (weighing, "tome_merge")
+    )
+    assert (stock - other).abs().max() > 1e-3, "sizes count for nothing here"
 
 
 def test_unlike_prompts_one_after_the_other_and_again():

@@ -122,10 +122,9 @@ class CachedModel:
         if self.split.graphs is not None:
             self._rows = max(batch, self._rows)
             state = state.filled(self._rows)
-        # The position after the last real token.
-        real = state.attention_mask
+        # The position after the prompt's last token; padding stands at none that is higher.
         ids = state.position_ids if state.position_ids.ndim == 2 else state.position_ids[-3:]
-        following = (ids if real is None else ids.masked_fill(~real, -1)).amax(-1, keepdim=True) + 1
+        following = ids.amax(-1, keepdim=True) + 1
         if following.ndim == 3:
             following = following.amax(0, keepdim=True).expand_as(following)
         following = following.expand(*following.shape[:-2], len(state.hidden), 1)
