@@ -99,8 +99,8 @@ def test_padding_needs_no_mask_and_may_be_on_either_side(attention, monkeypatch)
         "pixel_values": left["pixel_values"],
     }
     masks = []
-    build = SplitModel._layer_mask
-    monkeypatch.setattr(SplitModel, "_layer_mask", lambda *given: masks.append(build(*given)) or masks[-1])
+    build = SplitModel.layer_mask
+    monkeypatch.setattr(SplitModel, "layer_mask", lambda *given: masks.append(build(*given)) or masks[-1])
     for method in METHODS:
         both = [
             split.logits(split.reduce(split.run(split.embed(**given), 2), stage(method, 2))) for given in (left, right)
