@@ -82,6 +82,8 @@ COLUMNS: dict[str, list[tuple[str, str, str]]] = {
         ("speed-up", "speedup", ".2f"),
         ("implied", "implied", ".2f"),
         ("of it", "measured_over_implied", ".0%"),
+        ("causal", "implied_causal", ".2f"),
+        ("of it", "measured_over_causal", ".0%"),
         ("roofline", "roofline_ms", ".1f"),
         ("cache MiB", "kv_mib", ".1f"),
         ("peak MiB", "peak_mib", ".0f"),

@@ -284,3 +284,23 @@ def test_a_configuration_without_a_size_is_named():
 
     with pytest.raises(TokenselError, match="model_type=strange: its configuration lacks a size"):
         prefill_cost(Config(), text_tokens=10, visual_tokens=36)
+
+
+@pytest.mark.parametrize(
+    ("stages", "lengths"),
+    [
+        ([], [41, 41, 41, 41]),
+        (make_stages("fps", kept=4, agg_layer=2), [41, 41, 9, 9]),
+        (make_stages("himap", kept=[20, 5], agg_layer=[1, 3]), [41, 25, 25, 10]),
+        (make_stages("fps", kept=4, agg_layer=2, layout="zero_fill"), [41, 41, 41, 41]),
+        (make_stages("fastv", kept=4, agg_layer=2, layout="mask"), [41, 41]),  # behind it a mask says what is seen
+    ],
+)
+def test_causal_attention_skips_the_pairs_of_a_token_and_a_later_one(stages, lengths):
+    config = tiny_llava().config
+    cost = prefill_cost(config, text_tokens=5, visual_tokens=36, stages=stages)
+    text = config.text_config
+    width = text.num_attention_heads * text.head_dim
+    pairs = sum(1 for length in lengths for query in range(length) for key in range(length) if key > query)
+    assert cost.skipped == pairs * 2 * 2 * width  # two products, a multiplication and an addition each
+    assert 0 < cost.skipped < cost.decoder

@@ -19,6 +19,8 @@ class Cost:
     kv_bytes             bytes in the KV cache after the prefill
     tokens_layer_mean    visual tokens in the sequence, averaged over the decoder's layers
     selection_counted    False where a method does not tell what its choice costs: then that counts as free
+    skipped              of the decoder's operations, those that attention need not do as no token sees a later one, and
+                         does not where its kernel is told "causal" and not by a mask: half of its products
     """
 
     vision: int
@@ -29,6 +31,7 @@ class Cost:
     kv_bytes: int
     tokens_layer_mean: float
     selection_counted: bool
+    skipped: int = 0
 
     @property
     def decoder(self) -> int:
@@ -51,6 +54,7 @@ class _Step:
     aggregation: str | None
     compact: bool
     index: int
+    masks: bool
 
 
 def prefill_cost(
@@ -94,7 +98,7 @@ def prefill_cost(
             vision, projector = picture_flops(config, visual_tokens, pictures, images)
         count, length = visual_tokens, text_tokens + visual_tokens
         lengths = [length] * text.num_hidden_layers
-        selection, counted = 0, True
+        selection, counted, causal = 0, True, len(lengths)
         for step in steps:
             if step.layer >= len(lengths) or step.kept >= count:
                 continue
@@ -108,6 +112,8 @@ def prefill_cost(
                 length -= count - step.kept
             count = step.kept
             lengths[step.layer :] = [length] * (len(lengths) - step.layer)
+            if step.masks:
+                causal = min(causal, step.layer)
         return Cost(
             vision=vision,
             projector=projector,
@@ -117,6 +123,7 @@ def prefill_cost(
             kv_bytes=2 * _kv_heads(text) * _head_dim(text) * bytes_per_value * sum(lengths),
             tokens_layer_mean=sum(lengths) / len(lengths) - text_tokens,
             selection_counted=counted,
+            skipped=sum(_hidden_from_all(text, tokens) for tokens in lengths[:causal]),
         )
     except AttributeError as error:
         raise TokenselError(
@@ -133,6 +140,7 @@ def _steps_of(stages: Sequence[Stage], visual_tokens: int) -> list[_Step]:
             stage.aggregation,
             stage.layout == "compact",
             stage.index,
+            stage.layout == "mask",
         )
         for stage in stages
         if not stage.method.passes_through
@@ -151,7 +159,7 @@ def _steps(
     counts = [kept] if isinstance(kept, int) else kept
     layers = [agg_layer] if isinstance(agg_layer, int) else agg_layer
     return [
-        _Step(layer, count, method, aggregation, layout == "compact", index)
+        _Step(layer, count, method, aggregation, layout == "compact", index, layout == "mask")
         for index, (count, layer) in enumerate(zip(counts, layers, strict=True))
     ]
 
@@ -205,3 +213,8 @@ def _layer_flops(text: Any, tokens: int) -> int:
     width = text.num_attention_heads * head_dim
     projections = 2 * hidden * (2 * width + 2 * _kv_heads(text) * head_dim)
     return tokens * (projections + 6 * hidden * text.intermediate_size) + 4 * width * tokens * tokens
+
+
+def _hidden_from_all(text: Any, tokens: int) -> int:
+    """Of a layer's operations, those for pairs of a token and a later one."""
+    return 2 * text.num_attention_heads * _head_dim(text) * tokens * (tokens - 1)
