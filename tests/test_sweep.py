@@ -187,7 +187,7 @@ def test_points_of_different_protocols_are_apart_and_never_compared(sweep):
 
 def test_compiled_times_are_other_times_and_answers_the_same(sweep, tmp_path, monkeypatch):
     """torch.compile itself is left out."""
-    asked = ("method=fps", "kept=4", "controls=[full]", "scoring=letter,generate", "latency.warmup=1", "--multirun")
+    asked = ("method=fps", "kept=4", "controls=[full]", "scoring=generate", "limit=4")
     _, plain, _, _ = sweep(*asked)
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(function) or function)
@@ -202,8 +202,7 @@ def test_compiled_times_are_other_times_and_answers_the_same(sweep, tmp_path, mo
         metrics = json.loads((tmp_path / "out" / "sweep" / point["key"] / "metrics.json").read_text())
         protocol = metrics["provenance"]["protocol"]
         assert (protocol["latency"]["compiled"], protocol["compile"], protocol["not_compiled"]) == (True, True, {})
-    _, fresh, _, _ = sweep(*asked, "compile=true", "name=fresh")
-    assert accuracies(fresh) == accuracies(line) == accuracies(plain)
+    assert accuracies(line) == accuracies(plain)
 
 
 def test_without_controls_only_the_asked_points_run(sweep):
