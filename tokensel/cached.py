@@ -293,6 +293,13 @@ def changes_answers(config: Any) -> str | None:
     return None
 
 
+def stop_tokens(config: Any) -> tuple[list[int], int]:
+    """The ids that end an answer, and what follows them, as generate() reads a generation_config."""
+    stop = config.eos_token_id
+    stop = [] if stop is None else list(stop) if isinstance(stop, list | tuple) else [stop]
+    return stop, config.pad_token_id if config.pad_token_id is not None else (stop or [0])[0]
+
+
 def _fill(
     layers: Sequence[Any],
     looks_back: bool,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tokensel.cached import CachedModel, cannot_cache, changes_answers
+from tokensel.cached import CachedModel, cannot_cache, changes_answers, stop_tokens
 from tokensel.data import Question, stable_hash
 from tokensel.errors import BadSampleError, TokenselError
 from tokensel.grid import GridPoint
@@ -311,7 +311,7 @@ class _Pass:
         questions = asked.questions
         stages = {index: self.points[index].stages(self.split.num_layers) for index in todo}
         state = self.embed(asked, stages.values())
-        stop, pad = _stop_tokens(self.loaded.model.generation_config)
+        stop, pad = stop_tokens(self.loaded.model.generation_config)
         for index in todo:
             try:
                 written, record = cached.greedy(state, stages[index], ANSWER_TOKENS, stop, pad)
@@ -340,13 +340,6 @@ class _Pass:
         self.stores[index].append(new)
         self.done[index].update(row["id"] for row in new)
         self.progress(len(new))
-
-
-def _stop_tokens(config: Any) -> tuple[list[int], int]:
-    """The ids that end an answer, and what follows them, as generate() reads a generation_config."""
-    stop = config.eos_token_id
-    stop = [] if stop is None else list(stop) if isinstance(stop, list | tuple) else [stop]
-    return stop, config.pad_token_id if config.pad_token_id is not None else (stop or [0])[0]
 
 
 def letter_rows(logits: torch.Tensor, asked: _Asked) -> list[dict[str, Any]]:
