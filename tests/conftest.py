@@ -24,6 +24,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What was imported stays: the garbage collector need not walk it again and again."""
+    """What was imported stays: the garbage collector need not walk it again and again, nor look so often."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(100_000, 50, 100)

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -22,7 +23,9 @@ def kept_of(method, kept):
     return {"full": None, "no_image": 0}.get(method, kept)
 
 
+@cache
 def model_of(dtype):
+    """One for all tests: a method leaves its model as it was, which the last of them looks at."""
     return tiny_llava(image_size=126).to(dtype)
 
 
