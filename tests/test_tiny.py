@@ -94,7 +94,7 @@ class _Stopped(Exception):
 
 
 def test_training_goes_on_where_it_was_stopped(tmp_path):
-    plan = Plan(vision_steps=1, vision_batch=2, steps=2, batch=2, save_every=1)
+    plan = Plan(vision_steps=1, vision_batch=1, steps=2, batch=1, save_every=1)
 
     def teach(folder, stop_at=None):
         model, processor = make_student(plan.seed)
