@@ -3,10 +3,11 @@
 import gc
 import os
 
+gc.disable()  # until all is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import torch
-from hypothesis import settings
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 torch.set_num_threads(1)
 settings.register_profile("tokensel", deadline=None, max_examples=30, derandomize=True)
@@ -28,3 +29,4 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+    gc.enable()
