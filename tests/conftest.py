@@ -14,7 +14,7 @@ settings.register_profile("tokensel", deadline=None, max_examples=30, derandomiz
 settings.load_profile("tokensel")
 
 # Files that take longest, so that no worker begins one when the other is nearly done.
-LONGEST = ("test_sweep", "test_tiny", "test_notebooks", "test_user_method", "test_infer", "test_wandb")
+LONGEST = ("test_sweep", "test_notebooks", "test_families", "test_matrix", "test_cached", "test_tiny", "test_infer")
 
 
 def pytest_collection_modifyitems(items):
