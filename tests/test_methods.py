@@ -126,6 +126,23 @@ def test_fastv_ranks_by_the_head_strategy_and_keeps_the_order():
             assert row == sorted(score.topk(6).indices.tolist())
 
 
+@pytest.mark.parametrize("heads", ["max_head", "weighted"])
+def test_fastv_takes_the_lowest_of_heads_that_tie_but_for_rounding(heads):
+    """Two heads give all their attention to the picture; which of the sums is larger is the processor's rounding."""
+    attention = torch.rand(1, 4, 40, generator=torch.Generator().manual_seed(3)).softmax(-1)
+    attention[:, 0] *= 0.5
+    scores = []
+    for below, above in ((1, 2), (2, 1)):
+        rounded = attention.clone()
+        rounded[:, below] *= 1 - 2e-7
+        rounded[:, above] *= 1 + 2e-7
+        assert rounded.sum(2)[0].argmax() == above
+        scores.append(FastV(heads=heads).score(rounded))
+    torch.testing.assert_close(*scores, atol=1e-6, rtol=0)
+    alone = attention[:, 1] if heads == "max_head" else 0.7 * attention[:, 1] + 0.1 * attention[:, [0, 2, 3]].sum(1)
+    torch.testing.assert_close(scores[0], alone, atol=1e-6, rtol=0)
+
+
 def test_fastv_without_a_layer_before_keeps_a_seeded_random_subset():
     first = FastV(seed=1).select(context(layer=0)).indices
     assert torch.equal(first, FastV(seed=1).select(context(layer=0)).indices)

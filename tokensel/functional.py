@@ -14,6 +14,8 @@ from tokensel.errors import TokenselError
 
 EPSILON = 1e-12
 ROUNDING = 1e-6
+# Scores closer to the best than this tie with it: processors round differently.
+TIE = 1e-5
 PERIPHERAL_BLOCK = 64
 
 
@@ -51,6 +53,11 @@ def degrees(tokens: Tensor, inverse: Tensor) -> Tensor:
 def unit_rows(tokens: Tensor, inverse: Tensor, index: Tensor) -> Tensor:
     """The unit vectors of the tokens at index [B, K] -> [B, K, D]."""
     return take(tokens, index) * inverse.gather(1, index).unsqueeze(-1)
+
+
+def first_of_best(scores: Tensor) -> Tensor:
+    """The lowest index among the largest scores [B, K] -> LongTensor[B, 1]. Scores within 1e-5 of the largest tie."""
+    return (scores >= scores.amax(1, keepdim=True) - TIE).to(torch.uint8).argmax(1, keepdim=True)
 
 
 def check_kept(kept: int, least: int = 1) -> None:

@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from tokensel.errors import TokenselError
+from tokensel.functional import first_of_best
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 from tokensel.seeding import random_subset
 
@@ -18,7 +19,8 @@ class FastV(Method):
     Source: Chen et al., An Image is Worth 1/2 Tokens After Layer 2 (ECCV 2024), token drop in place. At agg_layer 0
     there is no layer before, and a random subset stays, as in the original.
 
-    heads: "mean" over heads; "max_head" = the head with the largest sum over the image, first on ties; "weighted" =
+    heads: "mean" over heads; "max_head" = the head with the largest sum over the image, the lowest
+        of those within 1e-5 of it; "weighted" =
         alpha * that head + (1 - alpha) * mean of the others. alpha: its weight, 0 to 1. seed: for agg_layer 0.
     """
 
@@ -52,7 +54,8 @@ class FastV(Method):
         """attention: [B, heads, N] -> one score per visual token [B, N]."""
         if self.heads == "mean":
             return attention.mean(1)
-        leader = attention.sum(2).argmax(1)[:, None, None].expand(-1, 1, attention.shape[2])
+        # Several heads may give all their attention to the picture, and sum to 1 but for the last bit.
+        leader = first_of_best(attention.sum(2)).unsqueeze(2).expand(-1, 1, attention.shape[2])
         strongest = attention.gather(1, leader).squeeze(1)
         if self.heads == "max_head":
             return strongest
