@@ -24,7 +24,7 @@ from analysis.grouping import (
 )
 from analysis.results import CONTROLS, complete
 from tokensel.errors import TokenselError
-from tokensel.stats import wilson_interval
+from tokensel.evaluation.statistics import wilson_interval
 
 # Of each cost: the columns of its lower, middle and upper value, what one unit is, and the axis' words.
 COSTS: dict[str, tuple[tuple[str, ...], float, str]] = {

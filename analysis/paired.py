@@ -12,7 +12,7 @@ from scipy.stats import norm
 from analysis.predictions import QUESTION
 from analysis.results import CONTROLS, KINDS, SETTINGS, complete, option_columns, pool_titles
 from tokensel.errors import TokenselError
-from tokensel.stats import holm, mcnemar_exact, minimum_detectable_difference, wilson_interval
+from tokensel.evaluation.statistics import holm, mcnemar_exact, minimum_detectable_difference, wilson_interval
 
 FLIPS = ("right to wrong", "wrong to right", "wrong to wrong")
 _DIFFERENCE = ("difference", "diff_low", "diff_high")

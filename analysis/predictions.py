@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.results import load_results
-from runners.fingerprint import questions_digest
 from tokensel.data import Question, draw_order, load_questions, stable_hash
 from tokensel.errors import TokenselError
-from tokensel.store import PointStore, ids_digest
+from tokensel.evaluation.keys import questions_digest
+from tokensel.evaluation.store import PointStore, ids_digest
 
 # The columns that a question gives.
 QUESTION = ("question", "choices", "hint", "subject", "topic", "family", "grade", "category", "image_id")

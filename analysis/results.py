@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from tokensel.data.protocol import CHOICES
 from tokensel.errors import TokenselError
-from tokensel.protocol import CHOICES
-from tokensel.store import PointStore
+from tokensel.evaluation.store import PointStore
 
 PROTOCOL = tuple(CHOICES)
 # What tells two points of one method apart, beside kept and the method's own options.

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from tokensel.data import Question
+from tokensel.data.prompts import LETTERS, is_yes_no
+from tokensel.data.protocol import Protocol
+from tokensel.engine.reduce import reduce_tokens
+from tokensel.engine.split import SplitModel
+from tokensel.engine.stages import Stage
+from tokensel.engine.state import State
 from tokensel.errors import TokenselError
-from tokensel.evaluate import ANSWER_TOKENS, GridPoint, row_keys
-from tokensel.functional import cosine_to, inverse_norms, take
+from tokensel.evaluation.accuracy import ANSWER_TOKENS, GridPoint, row_keys
+from tokensel.functional.sampling import cosine_to, inverse_norms, take
 from tokensel.models import LoadedModel
-from tokensel.prompts import LETTERS, is_yes_no
-from tokensel.protocol import Protocol
-from tokensel.reduce import reduce_tokens
-from tokensel.split import SplitModel
-from tokensel.stages import Stage
-from tokensel.state import State
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Survivors:
 
 
 def gathered_weights(queries: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """softmax(cosine(queries, tokens) / temperature): the weights by which `tokensel.functional.cross_attention`
+    """softmax(cosine(queries, tokens) / temperature): the weights by which `cross_attention`
     gathers. queries [B, M, D], tokens [B, N, D] -> float32 [B, M, N], rows summing to 1."""
     return (_cosines(queries, tokens).transpose(1, 2) / temperature).softmax(-1)
 
 
 def mean_weights(queries: Tensor, tokens: Tensor) -> Tensor:
-    """The weights of `tokensel.functional.nearest_mean`: the same shapes; a query nobody is nearest to has zeros."""
+    """The weights of `nearest_mean`: the same shapes; a query nobody is nearest to has zeros."""
     nearest = torch.nn.functional.one_hot(_cosines(queries, tokens).argmax(2), queries.shape[1])
     members = nearest.transpose(1, 2).float()
     return members / members.sum(2, keepdim=True).clamp_min(1)

@@ -30,10 +30,10 @@ from typing import Any
 import torch
 import transformers
 
-from runners import bench_parts
-from runners.bench_output import Row, draw_speedups, print_table, write_parquet
-from runners.bench_timing import rounded
-from runners.key_values import read_arguments, read_integer, read_list, write_whole
+from runners.benchmark import parts as bench_parts
+from runners.benchmark.output import Row, draw_speedups, print_table, write_parquet
+from runners.benchmark.timing import rounded
+from runners.terminal.arguments import read_arguments, read_integer, read_list, write_whole
 from tokensel.data import Question, check_choice, load_questions
 from tokensel.errors import TokenselError
 from tokensel.models import LoadedModel, load_model

@@ -15,10 +15,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from runners.provenance import scrub
 from runners.sync import NOT_LOGGED_IN, key_values
-from runners.wandb_logger import logged_in
+from runners.wandb_logging.logger import logged_in
 from tokensel.errors import TokenselError
+from tokensel.evaluation.provenance import scrub
 
 TITLE = "Visual-token reduction"
 KEPT = "kept visual tokens"

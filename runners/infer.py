@@ -26,17 +26,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from runners.infer_args import in_flags, parse_flags
-from runners.progress import SweepProgress
-from tokensel.compat import ClassicModel, tokenizer_image_token
-from tokensel.compat_config import DEFAULTS, active_scheme, classic_reduction
+from runners.terminal.progress import SweepProgress
+from tokensel.compat.arguments import in_flags, parse_flags
+from tokensel.compat.config import DEFAULTS, active_scheme, classic_reduction
+from tokensel.compat.model import ClassicModel, tokenizer_image_token
 from tokensel.data import Question, load_questions
+from tokensel.data.prompts import INSTRUCTION, LETTERS, read_answer
+from tokensel.data.protocol import Protocol
 from tokensel.errors import TokenselError
-from tokensel.evaluate import ANSWER_TOKENS, row_keys, summarize
+from tokensel.evaluation.accuracy import ANSWER_TOKENS, row_keys, summarize
 from tokensel.models import LoadedModel, load_model
 from tokensel.models.loading import checkpoint_folder
-from tokensel.prompts import INSTRUCTION, LETTERS, read_answer
-from tokensel.protocol import Protocol
 
 # model_config's keys in the original's JSON -> the config's attributes.
 _CLASSIC_NAMES = {

@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from runners.key_values import read_arguments, read_integer, write_whole
+from runners.terminal.arguments import read_arguments, read_integer, write_whole
 from tokensel.errors import TokenselError
 
 _KEYS = ("output", "pictures")

@@ -34,7 +34,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from runners.key_values import read_arguments, read_integer, read_list, read_value, write_whole
+from runners.terminal.arguments import read_arguments, read_integer, read_list, read_value, write_whole
 from tokensel.errors import TokenselError
 
 _KEYS = (
@@ -166,7 +166,7 @@ def _question_of_data(given: dict[str, str]) -> Any:
 
 
 def _points(given: dict[str, str]) -> list[list[Any]]:
-    from tokensel.evaluate import GridPoint
+    from tokensel.evaluation.accuracy import GridPoint
     from tokensel.methods import find_method
 
     methods = read_list(given.get("method", "fps,tome,fastv"))
@@ -214,8 +214,8 @@ def _stages(key: str, text: str) -> int | tuple[int, ...]:
 
 
 def _model(given: dict[str, str]) -> Any:
+    from tokensel.data.protocol import Protocol
     from tokensel.models import load_model
-    from tokensel.protocol import Protocol
 
     told = {key: given[key] for key in ("conv", "prompt", "image_aspect") if key in given}
     protocol = Protocol(**told)
@@ -239,7 +239,7 @@ def _drawn(tracer: Any, table: list[list[Any]], asked: _Asked, full: str) -> byt
 
 
 def _lettered(choices: Sequence[str]) -> list[tuple[str, str]]:
-    from tokensel.prompts import LETTERS
+    from tokensel.data.prompts import LETTERS
 
     return list(zip(LETTERS, choices, strict=False))
 

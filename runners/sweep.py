@@ -21,8 +21,8 @@ from typing import Any
 
 import hydra
 
-from runners import launcher
-from runners.errors import USER_ERRORS, one_line
+from runners.configuration import launcher
+from runners.configuration.errors import USER_ERRORS, one_line
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -33,10 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: all points are there. 1: some failed. 2: a mistake in the settings or the data. 130: interrupted.
     """
-    if "runners.run" not in sys.modules:
+    if "runners.sweeping.run" not in sys.modules:
         _import_quickly()
-    from runners.run import run_sweep
-    from runners.user_methods import offer_methods
+    from runners.configuration.methods import offer_methods
+    from runners.sweeping.run import run_sweep
 
     launcher.register()
     before = os.environ.get(FULL_ERROR)
@@ -79,7 +79,7 @@ def _import_quickly() -> None:
     enabled = gc.isenabled()
     gc.disable()
     try:
-        import runners.run  # noqa: F401
+        import runners.sweeping.run  # noqa: F401
 
         gc.freeze()
     finally:

@@ -21,12 +21,12 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from runners.fingerprint import questions_digest
-from runners.wandb_logger import log_sweep, logged_in, project_of
+from runners.wandb_logging.logger import log_sweep, logged_in, project_of
 from tokensel.data import Question, draw_order, load_questions
+from tokensel.data.prompts import LETTERS
 from tokensel.errors import TokenselError
-from tokensel.prompts import LETTERS
-from tokensel.store import PointStore
+from tokensel.evaluation.keys import questions_digest
+from tokensel.evaluation.store import PointStore
 
 _LOGGER = Path(__file__).resolve().parent.parent / "conf" / "logger" / "wandb.yaml"
 NOT_LOGGED_IN = "not logged in to W&B: run `wandb login` or set WANDB_API_KEY"

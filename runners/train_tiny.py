@@ -28,11 +28,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from tokensel.data import Question, load_questions
 from tokensel.errors import TokenselError
-from tokensel.evaluate import GridPoint, evaluate
+from tokensel.evaluation.accuracy import GridPoint, evaluate
+from tokensel.evaluation.statistics import wilson_interval
+from tokensel.evaluation.store import PointStore
 from tokensel.models import load_model
-from tokensel.models.tiny_training import Plan, make_student, save_student, train_language, train_vision
-from tokensel.stats import wilson_interval
-from tokensel.store import PointStore
+from tokensel.training.train import Plan, make_student, save_student, train_language, train_vision
 
 LINE_SECONDS = 30.0
 

@@ -1,5 +1,7 @@
 """tokensel: reduce the visual tokens of a vision-language model, without training, and measure the cost."""
 
+from tokensel.engine.reduce import reduce_tokens
+from tokensel.engine.stages import Stage, make_stages
 from tokensel.errors import BadSampleError, TokenselError
 from tokensel.methods import (
     METHODS,
@@ -9,8 +11,6 @@ from tokensel.methods import (
     make_method,
     register_method,
 )
-from tokensel.reduce import reduce_tokens
-from tokensel.stages import Stage, make_stages
 
 __all__ = [
     "METHODS",

@@ -13,7 +13,7 @@ from analysis.predictions import questions_of
 from analysis.results import CONTROLS, SETTINGS, option_columns
 from tokensel.data import Question
 from tokensel.errors import TokenselError
-from tokensel.store import PointStore
+from tokensel.evaluation.store import PointStore
 
 REFERENCES = ("fastv", "random", "full")
 COMPARED = ("difference", "diff_low", "diff_high", "p_value", "p_holm", "detectable", "n", "b", "c")

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from tokensel.data.prompts import LETTERS
 from tokensel.errors import BadSampleError, TokenselError
-from tokensel.prompts import LETTERS
 
 # "module:function"; a string, so that one data set's dependencies are imported only when it is asked for.
 DATASETS: dict[str, str] = {

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tokensel.data import Question
+from tokensel.data.prompts import INSTRUCTION, LETTERS, read_answer
 from tokensel.errors import TokenselError
-from tokensel.prompts import INSTRUCTION, LETTERS, read_answer
 
 _CONTEXT = "Context: "
 # A question of two lines: what is asked, and the statement that it is asked about.

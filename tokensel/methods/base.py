@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.vision import VisionStates
+from tokensel.models.vision import VisionStates
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import torch
 
-from tokensel.clustering import dpp_greedy
-from tokensel.functional import inverse_norms
+from tokensel.functional.clustering import dpp_greedy
+from tokensel.functional.sampling import inverse_norms
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 

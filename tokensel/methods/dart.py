@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import torch
 
-from tokensel.clustering import least_similar
 from tokensel.errors import TokenselError
+from tokensel.functional.clustering import least_similar
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 

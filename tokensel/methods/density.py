@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokensel.clustering import dpc_knn
 from tokensel.errors import TokenselError
+from tokensel.functional.clustering import dpc_knn
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 

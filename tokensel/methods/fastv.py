@@ -6,9 +6,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional import first_of_best
+from tokensel.functional.sampling import first_of_best
+from tokensel.functional.seeding import random_subset
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
-from tokensel.seeding import random_subset
 
 
 @register_method

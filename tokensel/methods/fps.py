@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokensel.errors import TokenselError
-from tokensel.functional import farthest_point_sampling
+from tokensel.functional.sampling import farthest_point_sampling
+from tokensel.functional.seeding import row_scores
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
-from tokensel.seeding import row_scores
 
 
 @register_method

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from tokensel.functional.seeding import random_subset
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
-from tokensel.seeding import random_subset
 
 
 @register_method

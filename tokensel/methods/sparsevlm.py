@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import torch
 
-from tokensel.clustering import dpc_knn
 from tokensel.errors import TokenselError
-from tokensel.functional import cluster_means, take, text_raters
+from tokensel.functional.clustering import dpc_knn
+from tokensel.functional.sampling import cluster_means, take, text_raters
 from tokensel.methods.base import Context, Method, Selection, Sizes, geometric, register_method
 
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from tokensel.data import Question
+from tokensel.data.prompts import LETTERS
+from tokensel.data.protocol import Protocol
 from tokensel.errors import TokenselError
-from tokensel.families import ALONG_PROMPT, Family, family_of
-from tokensel.prompts import LETTERS
-from tokensel.protocol import Protocol
+from tokensel.models.families import ALONG_PROMPT, Family, family_of
 
 
 @dataclass

@@ -16,10 +16,10 @@ from transformers.utils import is_accelerate_available, is_bitsandbytes_availabl
 
 from tokensel.data import check_choice
 from tokensel.errors import TokenselError
-from tokensel.families import FAMILIES
+from tokensel.models.families import FAMILIES
 from tokensel.models.hub import hub_options
 from tokensel.models.loaded import LoadedModel
-from tokensel.models.original import is_original_layout, load_original
+from tokensel.models.original.weights import is_original_layout, load_original
 from tokensel.models.processors import load_processor
 from tokensel.models.random_weights import RANDOM_SHAPES, random_config, random_llava
 

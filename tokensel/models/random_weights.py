@@ -22,8 +22,8 @@ from transformers import (
 
 from tokensel.data import check_choice
 from tokensel.errors import TokenselError
+from tokensel.models.embedded import IMAGE_TOKEN, build_processor
 from tokensel.models.meta import build_on_meta, restore_buffers
-from tokensel.models.tiny_llava import IMAGE_TOKEN, build_processor
 
 _TOKENIZER = Path(__file__).parent / "tiny"
 _INITIALIZER_RANGE = 0.02

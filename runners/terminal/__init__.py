@@ -1,0 +1,1 @@
+"""What commands share: arguments, progress bars, tables."""

@@ -1,0 +1,353 @@
+"""The report in a real browser. Skipped where there is no Chromium with its driver, or no selenium."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.report import HOSTILE, write_sweep
+
+from analysis.report import build_report
+from analysis.report.build import report_of
+from analysis.report.evaluation import Evaluation, Row
+from analysis.report.survivors_page import survivors_page
+from analysis.survivors import Survivors
+from tokensel.data import Question
+from tokensel.evaluation.accuracy import GridPoint
+
+pytest.importorskip("selenium", reason="the browser tests need selenium")
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="the browser tests need chromium and chromedriver")
+DESKTOP, PHONE = (1280, 900), (390, 844)
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sweep(tmp_path_factory.mktemp("browser"))
+
+
+@pytest.fixture(scope="module")
+def file(folder: Path) -> Path:
+    path = folder.parent / "page.html"
+    path.write_text(build_report(folder).html, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(BROWSER)
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options=options, service=Service(DRIVER)) as started:
+        yield started
+
+
+@pytest.fixture
+def open_page(driver: Any, file: Path) -> Iterator[Callable[..., Any]]:
+    """Opens a page at a size; afterwards the console must be empty."""
+
+    def opened(size: tuple[int, int] = DESKTOP, path: Path = file, dark: bool = False) -> Any:
+        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+        driver.get(path.as_uri())
+        assert driver.execute_script("return document.documentElement.dataset.ready") == "true"
+        return driver
+
+    yield opened
+    assert driver.get_log("browser") == []
+
+
+def cells(driver: Any, pool: int = 0) -> list[dict[str, str]]:
+    """The table's rows as they stand, by column."""
+    return driver.execute_script(
+        "const table = document.querySelectorAll('table.points')[arguments[0]];"
+        "const names = [...table.tHead.rows[0].cells].map((cell) => cell.dataset.name);"
+        "return [...table.tBodies[0].rows].map((row) => Object.fromEntries([['key', row.dataset.key],"
+        " ...names.map((name, at) => [name, row.cells[at].dataset.value])]));",
+        pool,
+    )
+
+
+def heading(driver: Any, name: str) -> Any:
+    return driver.find_element(By.CSS_SELECTOR, f"table.points th[data-name='{name}']")
+
+
+def count(driver: Any) -> int:
+    return int(driver.find_element(By.CSS_SELECTOR, "[data-count]").get_attribute("data-count"))
+
+
+def choose(driver: Any, name: str, text: str) -> None:
+    Select(driver.find_element(By.CSS_SELECTOR, f"select[name='{name}']")).select_by_visible_text(text)
+
+
+def answers(folder: Path, method: str, kept: int | None) -> dict[str, bool]:
+    """Which questions the point of the first protocol has right."""
+    for path in folder.glob("*/metrics.json"):
+        metrics = json.loads(path.read_text())
+        if (metrics["method"], metrics["kept"], metrics["protocol"]["conv"]) == (method, kept, "model"):
+            lines = (path.parent / "predictions.jsonl").read_text().splitlines()
+            return {row["id"]: row["correct"] for row in map(json.loads, lines)}
+    raise AssertionError((method, kept))
+
+
+def test_the_table_equals_the_parquet(open_page, folder):
+    driver = open_page()
+    rows = {row["key"]: row for pool in (0, 1) for row in cells(driver, pool)}
+    frame = pd.read_parquet(folder / "results.parquet")
+    assert len(frame) == 10
+    for point in frame.to_dict("records"):
+        row = rows[point["key"]]
+        assert row["method"] == point["method"]
+        for name in ("kept", "n", "accuracy", "flops_ratio", "kv_bytes", "speedup", "prefill_ms_p50"):
+            assert (row[name] == "") if pd.isna(point[name]) else (float(row[name]) == point[name]), name
+
+
+def test_everything_is_drawn_and_nothing_requested(open_page):
+    driver = open_page()
+    marks = "return [...document.querySelectorAll('.chart svg')].map((svg) => svg.querySelectorAll('.mark').length)"
+    # fps, fastv and random at two kept; fps and random against fastv; the six again by cost.
+    assert driver.execute_script(marks) == [6, 4, 6]
+    figures = driver.find_elements(By.CSS_SELECTOR, ".gallery figure")
+    assert [figure.find_element(By.TAG_NAME, "b").text for figure in figures] == [
+        *("full", "fps 4", "fastv 4", "random 4", "no_image")
+    ]
+    widths = "return [...document.querySelectorAll('.gallery img')].map((img) => img.naturalWidth)"
+    assert all(driver.execute_script(widths))
+    requested = driver.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert [name for name in requested if not name.startswith("data:")] == []
+
+
+def test_a_click_sorts_and_a_second_one_turns(open_page):
+    driver = open_page()
+    column = heading(driver, "accuracy")
+    assert column.get_attribute("aria-sort") == "none"
+    for direction, reverse in (("ascending", False), ("descending", True)):
+        column.find_element(By.TAG_NAME, "button").click()
+        assert column.get_attribute("aria-sort") == direction
+        values = [row["accuracy"] for row in cells(driver)]
+        assert values[8:] == ["", ""]  # the failed and the unfinished point stay last
+        numbers = [float(value) for value in values[:8]]
+        assert numbers == sorted(numbers, reverse=reverse)
+    heading(driver, "method").find_element(By.TAG_NAME, "button").click()
+    assert column.get_attribute("aria-sort") == "none"
+    names = [row["method"] for row in cells(driver)]
+    assert names == sorted(names)
+
+
+@pytest.mark.parametrize("key", [Keys.ENTER, Keys.SPACE])
+def test_the_keyboard_sorts(open_page, key):
+    driver = open_page()
+    first = heading(driver, "method").find_element(By.TAG_NAME, "button")
+    driver.execute_script("arguments[0].focus()", first)
+    first.send_keys(Keys.TAB)
+    kept = driver.switch_to.active_element
+    assert kept.text == "kept"
+    kept.send_keys(key)
+    values = [int(row["kept"]) for row in cells(driver) if row["kept"]]
+    assert values == sorted(values)
+    assert heading(driver, "kept").get_attribute("aria-sort") == "ascending"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("right → wrong", (True, False)), ("wrong → right", (False, True)), ("wrong in both", (False, False))],
+)
+def test_flips_are_those_of_the_files(open_page, folder, text, kind):
+    driver = open_page()
+    choose(driver, "after", "fastv 4")
+    choose(driver, "change", text)
+    before, after = answers(folder, "full", None), answers(folder, "fastv", 4)
+    expected = {id for id in before if (before[id], after[id]) == kind}
+    assert count(driver) == len(expected)
+    shown = driver.find_elements(By.CSS_SELECTOR, ".questions > li")
+    assert {item.get_attribute("data-id") for item in shown} == expected
+
+
+def test_words_filter_and_long_lists_grow(open_page):
+    driver = open_page()
+    assert count(driver) == 50
+    items = (By.CSS_SELECTOR, ".questions > li")
+    assert len(driver.find_elements(*items)) == 40
+    driver.find_element(By.XPATH, "//button[starts-with(., 'Show ')]").click()
+    assert len(driver.find_elements(*items)) == 50
+    search = driver.find_element(By.CSS_SELECTOR, "input[name='search']")
+    for typed, text in (("ALERT(1)", HOSTILE[0]), ("שלום", HOSTILE[3])):
+        search.clear()
+        search.send_keys(typed)
+        fitting = (By.XPATH, f"//ul[@class='questions'][count(li) = 10]/li[contains(., '{text}')]")
+        WebDriverWait(driver, 5).until(lambda _, fitting=fitting: len(driver.find_elements(*fitting)) == 10)
+        assert count(driver) == 10
+
+
+def test_hostile_texts_show_as_text(open_page, folder):
+    driver = open_page()
+    driver.execute_script("document.querySelectorAll('.questions details').forEach((each) => { each.open = true; })")
+    WebDriverWait(driver, 5).until(lambda _: len(driver.find_elements(By.CSS_SELECTOR, ".questions .body")) == 40)
+    shown = driver.execute_script("return [...document.querySelectorAll('.words')].map((each) => each.textContent)")
+    for place, text in enumerate(HOSTILE):
+        assert shown[place].startswith(f"{text}, number {place}")
+    assert driver.execute_script("return document.querySelectorAll('body script').length") == 2
+    assert driver.find_elements(By.CSS_SELECTOR, "img[src='x'], u, h1 i") == []
+    assert driver.find_element(By.TAG_NAME, "h1").text == folder.name
+    assert "<u>no</u> memory" in driver.find_element(By.ID, "points").text
+
+
+def test_an_opened_question_says_who_chose_what(open_page, folder):
+    driver = open_page()
+    first = driver.find_element(By.CSS_SELECTOR, ".questions summary")
+    driver.execute_script("arguments[0].focus()", first)
+    first.send_keys(Keys.ENTER)
+    body = WebDriverWait(driver, 5).until(lambda _: driver.find_element(By.CSS_SELECTOR, ".questions .body"))
+    right = [label for label, kept in (("fps 4", 4), ("fps 9", 9)) if answers(folder, "fps", kept)["q00000"]]
+    chosen = body.find_element(By.XPATH, ".//li[contains(., 'the answer')]").text
+    assert all(label in chosen for label in right)
+    assert ("fps 4" in chosen) == ("fps 4" in right)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_phone_shows_it_without_scrolling_sideways(open_page, dark):
+    driver = open_page(PHONE, dark=dark)
+    driver.execute_script("document.querySelectorAll('.questions details').forEach((each) => { each.open = true; })")
+    for pool in ("0", "1"):
+        Select(driver.find_element(By.ID, "pool")).select_by_value(pool)
+        width = driver.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+        assert width == [390, 390]
+    color = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (color == "rgb(255, 255, 255)") == (not dark)
+
+
+def test_another_evaluation_replaces_the_first(open_page):
+    driver = open_page()
+    tables = driver.find_elements(By.CSS_SELECTOR, "table.points")
+    assert [table.is_displayed() for table in tables] == [True, False]
+    Select(driver.find_element(By.ID, "pool")).select_by_index(1)
+    assert [table.is_displayed() for table in tables] == [False, True]
+    named = [button.text for button in driver.find_elements(By.CSS_SELECTOR, ".legend button")]
+    assert named == ["full", "fps"]
+    options = [option.text for option in Select(driver.find_element(By.NAME, "after")).options]
+    assert options == ["full", "fps 4"]
+
+
+def test_gallery_marks_the_kept_tokens(open_page, folder):
+    driver = open_page()
+    buttons = {
+        button.text: button for button in driver.find_elements(By.CSS_SELECTOR, "#pictures-view .controls button")
+    }
+    for kept in (9, 4):
+        buttons[str(kept)].click()
+        paths = driver.find_elements(By.CSS_SELECTOR, ".gallery .kept")
+        drawn = [path.get_attribute("d").count("M") for path in paths]
+        assert drawn == [kept, kept, kept, 0]  # fps, fastv, random and no_image
+    place = int(driver.find_element(By.CSS_SELECTOR, ".strip [aria-pressed='true']").get_attribute("data-at"))
+    data = json.loads(driver.find_element(By.ID, "data").get_property("textContent"))
+    row = next(row for row in data["pools"][0]["rows"] if row["label"] == "fps 4")
+    expected = "".join(f"M{position % 6} {position // 6}h1v1h-1Z" for position in row["positions"][str(place)])
+    assert driver.find_element(By.CSS_SELECTOR, ".gallery .kept").get_attribute("d") == expected
+
+
+def test_charts_answer_to_keyboard_and_legend(open_page):
+    driver = open_page()
+    chart = driver.find_element(By.CSS_SELECTOR, ".chart svg")
+    tip = driver.find_element(By.ID, "tip")
+    driver.execute_script("arguments[0].focus()", chart)
+    chart.send_keys(Keys.ARROW_RIGHT)
+    assert tip.is_displayed()
+    first = tip.text
+    chart.send_keys(Keys.ARROW_RIGHT)
+    assert tip.text != first
+    label, told = tip.text.splitlines()[:2]
+    row = next(row for row in cells(driver) if f"{row['method']} {row['kept']}" == label)
+    assert told.startswith(f"{100 * float(row['accuracy']):.1f}% [")
+    chart.send_keys(Keys.ESCAPE)
+    assert not tip.is_displayed()
+    button = driver.find_element(By.XPATH, "//div[@class='legend']/button[contains(., 'fps')]")
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    assert len(driver.find_elements(By.CSS_SELECTOR, ".charts > .chart:first-child .mark")) == 4
+
+
+def test_a_map_of_survivors_shows_itself_large(open_page, tmp_path):
+    weights = np.eye(12, dtype=np.float32)[[3, 7]] * 0.9 + 0.1 / 12
+    cells = [Survivors(GridPoint("fps", 2), (3, 7), weights, "cross_attention", 2, "A", 1.0)]
+    cells.append(Survivors(GridPoint("fastv", 2), (0, 1), None, "none", 2, "<b>B</b>", 1.0))
+    path = tmp_path / "survivors.html"
+    path.write_text(survivors_page(np.zeros((30, 40, 3), dtype=np.uint8), [cells], (3, 4), "what <i>?", "m"))
+    driver = open_page(path=path)
+    first, second = driver.find_elements(By.CSS_SELECTOR, ".cells figure")
+    assert "answers <b>B</b>" in second.text
+    assert "gathers nothing" in second.text
+    maps = first.find_elements(By.CSS_SELECTOR, ".maps button")
+    assert len(maps) == 2
+    assert second.find_elements(By.CSS_SELECTOR, ".maps button") == []
+    pixels = "return [...arguments[0].querySelector('canvas').getContext('2d').getImageData(0, 0, 4, 3).data]"
+    colors = np.array(driver.execute_script(pixels, maps[1])).reshape(12, 4)[:, :3].sum(1)
+    assert int(colors.argmax()) == 7
+    driver.execute_script("arguments[0].focus()", maps[1])
+    assert "centroid 2, row 2, column 4: gathers from" in first.text
+    encoded = "return arguments[0].querySelector('canvas').toDataURL()"
+    assert driver.execute_script(encoded, first) == driver.execute_script(encoded, maps[1])
+    maps[1].send_keys(Keys.TAB)
+    assert "centroid 2" not in first.text
+    for size in (PHONE, DESKTOP):
+        open_page(size, path)
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= size[0]
+
+
+def large(points: int, questions: int) -> list[Evaluation]:
+    """An evaluation of this size, as loading would give it."""
+    rng = np.random.default_rng(0)
+    asked = [
+        Question(f"q{n}", f"What is at {n}?", ("a", "b", "c"), n % 3, None, family=f"f{n % 6}")
+        for n in range(questions)
+    ]
+    ids, right = [question.id for question in asked], np.array([question.answer for question in asked])
+    rows = []
+    for place in range(points):
+        choices = np.where(rng.random(questions) < 0.7, right, (right + 1) % 3)
+        frame = pd.DataFrame({"id": ids, "prediction": choices, "answer": right, "correct": choices == right})
+        frame = frame.assign(skipped=False, positions=None)
+        method, kept = ("fps", "tome", "fastv", "random")[place % 4], 2 ** (1 + place // 4 % 5)
+        series = f"{method} (agg_layer {place // 20})"
+        point = {"key": f"k{place}", "status": "complete", "method": method, "kept": kept, "n": questions}
+        point |= {
+            "accuracy": float((choices == right).mean()),
+            "ci_low": 0.6,
+            "ci_high": 0.8,
+            "flops_ratio": 0.4 + kept / 64,
+        }
+        compared = dict.fromkeys(("difference", "diff_low", "diff_high", "p_value", "p_holm", "detectable", "n"), 1.0)
+        versus = {} if method == "fastv" else {"fastv": compared}
+        rows.append(Row(point, f"{series} {kept}", series, versus=versus, answers=frame))
+    return [Evaluation("pool", "large", rows, ["agg_layer"], asked, "")]
+
+
+def test_a_hundred_points_of_two_thousand_questions_open_in_two_seconds(open_page, tmp_path):
+    report = report_of(large(100, 2000), "large")
+    path = tmp_path / "large.html"
+    path.write_text(report.html, encoding="utf-8")
+    assert path.stat().st_size < 2_000_000
+    driver = open_page(path=path)
+    # The best of three: what else the machine does is not the page's.
+    times = []
+    for _ in range(3):
+        driver.get(path.as_uri())
+        times.append(driver.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd"))
+    assert 0 < min(times) < 2000
+    assert count(driver) == 2000
+    assert len(driver.find_elements(By.CSS_SELECTOR, "table.points tbody tr")) == 100

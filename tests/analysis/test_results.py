@@ -1,0 +1,293 @@
+"""Results on disk as frames: every point is there, typed, in its pool, with the predictions its figures are made of."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers.results import PROTOCOL, answers, make_point, prediction
+
+from analysis import load_predictions, load_results, pool_titles, published, questions_of
+from analysis.results import complete, tidy
+from tokensel.data import load_questions, stable_hash
+from tokensel.errors import TokenselError
+from tokensel.evaluation.keys import questions_digest
+from tokensel.evaluation.store import PointStore
+from tokensel.methods import METHODS
+
+REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "published.md"
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    folder = tmp_path / "outputs" / "main"
+    make_point(folder, "fps", 8, answers("1100"))
+    make_point(folder, "no_image", 0, answers("1000"))
+    make_point(folder, "full", None, answers("1111"))
+    make_point(folder, "fastv", 8, answers("1010"))
+    return folder
+
+
+def test_every_point_is_a_row_with_its_settings_and_figures(sweep):
+    frame = load_results(sweep)
+    assert list(frame["method"]) == ["full", "fastv", "fps", "no_image"]
+    fps = frame[frame["method"] == "fps"].iloc[0]
+    assert (fps["kept"], fps["agg_layer"], fps["temperature"], fps["method.start"]) == (8, 2, 0.1, "medoid")
+    assert (fps["n"], fps["correct"], fps["accuracy"], fps["status"], fps["sweep"]) == (4, 2, 0.5, "complete", "main")
+    assert (fps["prefill_ms_p50"], fps["flops_ratio"], fps["device"]) == (10.08, 0.2 + 8 / 720, "cpu")
+    assert fps["versions"] == "torch 2"
+    assert fps["image_aspect"] == "pad"
+    assert pd.isna(frame.loc[0, "kept"])
+    assert frame.dtypes["kept"] == frame.dtypes["n"] == frame.dtypes["flops"] == "Int64"
+    assert frame["pool"].nunique() == 1
+
+
+def test_a_folder_of_sweeps_a_glob_a_parquet_and_one_point_give_the_same_rows(sweep):
+    whole = load_results(sweep)
+    for source in (sweep.parent, str(sweep.parent / "m*"), sweep / whole["key"][0], f"{sweep}/*"):
+        frame = load_results(source)
+        assert set(frame["key"]) <= set(whole["key"])
+        assert len(frame) == (1 if source == sweep / whole["key"][0] else 4)
+    # Files of others beside the points are none of ours.
+    other = sweep / "wandb" / "run-1" / "files"
+    other.mkdir(parents=True)
+    (other / "config.yaml").write_text("wandb: 1")
+    assert len(load_results(sweep.parent)) == 4
+
+
+def test_failed_and_unfinished_points_are_rows_and_say_so(sweep):
+    make_point(sweep, "tome", 8, None, error="RuntimeError: no memory")
+    make_point(sweep, "tome", 16, None, predicted=answers("1"))
+    frame = load_results(sweep)
+    tome = frame[frame["method"] == "tome"].sort_values("kept")
+    assert list(tome["status"]) == ["failed", "unfinished"]
+    assert tome["error"].iloc[0] == "RuntimeError: no memory"
+    assert pd.isna(tome["error"].iloc[1])
+    assert tome["accuracy"].isna().all()
+    # They were to be asked what the others of their sweep were asked.
+    assert frame["pool"].nunique() == 1
+    assert set(complete(frame)["method"]) == {"full", "fastv", "fps", "no_image"}
+
+
+def test_a_point_that_failed_after_it_had_figures_is_failed(sweep):
+    key = make_point(sweep, "tome", 8, answers("1111"), error="ValueError: later")
+    row = load_results(sweep / key).iloc[0]
+    assert (row["status"], row["error"]) == ("failed", "ValueError: later")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": {"revision": "other", "dtype": "float32", "path": "tiny"}},
+        {"model": {"revision": "abc", "dtype": "bfloat16", "path": "tiny"}},
+        {"data": {"name": "diagrams", "options": {}, "digest": "d2"}},
+        {"scoring": "generate"},
+        {"protocol": PROTOCOL | {"prompt": "lmms"}},
+        {"protocol": None},
+    ],
+)
+def test_another_model_data_scoring_or_protocol_is_another_pool(sweep, settings):
+    make_point(sweep, "fps", 8, answers("1100"), **settings)
+    frame = load_results(sweep)
+    assert frame["pool"].nunique() == 2
+    titles = pool_titles(frame)
+    assert len(set(titles.values())) == 2
+
+
+def test_another_set_of_questions_is_another_pool_but_another_path_to_the_model_is_not(sweep):
+    make_point(sweep, "random", 8, answers("11001"))
+    make_point(sweep, "tome", 8, answers("1100"), model={"revision": "abc", "dtype": "float32", "path": "/x/tiny"})
+    frame = load_results(sweep).set_index("method")["pool"]
+    assert frame["random"] != frame["fps"] == frame["tome"]
+
+
+def test_titles_tell_only_what_differs(sweep):
+    assert list(pool_titles(load_results(sweep)).values()) == ["tiny, diagrams"]
+    make_point(sweep, "fps", 8, answers("110"))
+    make_point(sweep, "fps", 8, answers("1100"), protocol=PROTOCOL | {"prompt": "lmms"})
+    assert set(pool_titles(load_results(sweep)).values()) == {
+        "tiny, diagrams, 4 questions, prompt=llava",
+        "tiny, diagrams, 3 questions, prompt=llava",
+        "tiny, diagrams, 4 questions, prompt=lmms",
+    }
+
+
+def _parquet(sweep):
+    """As the sweep's own table: fps before fastv, and tome of an earlier start left out."""
+    rows = [
+        {
+            "model": "tiny",
+            "data": "diagrams",
+            "scoring": "letter",
+            "limit": 4.0,
+            "method": row["method"],
+            "key": row["key"],
+        }
+        | {"kept": row["kept"], "n": 4, "correct": row["correct"], "accuracy": row["accuracy"], "chance": 0.3}
+        | {"ci_low": row["ci_low"], "ci_high": row["ci_high"], "error": "", "vs_fastv_p": 0.5}
+        for row in load_results(sweep).sort_values("method", ascending=False).to_dict("records")
+    ]
+    path = sweep / "results.parquet"
+    pd.DataFrame(rows).to_parquet(path)
+    return path
+
+
+def test_a_table_beside_the_points_gives_order_chance_and_what_it_holds(sweep):
+    path = _parquet(sweep)
+    make_point(sweep, "tome", 8, answers("1100"))
+    frame = load_results(sweep)
+    assert list(frame["method"]) == ["no_image", "full", "fps", "fastv", "tome"]
+    assert list(frame["chance"].fillna(-1)) == [0.3, 0.3, 0.3, 0.3, -1]
+    assert list(frame["in_table"]) == [True, True, True, True, False]
+    assert list(load_results(path)["method"]) == ["no_image", "full", "fps", "fastv"]
+
+
+def test_a_table_without_its_points_gives_what_it_holds(sweep, tmp_path):
+    alone = tmp_path / "results.parquet"
+    shutil.move(_parquet(sweep), alone)
+    frame = load_results(alone)
+    assert list(frame["accuracy"]) == [0.25, 1.0, 0.5, 0.5]
+    assert frame["folder"].isna().all()
+    assert frame["pool"].nunique() == 1
+    assert "vs_fastv_p" not in frame
+    with pytest.raises(TokenselError, match="not beside it"):
+        load_predictions(alone)
+
+
+def test_in_a_table_two_limits_are_two_pools():
+    row = {"model": "tiny", "data": "d", "scoring": "letter", "method": "fps", "key": "a", "kept": 8, "accuracy": 0.5}
+    frame = tidy(pd.DataFrame([row | {"limit": 20, "error": ""}, row | {"limit": None, "error": ""}]))
+    assert frame["pool"].nunique() == 2
+    assert list(frame["status"]) == ["complete", "complete"]
+
+
+@pytest.mark.parametrize(("source", "message"), [("nowhere", "does not exist"), (".", "holds no grid point")])
+def test_a_source_without_points_ends_in_one_line(tmp_path, source, message):
+    with pytest.raises(TokenselError, match=message) as error:
+        load_results(tmp_path / source)
+    assert "\n" not in str(error.value)
+
+
+def test_predictions_are_rows_of_point_and_question(sweep):
+    frame = load_predictions(sweep)
+    assert len(frame) == 16
+    fps = frame[frame["key"] == load_results(sweep).set_index("method").loc["fps", "key"]].set_index("id")
+    assert list(fps["correct"]) == [True, True, False, False]
+    assert list(fps["prediction"]) == [1, 1, 2, 2]
+    assert (fps["answer"] == 1).all()
+    assert fps.loc["q0", "positions"] == [0, 3]
+    assert fps.loc["q1", "positions"] is None
+    assert frame["key"].dtype == "category"
+
+
+def test_predictions_of_some_keys_only(sweep):
+    key = load_results(sweep)["key"][1]
+    assert set(load_predictions(sweep, keys=[key])["key"]) == {key}
+    with pytest.raises(TokenselError, match="keys=nope"):
+        load_predictions(sweep, keys=["nope"])
+
+
+def test_predictions_are_those_that_the_figures_are_made_of(tmp_path):
+    """A larger limit was begun and killed: the figures are still of the first two questions by hash."""
+    names = sorted((f"q{place}" for place in range(6)), key=stable_hash)
+    first = {name: place == 0 for place, name in enumerate(names[:2])}
+    more = dict.fromkeys(names[3:], True)
+    key = make_point(tmp_path / "s", "fps", 8, first, predicted=first | more)
+    frame = load_predictions(tmp_path / "s")
+    assert dict(zip(frame["id"], frame["correct"], strict=True)) == first
+    # Without figures, all that there is.
+    (tmp_path / "s" / key / "metrics.json").unlink()
+    assert set(load_predictions(tmp_path / "s")["id"]) == set(first | more)
+
+
+def test_figures_of_other_questions_than_the_predictions_are_refused(tmp_path):
+    make_point(tmp_path / "s", "fps", 8, answers("11"), predicted={"other": True})
+    with pytest.raises(TokenselError, match="other questions than its predictions"):
+        load_predictions(tmp_path / "s")
+
+
+def test_a_half_written_last_line_is_ignored(tmp_path):
+    key = make_point(tmp_path / "s", "fps", 8, None, predicted=answers("10"))
+    with (tmp_path / "s" / key / "predictions.jsonl").open("a") as file:
+        file.write('{"id": "q2", "corr')
+    assert list(load_predictions(tmp_path / "s")["id"]) == ["q0", "q1"]
+
+
+def test_unreadable_answers_and_skipped_questions_stay_apart(tmp_path):
+    key = make_point(tmp_path / "s", "fps", 8, None, predicted=answers("1"))
+    unread = prediction("unread", False) | {"prediction": None, "margin": None, "text": "<b>no idea</b>"}
+    skipped = prediction("skipped", False) | {"prediction": None, "skipped": True}
+    with PointStore(tmp_path / "s" / key) as store:
+        store.append([unread, skipped])
+    frame = load_predictions(tmp_path / "s").set_index("id")
+    assert pd.isna(frame.loc["unread", "prediction"])
+    assert frame.loc["unread", "text"] == "<b>no idea</b>"
+    assert list(frame["skipped"]) == [False, False, True]
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """A point that was asked real questions."""
+    questions = load_questions("diagrams", families=["color", "shape"])
+    data = {"name": "diagrams", "options": {"families": ["color", "shape"]}, "digest": questions_digest(questions)}
+    correct = {question.id: True for question in questions[:5]}
+    return make_point(tmp_path / "s", "fps", 8, correct, data=data), tmp_path / "s", questions
+
+
+def test_questions_are_loaded_again_and_joined_by_id(asked):
+    _, folder, questions = asked
+    results = load_results(folder)
+    again = questions_of(results)
+    assert [question.id for question in again] == [question.id for question in questions]
+    frame = load_predictions(folder, questions=again)
+    for row in frame.itertuples():
+        (question,) = (each for each in questions if each.id == row.id)
+        assert (row.family, row.question, row.choices) == (question.family, question.text, question.choices)
+
+
+def test_questions_that_have_changed_are_refused(asked):
+    _, folder, _ = asked
+    results = load_results(folder).assign(data_digest="0" * 16)
+    with pytest.raises(TokenselError, match="have changed"):
+        questions_of(results)
+
+
+def test_questions_of_several_data_sets_are_refused(asked):
+    _, folder, _ = asked
+    make_point(folder, "fps", 8, answers("1"))
+    with pytest.raises(TokenselError, match="of 2 data sets"):
+        questions_of(load_results(folder))
+
+
+def test_published_figures_name_methods_as_here_and_always_their_source():
+    frame = published()
+    assert set(frame["method"]) <= set(METHODS)
+    assert frame["source"].notna().all()
+    assert frame["accuracy"].dropna().between(0, 1).all()
+    assert (frame["accuracy"].notna() | frame["latency_s"].notna()).all()
+    counted = frame.dropna(subset=["correct", "n"])
+    assert ((counted["correct"] / counted["n"] - counted["accuracy"]).abs() < 5e-5).all()
+    quoted = frame[(frame["method"] == "fastv") & (frame["kept"] == 64)].set_index("source")["accuracy"]
+    assert quoted.to_dict() == {"MMTok, arXiv 2508.18264, table 1": 0.511, "EADP, table 1": 0.687}
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason=f"{REFERENCE} is not here")
+def test_published_figures_are_those_of_the_reference_table():
+    """Every number of its table of methods by kept, read from the markdown."""
+    lines = REFERENCE.read_text().split("## LLaVA-1.5-7B")[1].split("##")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    heads, rows = rows[0], [row for row in rows[1:] if not row[0].startswith(("vanilla", "no visual"))]
+    told = {
+        (row[0], int(kept), float(cell))
+        for row in rows
+        for kept, cell in zip(heads[1:5], row[1:5], strict=True)
+        if cell
+    }
+    names = {"tome_merge": "ToMe", "himap": "HiMAP"}
+    names |= {row[0].lower(): row[0] for row in rows}
+    frame = published()
+    frame = frame[frame["source"].str.contains("table 1") & ~frame["method"].isin(["full", "no_image"])]
+    ours = {
+        (names[m], k, round(100 * a, 2)) for m, k, a in frame[["method", "kept", "accuracy"]].itertuples(index=False)
+    }
+    assert ours == told

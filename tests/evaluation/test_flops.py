@@ -1,0 +1,307 @@
+"""Counted costs against torch's own counter, on the same forward."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from helpers.families import FAMILIES, save_family
+from helpers.models import llava_inputs, single_row, tiny_llama, tiny_llava
+from models.test_families import CASES, picture
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from tokensel import METHODS, Context, Selection, TokenselError, make_stages, reduce_tokens
+from tokensel.data import Question
+from tokensel.data.protocol import Protocol
+from tokensel.evaluation.flops import picture_flops, prefill_cost
+from tokensel.functional import centers_cpu as central
+from tokensel.methods import FarthestPoint, HiMAP, Method, RandomSubset
+from tokensel.models import load_model
+
+# Beside every method as it comes: its options, more stages, and the layouts, aggregations and layers it allows.
+POINTS = [
+    ("fps", {"kept": 4, "agg_layer": 2}),
+    ("fps", {"kept": 4, "agg_layer": 2, "start": "peripheral"}),
+    ("fps", {"kept": 4, "agg_layer": 2, "start": None}),
+    ("fps", {"kept": 9, "agg_layer": 0, "aggregation": "none"}),
+    ("fps", {"kept": 9, "agg_layer": 1, "aggregation": "mean", "layout": "zero_fill"}),
+    ("tome", {"kept": 8, "agg_layer": 1}),
+    ("fastv", {"kept": 4, "agg_layer": 0}),
+    ("fastv", {"kept": 4, "agg_layer": 2, "layout": "mask"}),
+    ("random", {"kept": 12, "agg_layer": 3}),
+    ("random", {"kept": 12, "agg_layer": 4}),
+    ("random", {"kept": 700, "agg_layer": 1}),
+    ("himap", {"kept": 5, "agg_layer": [1, 2]}),
+    ("himap", {"kept": [20, 5], "agg_layer": [1, 3], "layout": "mask"}),
+    ("himap", {"kept": 5, "agg_layer": [0, 2], "cut_off_layer": 3}),
+    ("pyramiddrop", {"kept": [20, 11, 3], "agg_layer": [0, 2, 3]}),
+    ("pyramiddrop", {"kept": 3, "agg_layer": [1, 2], "layout": "zero_fill", "position": "source"}),
+    ("sparsevlm", {"kept": [25, 17], "agg_layer": [1, 3], "clusters": 0.3}),
+    ("sparsevlm", {"kept": 10, "agg_layer": 2, "clusters": 0.05}),
+    ("dart", {"kept": 2, "agg_layer": 1}),
+    ("tome_merge", {"kept": 5, "agg_layer": 0, "proportional": True}),
+    ("visionzip", {"kept": 9, "contextual": 0.4}),
+    ("visionzip", {"kept": 9, "contextual": 0}),
+    ("prumerge", {"kept": 20}),
+    ("prumerge_plus", {"kept": 4}),
+    ("no_image", {"agg_layer": 2}),
+]
+
+
+@dataclass
+class Measured:
+    """Operations of one prompt's prefill, and the bytes of its cache."""
+
+    flops: int
+    cache_bytes: int
+
+
+def matrix_vector(matrix, vector, out_shape=None, **rest):
+    return 2 * matrix[0] * matrix[1]
+
+
+def measured(model, method, settings, inputs, image_mask=None):
+    # torch has no formula for the CPU's fused attention; the plain one is made of matrix products, which it counts.
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mv: matrix_vector})
+    reducing = reduce_tokens(model, method, image_mask=image_mask, **settings)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter, reducing:
+        output = model(**inputs, use_cache=True, logits_to_keep=1)
+    layers = output.past_key_values.layers
+    return Measured(
+        counter.get_total_flops(), sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in layers)
+    )
+
+
+def counted(config, method, settings, text_tokens, visual_tokens, **rest):
+    layers = getattr(config, "text_config", config).num_hidden_layers
+    stages = make_stages(method, num_layers=layers, **settings)
+    return prefill_cost(config, text_tokens=text_tokens, visual_tokens=visual_tokens, stages=stages, **rest)
+
+
+def check(model, method, settings, inputs, visual_tokens, image_mask=None, **rest):
+    text_tokens = inputs["input_ids"].shape[1] - visual_tokens
+    cost = counted(model.config, method, settings, text_tokens, visual_tokens, **rest)
+    found = measured(model, method, settings, inputs, image_mask)
+    assert cost.total == found.flops
+    if settings.get("layout") != "mask":  # there the cache holds what is masked too
+        assert cost.kv_bytes == found.cache_bytes
+    assert cost.selection_counted
+    return cost
+
+
+def own_settings(method):
+    """What a method needs to be told, in a picture of at least 16 visual tokens."""
+    return {"full": {}, "no_image": {}}.get(method, {"kept": 5})
+
+
+@pytest.fixture(scope="module")
+def llava():
+    return tiny_llava()
+
+
+@pytest.mark.parametrize(("method", "settings"), [*POINTS, *((name, own_settings(name)) for name in sorted(METHODS))])
+def test_cost_of_a_llava_prefill_is_the_flop_counters(llava, method, settings):
+    inputs = single_row(llava_inputs(llava, texts=(7,)), 0)
+    check(llava, method, settings, inputs, 36)
+
+
+@pytest.mark.parametrize("method", ["fps", "himap", "pyramiddrop", "sparsevlm", "no_image"])
+def test_cost_of_a_llama_prefill_is_the_flop_counters(method):
+    settings = own_settings(method) | {"agg_layer": 2}
+    model = tiny_llama(head_dim=16)  # not hidden size / heads
+    ids = torch.randint(4, 97, (1, 50), generator=torch.Generator().manual_seed(0))
+    image_mask = torch.zeros(1, 50, dtype=torch.bool)
+    image_mask[:, 5:41] = True
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    check(model, method, settings, inputs, 36, image_mask)
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory):
+    """A family's model and the inputs of a wide picture: several tiles, or more than one window."""
+    made = {}
+
+    def of(family):
+        if family not in made:
+            loaded = load_model(save_family(family, tmp_path_factory.mktemp(family)))
+            loaded = loaded.with_protocol(Protocol(image_aspect="crop"))  # as wide as it is
+            question = Question(id="q", text="what?", choices=("red", "teal"), answer=0, image=picture((240, 130)))
+            made[family] = loaded.model, loaded.prepare([question])
+        return made[family]
+
+    return of
+
+
+# Every method in two or three families, every family with five or six methods; all of them agree.
+SOME_CASES = [case for place, case in enumerate(CASES) if place % 3 == 0]
+
+
+@pytest.mark.parametrize(("family", "method"), SOME_CASES)
+def test_cost_in_every_family_is_the_flop_counters(families, family, method):
+    model, inputs = families(family)
+    visual_tokens = int((inputs["input_ids"] == model.config.image_token_id).sum())
+    check(model, method, own_settings(method), inputs, visual_tokens, pictures=inputs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_vision_part_alone_costs_what_the_flop_counter_says(families, family):
+    model, inputs = families(family)
+    pictures = {
+        name: value
+        for name, value in inputs.items()
+        if name not in ("input_ids", "attention_mask", "mm_token_type_ids")
+    }
+    visual_tokens = int((inputs["input_ids"] == model.config.image_token_id).sum())
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        model.model.get_image_features(**pictures)
+    if "image_grid_thw" in inputs:
+        assert inputs["image_grid_thw"].tolist() == [[1, 6, 12]]  # windows of 8 x 8 patches: two, neither whole
+    told = picture_flops(model.config, visual_tokens, pictures)
+    assert sum(told) == counter.get_total_flops()
+    # Without the pictures it is a guess: of tiles cut to the picture's shape it sees only what is left.
+    guess = sum(picture_flops(model.config, visual_tokens)) / sum(told)
+    assert guess == 1 if family in ("llava", "vipllava") else 0.5 < guess < 1.5
+
+
+def test_a_tower_whose_cls_token_is_kept_projects_it_too():
+    model = tiny_llava()
+    model.config.vision_feature_select_strategy = "full"
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        model.model.get_image_features(torch.zeros(2, 3, 84, 84))
+    pixels = {"pixel_values": torch.empty(2, 3, 84, 84)}
+    assert sum(picture_flops(model.config, 74, pixels)) == counter.get_total_flops()
+    assert picture_flops(model.config, 74, images=2) == picture_flops(model.config, 74, pixels)
+
+
+def test_several_pictures_of_a_prompt_are_seen_one_by_one(families):
+    model, _ = families("qwen2_vl")
+    one, two = picture_flops(model.config, 16), picture_flops(model.config, 32, images=2)
+    assert two == (2 * one[0], 2 * one[1])
+    assert picture_flops(model.config, 32)[0] > two[0]
+
+
+def test_the_medoid_rule_on_a_device_that_is_not_asked_runs_its_iterations(llava, monkeypatch):
+    monkeypatch.setattr(central, "_all_different", lambda *tokens: False)  # as on a GPU
+    inputs = single_row(llava_inputs(llava, texts=(7,)), 0)
+    settings = {"kept": 12, "agg_layer": 1}
+    on_gpu = check(llava, "tome", settings, inputs, 36, device="cuda")
+    on_cpu = counted(llava.config, "tome", settings, 10, 36)
+    assert on_gpu.selection - on_cpu.selection == 3 * 12 * 2 * 36 * 32
+
+
+def test_a_7b_prefill_costs_what_its_parameters_say():
+    """Two operations per parameter and position, beside the attention: 4 x 32 layers x 4096 x 640 squared."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+    )
+    text = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
+    cost = prefill_cost(
+        LlavaConfig(vision_config=vision, text_config=text), text_tokens=64, visual_tokens=576, bytes_per_value=2
+    )
+    in_layers = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    assert cost.decoder == 2 * in_layers * 640 + 4 * 32 * 4096 * 640**2
+    assert cost.kv_bytes == 2 * 32 * 4096 * 640 * 2
+    assert cost.vision == pytest.approx(382e9, rel=0.01)
+    assert cost.projector == 2 * 576 * (1024 * 4096 + 4096**2)
+
+
+def test_layer_mean_counts_visual_tokens_before_and_after_the_reduction():
+    config = tiny_llama().config
+    cost = prefill_cost(config, text_tokens=10, visual_tokens=36, kept=4, agg_layer=1)
+    assert cost.tokens_layer_mean == (36 + 3 * 4) / 4
+    assert len(cost.layers) == 4
+    assert cost.layers[0] > cost.layers[1] == cost.layers[3]
+    masked = prefill_cost(config, text_tokens=10, visual_tokens=36, kept=4, agg_layer=1, layout="mask")
+    assert masked.tokens_layer_mean == 36
+
+
+def test_settings_one_by_one_cost_what_the_same_stages_cost():
+    config = tiny_llama().config
+    sizes = {"text_tokens": 10, "visual_tokens": 36}
+    stages = make_stages("himap", kept=[20, 5], agg_layer=[1, 2])
+    alone = prefill_cost(config, **sizes, kept=[20, 5], agg_layer=[1, 2], method=HiMAP())
+    assert alone == prefill_cost(config, **sizes, stages=stages)
+    assert alone.selection > 0
+    assert prefill_cost(config, **sizes, stages=make_stages("full")) == prefill_cost(config, **sizes)
+
+
+def test_half_precision_halves_the_cache_only():
+    config = tiny_llama().config
+    whole = prefill_cost(config, text_tokens=10, visual_tokens=36)
+    half = prefill_cost(config, text_tokens=10, visual_tokens=36, bytes_per_value=2)
+    assert (half.kv_bytes * 2, half.total) == (whole.kv_bytes, whole.total)
+
+
+class Untold(Method):
+    name = "untold"
+
+    def select(self, context: Context) -> Selection:
+        return Selection(context.row_keys.new_zeros(1, context.kept))
+
+
+class Other(FarthestPoint):
+    def select(self, context: Context) -> Selection:
+        return Selection(context.row_keys.new_zeros(1, context.kept))
+
+
+class Told(Other):
+    def flops(self, sizes):
+        return sizes.cosines(7)
+
+
+@pytest.mark.parametrize(
+    ("method", "told"), [(Untold(), False), (Other(), False), (Told(), True), (FarthestPoint(), True)]
+)
+def test_a_cost_says_whether_the_selection_is_in_it(method, told):
+    config = tiny_llama().config
+    stages = make_stages(method, kept=4, agg_layer=2, aggregation="none")
+    cost = prefill_cost(config, text_tokens=10, visual_tokens=36, stages=stages)
+    assert cost.selection_counted is told
+    assert prefill_cost(config, text_tokens=10, visual_tokens=3, stages=stages).selection_counted
+    if isinstance(method, Told):
+        assert cost.selection == 2 * 7 * 36 * 32
+
+
+def test_a_random_choice_is_free():
+    cost = prefill_cost(
+        tiny_llama().config, text_tokens=10, visual_tokens=36, kept=4, agg_layer=2, method=RandomSubset()
+    )
+    assert (cost.selection, cost.selection_counted) == (0, True)
+
+
+def test_a_configuration_without_a_size_is_named():
+    class Config:
+        model_type = "strange"
+        num_hidden_layers = 2
+
+    with pytest.raises(TokenselError, match="model_type=strange: its configuration lacks a size"):
+        prefill_cost(Config(), text_tokens=10, visual_tokens=36)
+
+
+@pytest.mark.parametrize(
+    ("stages", "lengths"),
+    [
+        ([], [41, 41, 41, 41]),
+        (make_stages("fps", kept=4, agg_layer=2), [41, 41, 9, 9]),
+        (make_stages("himap", kept=[20, 5], agg_layer=[1, 3]), [41, 25, 25, 10]),
+        (make_stages("fps", kept=4, agg_layer=2, layout="zero_fill"), [41, 41, 41, 41]),
+        (make_stages("fastv", kept=4, agg_layer=2, layout="mask"), [41, 41]),  # behind it a mask says what is seen
+    ],
+)
+def test_causal_attention_skips_the_pairs_of_a_token_and_a_later_one(stages, lengths):
+    config = tiny_llava().config
+    cost = prefill_cost(config, text_tokens=5, visual_tokens=36, stages=stages)
+    text = config.text_config
+    width = text.num_attention_heads * text.head_dim
+    pairs = sum(1 for length in lengths for query in range(length) for key in range(length) if key > query)
+    assert cost.skipped == pairs * 2 * 2 * width  # two products, a multiplication and an addition each
+    assert 0 < cost.skipped < cost.decoder

@@ -1,0 +1,230 @@
+"""The store loses only the line being written, and doubles nothing, whatever happens to its process."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tokensel.errors import TokenselError
+from tokensel.evaluation.store import PointStore, point_key
+
+
+def row(number: int, **fields) -> dict:
+    return {"id": f"q{number}", "prediction": 1, "answer": number % 4, "correct": number % 4 == 1} | fields
+
+
+def numbers(folder: Path) -> list[int]:
+    return [int(prediction["id"][1:]) for prediction in PointStore(folder).predictions()]
+
+
+def child(code: str, folder: Path, **options) -> subprocess.Popen:
+    header = f"from tokensel.evaluation.store import PointStore\nstore = PointStore({str(folder)!r})\n"
+    # Only the store is needed; importing the whole package, torch included, would take seconds.
+    light = (
+        "import sys, types; package = types.ModuleType('tokensel'); package.__path__ = "
+        f"{[str(Path(__file__).parents[2] / 'tokensel')]!r}; sys.modules['tokensel'] = package\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", light + header + code], text=True, **options)
+
+
+def wait_until(condition, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened in time"
+        time.sleep(0.005)
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    store = PointStore(tmp_path / "sweep" / "point")
+    assert store.predictions() == []
+    assert store.metrics() is None
+    store.write_config({"kept": (8, 16), "method": "fps", "path": Path("a/b")})
+    store.append([row(0, text="é\n"), row(1, margin=np.float32(0.5), positions=np.arange(3))])
+    store.append([row(2, prediction=None, margin=math.nan)])
+    store.write_metrics({"accuracy": 1 / 3, "ci": (0.1, math.inf)})
+
+    again = PointStore(store.folder)
+    assert [p["id"] for p in again.predictions()] == ["q0", "q1", "q2"]
+    assert again.predictions()[0]["text"] == "é\n"
+    assert again.predictions()[1]["margin"] == 0.5
+    assert again.predictions()[1]["positions"] == [0, 1, 2]
+    assert again.predictions()[2]["margin"] is None
+    assert again.metrics() == {"accuracy": 1 / 3, "ci": [0.1, None]}
+    config = yaml.safe_load((store.folder / "config.yaml").read_text())
+    assert config == {"kept": [8, 16], "method": "fps", "path": "a/b"}
+
+
+def test_reading_leaves_no_trace(tmp_path):
+    store = PointStore(tmp_path / "point")
+    assert store.predictions() == []
+    assert store.metrics() is None
+    assert not store.folder.exists()
+
+
+def test_an_id_is_never_doubled(tmp_path):
+    store = PointStore(tmp_path)
+    store.append([row(0), row(1), row(0, prediction=3)])
+    store.append([row(1, prediction=3), row(2)])
+    other = PointStore(tmp_path)  # of the same process, so the lock does not keep it out
+    other.append([row(2, prediction=3), row(3)])
+    store.append([row(3, prediction=3), row(4)])
+    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["q0", "q1", "q2", "q3", "q4"]
+    assert all(json.loads(line)["prediction"] == 1 for line in lines)
+    assert store.done_ids() == {"q0", "q1", "q2", "q3", "q4"}
+
+
+def test_a_last_line_torn_at_any_byte_is_dropped_and_computed_again(tmp_path):
+    with PointStore(tmp_path) as store:
+        store.append([row(0), row(1, text="é")])
+    file = tmp_path / "predictions.jsonl"
+    whole = file.read_bytes()
+    first = whole.index(b"\n") + 1
+    for cut in range(first, len(whole)):
+        file.write_bytes(whole[:cut])
+        assert numbers(tmp_path) == [0]
+        assert len(file.read_bytes()) == cut, "a reader changes nothing"
+        with PointStore(tmp_path) as store:
+            assert store.done_ids() == {"q0"}
+            assert file.read_bytes() == whole[:first]
+            store.append([row(0), row(1, text="é")])
+        assert file.read_bytes() == whole
+
+
+def test_a_last_line_of_zeros_is_dropped(tmp_path):
+    with PointStore(tmp_path) as store:
+        store.append([row(0)])
+    file = tmp_path / "predictions.jsonl"
+    file.write_bytes(file.read_bytes() + b"\0" * 40 + b"\n")
+    assert PointStore(tmp_path).done_ids() == {"q0"}
+
+
+def test_a_broken_line_before_the_last_is_named(tmp_path):
+    with PointStore(tmp_path) as store:
+        store.append([row(0), row(1), row(2)])
+    file = tmp_path / "predictions.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], lines[1][:9], lines[2]]) + "\n")
+    with pytest.raises(TokenselError, match=r"predictions\.jsonl: line 2"):
+        PointStore(tmp_path).done_ids()
+
+
+@pytest.mark.parametrize("when", [0.0, 0.03, 0.1])
+def test_kill_9_loses_nothing_that_append_returned_for(tmp_path, when):
+    code = """
+number = max((int(id[1:]) for id in store.done_ids()), default=-1) + 1
+while True:
+    store.append([{"id": f"q{n}", "padding": "x" * 5000} for n in range(number, number + 4)])
+    number += 4
+    print(number, flush=True)
+"""
+    seen = 0
+    for _ in range(2):  # the second start resumes what the first left
+        process = child(code, tmp_path, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        for _ in range(3):
+            promised = int(process.stdout.readline())
+        time.sleep(when)
+        os.kill(process.pid, signal.SIGKILL)
+        rest = process.stdout.read().split()
+        process.wait()
+        promised = int(rest[-1]) if rest else promised
+        found = numbers(tmp_path)
+        assert found == list(range(len(found)))
+        assert len(found) >= promised > seen
+        seen = promised
+
+
+def test_a_second_process_is_kept_out_and_told_the_folder(tmp_path):
+    writer = child("store.append([{'id': 'q0'}])\nprint('holds', flush=True)\ninput()", tmp_path, **_PIPES)
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "holds\n"
+    store = PointStore(tmp_path)
+    assert numbers(tmp_path) == [0], "reading needs no lock"
+    for write in (store.done_ids, lambda: store.append([row(1)]), lambda: store.write_metrics({})):
+        with pytest.raises(TokenselError, match=str(tmp_path)):
+            write()
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.communicate()
+    store.append([row(1)])
+    assert numbers(tmp_path) == [0, 1]
+
+
+_PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+
+
+def test_close_lets_another_process_write(tmp_path):
+    store = PointStore(tmp_path)
+    store.append([row(0)])
+    store.close()
+    store.close()
+    writer = child("store.append([{'id': 'q1'}])", tmp_path)
+    assert writer.wait() == 0
+    store.append([row(1), row(2)])
+    assert numbers(tmp_path) == [0, 1, 2]
+
+
+def test_metrics_are_whole_or_absent(tmp_path):
+    code = """
+store.write_metrics({"n": 0, "padding": "x" * 100000})
+print("written", flush=True)
+for n in range(1, 10**9):
+    store.write_metrics({"n": n, "padding": "x" * 100000})
+"""
+    writer = child(code, tmp_path, stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "written\n"
+    for _ in range(30):
+        assert len(PointStore(tmp_path).metrics()["padding"]) == 100000
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.communicate()
+    assert len(PointStore(tmp_path).metrics()["padding"]) == 100000
+    PointStore(tmp_path).write_metrics({"n": -1})
+    assert PointStore(tmp_path).metrics() == {"n": -1}
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
+    store = PointStore(tmp_path)
+    store.append([row(0)])
+    whole, write = (tmp_path / "predictions.jsonl").read_bytes(), os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:10]))
+    with pytest.raises(OSError, match="no room"):
+        store.append([row(1)])
+    monkeypatch.undo()
+    assert (tmp_path / "predictions.jsonl").read_bytes() == whole
+    store.append([row(1)])
+    assert numbers(tmp_path) == [0, 1]
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TokenselError, match="file/point"):
+        PointStore(tmp_path / "file" / "point").append([row(0)])
+
+
+def test_point_key_depends_on_values_alone():
+    key = point_key({"kept": 8, "temperature": 1.0, "stages": (1, 2), "deep": {"a": None, "b": True}})
+    assert key == point_key({"deep": {"b": True, "a": None}, "stages": [1, 2], "temperature": 1, "kept": 8})
+    assert len(key) == 12
+    assert int(key, 16) >= 0
+    others = [
+        {"kept": 16},
+        {"temperature": 0.1},
+        {"deep": {"a": 0, "b": True}},
+        {"deep": {"a": None, "b": 1}},
+    ]
+    base = {"kept": 8, "temperature": 1.0, "stages": (1, 2), "deep": {"a": None, "b": True}}
+    assert len({point_key(base | other) for other in others} | {key}) == 5
+
+
+def test_point_key_is_the_same_in_every_version():
+    # A changed rule would orphan every result on disk.
+    assert point_key({"method": "fps", "kept": 8, "temperature": 0.1}) == "39b05b5871b3"

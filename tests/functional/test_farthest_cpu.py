@@ -1,0 +1,86 @@
+"""The lazy farthest point sampling of a CPU against one product a step, with pools far smaller than the tokens."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokensel.functional import farthest_cpu as farthest
+from tokensel.functional.sampling import _farthest, farthest_point_sampling, inverse_norms
+
+KINDS = ("scattered", "clustered", "copies", "zero rows", "all alike")
+
+
+def tokens_like(kind, seed, count=90, size=12):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(2, count, size, generator=generator)
+    if kind == "clustered":
+        tokens = tokens[:, torch.randint(0, 7, (count,), generator=generator)] + 0.05 * tokens
+    if kind == "copies":
+        tokens = tokens[:, torch.randint(0, 20, (count,), generator=generator)]
+    if kind == "zero rows":
+        tokens[:, ::3] = 0
+    if kind == "all alike":
+        tokens = tokens[:, :1].repeat(1, count, 1)
+    return tokens
+
+
+def lazily(tokens, start, kept, pool, first):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(farthest, "POOL_VALUES", 0)
+        patch.setattr(farthest, "LEAST_POOL", pool)
+        patch.setattr(farthest, "FIRST_STEPS", first)
+        return farthest.farthest_points(tokens, inverse_norms(tokens), start, kept)
+
+
+def reach(tokens, order):
+    """The distance of every choice to those before it: [M - 1]."""
+    unit = torch.nn.functional.normalize(tokens.double(), dim=-1)[order]
+    return torch.stack([(1 - unit[:i] @ unit[i]).min() for i in range(1, len(order))])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(
+    seed=st.integers(0, 1000),
+    kept=st.integers(2, 60),
+    pool=st.sampled_from([2, 5, 17, 60, 90]),
+    first=st.sampled_from([1, 8]),
+)
+def test_a_pool_changes_no_choice(kind, seed, kept, pool, first):
+    tokens = tokens_like(kind, seed)
+    start = torch.tensor([[3], [seed % 90]])
+    chosen = lazily(tokens, start, kept, pool, first)
+    plain = _farthest(tokens, inverse_norms(tokens), start, kept)
+    assert chosen.shape == (2, kept)
+    assert torch.equal(chosen[:, :1], start)
+    if kind in ("scattered", "clustered"):
+        assert torch.equal(chosen, plain)
+    for row, ours, theirs in zip(tokens, chosen, plain, strict=True):
+        # Among copies rounding chooses, but each choice reaches as far.
+        torch.testing.assert_close(reach(row, ours), reach(row, theirs), atol=1e-5, rtol=0)
+
+
+def test_of_exact_ties_the_lowest_index_is_chosen_also_when_it_is_outside_the_pool():
+    # Unit vectors of the axes: all are equally far from each other, whatever the order of the arithmetic.
+    tokens = torch.eye(40).unsqueeze(0)
+    assert lazily(tokens, torch.tensor([[7]]), 9, pool=4, first=1).tolist() == [[7, 0, 1, 2, 3, 4, 5, 6, 8]]
+
+
+def test_tokens_that_are_no_numbers_end():
+    tokens = torch.full((1, 40, 8), torch.nan)
+    assert lazily(tokens, torch.tensor([[5]]), 6, pool=4, first=1).shape == (1, 6)
+
+
+@pytest.mark.parametrize("hidden", [32, 4096])
+def test_a_large_picture_is_sampled_as_by_one_product_a_step(hidden):
+    tokens = torch.randn(1, 576, hidden, generator=torch.Generator().manual_seed(1))
+    assert (farthest.pool_size(576, hidden) < 576) == (hidden == 4096)
+    plain = _farthest(tokens, inverse_norms(tokens), torch.tensor([[0]]), 40)
+    assert torch.equal(farthest_point_sampling(tokens, 40, 0), plain)
+
+
+def test_rows_of_a_batch_are_chosen_as_alone():
+    tokens = torch.randn(3, 576, 600, generator=torch.Generator().manual_seed(2))
+    together = farthest_point_sampling(tokens, 48, "medoid")
+    alone = [farthest_point_sampling(row.unsqueeze(0), 48, "medoid")[0] for row in tokens]
+    assert torch.equal(together, torch.stack(alone))

@@ -1,0 +1,192 @@
+"""Tiny random checkpoints of every supported family, in transformers' own classes, saved with their processors."""
+
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import CLIPVisionConfig, SiglipVisionConfig
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
+from transformers.models.llava.processing_llava import LlavaProcessor
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+from helpers.tokenizers import make_tokenizer
+from tokensel.models.processors import processor_class
+
+SIDE = 56  # 4 x 4 patches of 14
+FAMILIES = (
+    "llava",
+    "vipllava",
+    "llava_next",
+    "llava_onevision",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "smolvlm",
+    "idefics3",
+)
+QWEN = "<|vision_start|><|image_pad|><|vision_end|>"
+TILES = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
+
+
+def _template(picture: str) -> str:
+    return (
+        "{% for message in messages %}USER: "
+        "{% for part in message['content'] if part['type'] == 'image' %}" + picture + "\n{% endfor %}"
+        "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+        "{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+    )
+
+
+def _tokenizer():
+    tokenizer = make_tokenizer()
+    more = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<video>"]
+    more += ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
+    more += [f"<row_{row}_col_{col}>" for row in range(1, 5) for col in range(1, 5)]
+    tokenizer.add_special_tokens({"additional_special_tokens": more})
+    return tokenizer
+
+
+def _text(tokenizer) -> dict:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.2,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+def _tower(kind) -> dict:
+    size = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    scale = {"initializer_factor": 10.0} if kind is CLIPVisionConfig else {}
+    return kind(image_size=SIDE, patch_size=14, **size, **scale)
+
+
+def _clip_sizes() -> dict:
+    return {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+
+
+def _llava(family: str, tokenizer):
+    kind = {"llava": "Llava", "vipllava": "VipLlava"}[family]
+    layers = {"vision_feature_layer": -2} if family == "llava" else {"vision_feature_layers": [-2, -1]}
+    config = getattr(transformers, f"{kind}Config")(
+        vision_config=_tower(CLIPVisionConfig),
+        text_config={"model_type": "llama"} | _text(tokenizer),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        **layers,
+    )
+    processor = LlavaProcessor(
+        CLIPImageProcessorPil(**_clip_sizes()),
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_template("<image>"),
+    )
+    return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
+
+
+def _llava_next(family: str, tokenizer):
+    config = transformers.LlavaNextConfig(
+        vision_config=_tower(CLIPVisionConfig),
+        text_config={"model_type": "llama"} | _text(tokenizer),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=TILES,
+    )
+    processor = LlavaNextProcessor(
+        LlavaNextImageProcessorPil(image_grid_pinpoints=TILES, **_clip_sizes()),
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_template("<image>"),
+    )
+    return transformers.LlavaNextForConditionalGeneration(config), processor
+
+
+def _llava_onevision(family: str, tokenizer):
+    config = transformers.LlavaOnevisionConfig(
+        vision_config=_tower(SiglipVisionConfig),
+        text_config={"model_type": "qwen2"} | _text(tokenizer),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=TILES,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    processor = processor_class(family)(
+        LlavaOnevisionImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=TILES),
+        tokenizer,
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=_template("<image>"),
+    )
+    return transformers.LlavaOnevisionForConditionalGeneration(config), processor
+
+
+def _qwen(family: str, tokenizer):
+    kind = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL"}[family]
+    vision = {"depth": 2, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    if family == "qwen2_vl":
+        vision |= {"embed_dim": 24, "hidden_size": 32, "mlp_ratio": 2}
+    else:
+        vision |= {"hidden_size": 24, "out_hidden_size": 32, "intermediate_size": 48, "fullatt_block_indexes": [1]}
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>") for name in ("image", "video")}
+    ids |= {f"vision_{end}_token_id": tokenizer.convert_tokens_to_ids(f"<|vision_{end}|>") for end in ("start", "end")}
+    config = getattr(transformers, f"{kind}Config")(
+        vision_config=vision, text_config=_text(tokenizer) | {"rope_parameters": rope}, **ids
+    )
+    sizes = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 24}
+    processor = processor_class(family)(
+        Qwen2VLImageProcessorPil(patch_size=14, merge_size=2, size=sizes), tokenizer, chat_template=_template(QWEN)
+    )
+    return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
+
+
+def _idefics3(family: str, tokenizer):
+    kind = {"smolvlm": "SmolVLM", "idefics3": "Idefics3"}[family]
+    tower = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = getattr(transformers, f"{kind}Config")(
+        vision_config=tower | {"image_size": SIDE, "patch_size": 14},
+        text_config={"model_type": "llama"} | _text(tokenizer),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+    )
+    sizes = {"size": {"longest_edge": 2 * SIDE}, "max_image_size": {"longest_edge": SIDE}}
+    pictures = {"smolvlm": SmolVLMImageProcessorPil, "idefics3": Idefics3ImageProcessorPil}[family](**sizes)
+    processor = (processor_class(family) or Idefics3Processor)(
+        pictures, tokenizer, image_seq_len=4, chat_template=_template("<image>")
+    )
+    return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
+
+
+_MAKERS = {
+    "llava": _llava,
+    "vipllava": _llava,
+    "llava_next": _llava_next,
+    "llava_onevision": _llava_onevision,
+    "qwen2_vl": _qwen,
+    "qwen2_5_vl": _qwen,
+    "smolvlm": _idefics3,
+    "idefics3": _idefics3,
+}
+
+
+def save_family(family: str, folder: Path) -> Path:
+    """Writes a random checkpoint of the family, as save_pretrained does, and returns its folder."""
+    torch.manual_seed(0)
+    model, processor = _MAKERS[family](family, _tokenizer())
+    model.eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

@@ -1,0 +1,184 @@
+"""Every family through one matrix: nothing changed where nothing is removed, cached as recomputed, batched as alone."""
+
+import warnings
+
+import pytest
+import torch
+from helpers.families import FAMILIES, save_family
+from PIL import Image
+
+from tokensel import METHODS, TokenselError, reduce_tokens
+from tokensel.data import Question
+from tokensel.engine.split import SplitModel
+from tokensel.engine.stages import make_stages
+from tokensel.evaluation.accuracy import GridPoint, evaluate, row_keys
+from tokensel.evaluation.store import PointStore
+from tokensel.models import load_model
+from tokensel.models.families import FAMILIES as ADAPTERS
+from tokensel.models.families import family_of
+
+LOOKS_AT_TOWER = sorted(name for name, method in METHODS.items() if method.uses_vision)
+ONE_GRID = [family for family in FAMILIES if ADAPTERS[family].one_grid]
+CASES = [
+    (family, method)
+    for family in FAMILIES
+    for method in sorted(METHODS)
+    if method not in LOOKS_AT_TOWER or family == "llava"
+]
+NEW = 3
+
+
+def new(loaded):
+    # A random model may well write the image token, on which a stock one fails without a cache.
+    suppressed = {"suppress_tokens": [loaded.model.config.image_token_id]}
+    return {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None} | suppressed
+
+
+def picture(size=(100, 60), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randint(0, 256, (4, 4, 3), generator=generator, dtype=torch.uint8)
+    return Image.fromarray(noise.numpy()).resize(size, Image.Resampling.BICUBIC)
+
+
+def question(id, words, size=(100, 60)):
+    image = picture(size, seed=sum(map(ord, id)))
+    return Question(id=id, text="what? " * words, choices=("red", "teal"), answer=0, image=image)
+
+
+QUESTIONS = [question("a", 1), question("b", 4), question("c", 2)]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """The family's checkpoint, written once and loaded as any folder is."""
+    models = {}
+
+    def of(family):
+        if family not in models:
+            models[family] = load_model(save_family(family, tmp_path_factory.mktemp(family)))
+        return models[family]
+
+    return of
+
+
+def kept_of(method):
+    return {"full": None, "no_image": 0}.get(method, 4)
+
+
+def row_of(loaded, inputs, row):
+    """One row of a left-padded batch, its padding cut off."""
+    start = int((inputs["attention_mask"][row] == 0).sum())
+    along = {
+        name: inputs[name][row : row + 1, start:]
+        for name in ("input_ids", "attention_mask", "mm_token_type_ids")
+        if name in inputs
+    }
+    pictures = {name: value for name, value in inputs.items() if name not in along}
+    return along | loaded.family.take(pictures, [row])
+
+
+def test_every_adapter_has_a_checkpoint_here():
+    assert set(FAMILIES) == set(ADAPTERS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_of_each_family_sees_its_picture(loaded, family):
+    model = loaded(family)
+    inputs = model.prepare(QUESTIONS)
+    count = model.picture_shape(QUESTIONS[0].load_image())[:1] or (model.num_image_tokens,)
+    assert set((inputs["input_ids"] == model.model.config.image_token_id).sum(1).tolist()) == set(count)
+    with torch.no_grad():
+        blue = [Question(id=q.id, text=q.text, choices=q.choices, answer=0, image=picture(seed=9)) for q in QUESTIONS]
+        assert not torch.allclose(model.model(**inputs).logits, model.model(**model.prepare(blue)).logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_changes_bit_for_bit_where_nothing_is_removed(loaded, family):
+    model = loaded(family).model
+    inputs = loaded(family).prepare(QUESTIONS)
+    plain, written = model(**inputs).logits, model.generate(**inputs, **new(loaded(family)))
+    for settings in ({"kept": 10_000, "agg_layer": 2}, {"kept": 4, "agg_layer": 4}):
+        with warnings.catch_warnings(), reduce_tokens(model, "fps", **settings):
+            warnings.simplefilter("ignore")
+            assert torch.equal(model(**inputs).logits, plain)
+            assert torch.equal(model.generate(**inputs, **new(loaded(family))), written)
+    assert torch.equal(model(**inputs).logits, plain)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "method"), CASES)
+def test_a_method_decodes_with_a_cache_as_without_and_batched_as_alone(loaded, family, method):
+    model = loaded(family).model
+    inputs = loaded(family).prepare(QUESTIONS)
+    kept = kept_of(method)
+    keys = row_keys(QUESTIONS, model.device)
+    whole = model(**inputs).logits[:, -1]
+    with reduce_tokens(model, method, kept=kept, row_keys=keys) as record:
+        together = model(**inputs).logits[:, -1]
+        chosen = record.positions
+        cached = model.generate(**inputs, **new(loaded(family)))
+        assert torch.equal(cached, model.generate(**inputs, **new(loaded(family)), use_cache=False))
+    assert (method == "full") == torch.equal(together, whole)
+    for row in range(len(QUESTIONS)):
+        with reduce_tokens(model, method, kept=kept, row_keys=keys[row : row + 1]) as record:
+            alone = row_of(loaded(family), inputs, row)
+            torch.testing.assert_close(model(**alone).logits[0, -1], together[row], atol=1e-4, rtol=1e-4)
+            if chosen is not None:
+                assert record.positions[0].tolist() == chosen[row].tolist()
+    # The last one still: it is neither the longest prompt nor the shortest.
+    with reduce_tokens(model, method, kept=kept, row_keys=keys[-1:]):
+        assert torch.equal(model.generate(**alone, **new(loaded(family)))[0, -NEW:], cached[-1, -NEW:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("settings", [{"agg_layer": 0}, {"agg_layer": 2}, {"agg_layer": 1, "position": "renumber"}])
+def test_the_model_in_pieces_gives_what_the_hooks_give(loaded, family, settings):
+    model = loaded(family).model
+    inputs = loaded(family).prepare(QUESTIONS)
+    split = SplitModel(model)
+    for method in ("fps", "fastv", "grid", "tome_merge"):
+        with reduce_tokens(model, method, kept=4, **settings):
+            hooked = model(**inputs).logits[:, -1]
+        stages = make_stages(method, kept=4, num_layers=split.num_layers, **settings)
+        pieces = split.logits(split.reduce_all(split.embed(**inputs), stages))
+        torch.testing.assert_close(pieces, hooked, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"llava"}))
+@pytest.mark.parametrize("method", LOOKS_AT_TOWER)
+def test_methods_that_look_at_llavas_tower_say_so_elsewhere(loaded, family, method):
+    with pytest.raises(TokenselError, match="look") as caught, reduce_tokens(loaded(family).model, method, kept=4):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_of_any_shape_are_evaluated_alike_in_every_batch(loaded, family, tmp_path):
+    sizes = [(100, 60), (60, 100), (56, 56), (100, 60), (200, 50), (60, 100)]
+    asked = [question(f"q{place}", place % 3 + 1, size) for place, size in enumerate(sizes)]
+    asked.append(Question(id="blind", text="what?", choices=("red", "teal"), answer=1, image=None))
+    points = [GridPoint("full"), GridPoint("fps", 4), GridPoint("fastv", 4), GridPoint("pool", 4, 1)]
+    found = {}
+    for size in (1, 7):
+        stores = [PointStore(tmp_path / f"{size}-{place}") for place in range(len(points))]
+        failures = evaluate(loaded(family), asked[::-1] if size == 1 else asked, points, stores, batch_size=size)
+        assert not failures
+        found[size] = [{row["id"]: row for row in store.predictions()} for store in stores]
+    for alone, together in zip(found[1], found[7], strict=True):
+        assert alone.keys() == together.keys() == {each.id for each in asked}
+        for id, row in alone.items():
+            assert row["prediction"] == together[id]["prediction"]
+            assert abs(row["margin"] - together[id]["margin"]) < 1e-4
+
+
+def test_an_unknown_family_is_taken_for_llava_and_refused_by_the_loader(tmp_path):
+    class Config:
+        model_type = "unheard_of"
+
+    assert family_of(Config()) is ADAPTERS["llava"]
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(TokenselError, match="model_type=bert: unknown; choose one of llava, vipllava, llava_next"):
+        load_model(tmp_path)

@@ -1,0 +1,421 @@
+"""The sweep from its command line to its table and files: once, again, interrupted, and given nonsense."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+import pytest
+import torch
+from helpers.checkpoints import save_checkpoint, save_question_file
+
+from analysis import load_results
+from runners.sweep import main
+from runners.sweeping import compute
+from tokensel import METHODS, Method, register_method
+
+COUNT = 14
+GRID = ("kept=4,8", "method=fps,tome", "--multirun")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    save_checkpoint(folder / "model")
+    save_question_file(folder, COUNT)
+    return folder
+
+
+@pytest.fixture
+def arguments(world, tmp_path):
+    return [
+        "model=local",
+        f"model.path={world / 'model'}",
+        "model.device=cpu",
+        "data=question_file",
+        f"path={world / 'questions.json'}",
+        f"image_folder={world / 'images'}",
+        f"output_dir={tmp_path / 'out'}",
+        "logger=none",
+        "latency.repeats=1",
+        "latency.warmup=0",
+        "latency.decode_tokens=1",
+    ]
+
+
+@pytest.fixture
+def sweep(arguments, capsys):
+    """Runs the sweep in this process: exit status, the JSON of its last line, standard output, standard error."""
+
+    def start(*overrides):
+        status = main([*arguments, *overrides])
+        out, err = capsys.readouterr()
+        line = json.loads(out.splitlines()[-1]) if status < 2 else None
+        return status, line, out, err
+
+    return start
+
+
+def accuracies(line):
+    return {
+        (p["method"], p["kept"], p["agg_layer"], p["temperature"], p["seed"], p["limit"]): (
+            p["n"],
+            p["correct"],
+        )
+        for p in line["points"]
+    }
+
+
+def table(out):
+    """The printed table without the wall-clock columns."""
+    return [line for line in out.splitlines() if line.startswith(("kept", "Chance"))]
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.json*")}
+
+
+def test_a_grid_ends_in_a_table_with_its_controls(sweep, tmp_path):
+    status, line, out, _ = sweep(*GRID)
+    assert status == 0
+    assert {(p["method"], p["kept"]) for p in line["points"]} == {
+        ("full", None),
+        ("no_image", 0),
+        *((method, kept) for method in ("fps", "tome", "fastv", "random") for kept in (4, 8)),
+    }
+    assert all(p["n"] == COUNT and 0 < p["flops_ratio"] <= 1 and p["prefill_ms_p50"] > 0 for p in line["points"])
+    assert [best["kept"] for best in line["best"]] == [4, 8]
+    assert all(0 <= best["p_value"] <= 1 for best in line["best"])
+    compared = [p for p in line["points"] if p["vs_fastv_p"] is not None]
+    assert {p["method"] for p in compared} == {"fps", "tome", "random"}
+    assert "Chance: question_file" in out
+    assert "McNemar p" in out
+    frame = load_results(tmp_path / "out" / "sweep")
+    assert list(frame["key"]) == [p["key"] for p in line["points"]]
+    assert frame["accuracy"].between(0, 1).all()
+
+
+def test_each_point_has_its_three_files_and_says_where_they_come_from(sweep, world, tmp_path):
+    _, line, _, _ = sweep("method=fps", "kept=4")
+    weights = hashlib.sha256((world / "model" / "model.safetensors").read_bytes()).hexdigest()
+    for point in line["points"]:
+        folder = tmp_path / "out" / "sweep" / point["key"]
+        assert len((folder / "predictions.jsonl").read_text().splitlines()) == COUNT
+        assert (folder / "config.yaml").read_text()
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert metrics["accuracy"] == point["accuracy"]
+        assert metrics["prefill_ms"].keys() == {"p25", "p50", "p75"}
+        origin = metrics["provenance"]
+        assert all(origin["versions"][name] for name in ("python", "torch", "transformers", "datasets", "hydra-core"))
+        assert origin["protocol"]["latency"]["repeats"] == 1
+        asked = {"scoring": "letter", "prompt": "llava", "conv": "model", "image_aspect": "pad", "reading": None}
+        assert asked.items() <= origin["protocol"].items()
+        assert origin["model"]["files"]["model.safetensors"] == weights
+
+
+def test_a_second_start_computes_nothing_and_prints_the_same(sweep, monkeypatch, tmp_path):
+    _, _, out, _ = sweep(*GRID)
+    before = files(tmp_path / "out")
+    compute._model.cache_clear()
+    monkeypatch.setattr(compute, "load_model", lambda **_: pytest.fail("loaded a model"))
+    status, _, again, _ = sweep(*GRID)
+    assert status == 0
+    assert again == out
+    assert files(tmp_path / "out") == before
+
+
+def test_one_model_serves_the_whole_grid_under_either_launcher(sweep, monkeypatch):
+    loads = []
+    load = compute.load_model
+    monkeypatch.setattr(compute, "load_model", lambda **settings: loads.append(1) or load(**settings))
+    compute._model.cache_clear()
+    _, one_pass, _, _ = sweep(*GRID)
+    assert len(loads) == 1
+    compute._model.cache_clear()
+    status, _, out, _ = sweep(*GRID, "name=basic", "hydra/launcher=basic")
+    assert (status, len(loads)) == (0, 2)
+    lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert len(lines) == 4
+    together = {key: value for line in lines for key, value in accuracies(line).items()}
+    assert together == accuracies(one_pass)
+
+
+def test_limit_takes_a_part_and_raising_it_adds_to_the_same_points(sweep, tmp_path):
+    _, small, _, _ = sweep("method=fps", "kept=4", "limit=5")
+    _, large, _, _ = sweep("method=fps", "kept=4", "limit=12")
+    assert [p["key"] for p in small["points"]] == [p["key"] for p in large["points"]]
+    assert {p["n"] for p in large["points"]} == {12}
+    _, both, _, _ = sweep("method=fps", "kept=4", "limit=5,12", "--multirun")
+    assert {p["n"] for p in both["points"]} == {5, 12}
+    assert accuracies(both).items() >= accuracies(small).items() | accuracies(large).items()
+    predictions = (tmp_path / "out/sweep" / small["points"][0]["key"] / "predictions.jsonl").read_text()
+    assert len(predictions.splitlines()) == 12
+
+
+def test_every_swept_key_makes_points_and_controls_are_not_repeated(sweep):
+    _, line, _, _ = sweep(
+        "method=fps,random",
+        "kept=4",
+        "agg_layer=1,2",
+        "temperature=0.1,0.3",
+        "seed=0,1",
+        "latency.repeats=0",
+        "--multirun",
+    )
+    count = {}
+    for point in line["points"]:
+        count[point["method"]] = count.get(point["method"], 0) + 1
+    assert count == {"full": 1, "no_image": 1, "fps": 4, "random": 4, "fastv": 2}
+
+
+def test_points_of_different_protocols_are_apart_and_never_compared(sweep):
+    asked = ("method=fps", "kept=4", "scoring=generate", "controls=[]", "latency.repeats=0", "limit=2")
+    _, line, out, _ = sweep(*asked, "reading=llava,exact", "conv=model,vicuna_v1", "--multirun")
+    points = {(p["conv"], p["reading"], p["method"]) for p in line["points"]}
+    assert len({p["key"] for p in line["points"]}) == len(points) == len(line["points"]) == 4
+    assert all(f" {name} " in out.splitlines()[1] for name in ("conv", "reading"))
+    assert len(line["best"]) == 4
+    assert all({"conv", "reading"} <= best["where"].keys() for best in line["best"])
+
+
+def test_compiled_times_are_other_times_and_answers_the_same(sweep, tmp_path, monkeypatch):
+    """torch.compile itself is left out."""
+    asked = ("method=fps", "kept=4", "controls=[full]", "scoring=generate", "limit=4")
+    _, plain, _, _ = sweep(*asked)
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(function) or function)
+    before = files(tmp_path / "out")
+    status, line, _, _ = sweep(*asked, "compile=true")
+    assert status == 0
+    assert compiled
+    after = files(tmp_path / "out")
+    changed = {path.name for path in before if after[path] != before[path]}
+    assert changed == {"metrics.json"}, "answers stand, times are taken anew"
+    for point in line["points"]:
+        metrics = json.loads((tmp_path / "out" / "sweep" / point["key"] / "metrics.json").read_text())
+        protocol = metrics["provenance"]["protocol"]
+        assert (protocol["latency"]["compiled"], protocol["compile"], protocol["not_compiled"]) == (True, True, {})
+    assert accuracies(line) == accuracies(plain)
+
+
+def test_without_controls_only_the_asked_points_run(sweep):
+    _, line, _, _ = sweep("method=fps", "kept=4", "controls=[]", "latency.repeats=0")
+    assert [p["method"] for p in line["points"]] == ["fps"]
+    assert line["points"][0]["vs_fastv_p"] is None
+
+
+def test_kept_above_the_visual_tokens_passes_through_and_is_said_once(sweep):
+    status, line, _, err = sweep("method=fps", "kept=700", "latency.repeats=0")
+    figures = {p["method"]: (p["correct"], p["flops_ratio"]) for p in line["points"]}
+    assert status == 0
+    assert figures["fps"] == figures["full"]
+    assert err.count("36 visual tokens") == 1
+
+
+def test_a_method_in_one_file_needs_no_yaml(sweep):
+    @dataclass
+    class Corner(METHODS["random"]):
+        name: ClassVar[str] = "corner"
+        size: int = 3
+
+    register_method(Corner)
+    try:
+        _, line, _, _ = sweep("method=corner", "method.size=2", "kept=4", "latency.repeats=0")
+    finally:
+        del METHODS["corner"]
+    assert next(p for p in line["points"] if p["method"] == "corner")["method.size"] == 2
+
+
+def test_a_failing_point_is_listed_and_noted_until_it_completes(sweep, monkeypatch, tmp_path):
+    @dataclass
+    class Broken(Method):
+        name: ClassVar[str] = "broken"
+
+        def select(self, context):
+            raise RuntimeError("no idea")
+
+    register_method(Broken)
+    try:
+        status, line, out, err = sweep("method=broken,fps", "kept=4", "latency.repeats=0", "--multirun")
+    finally:
+        del METHODS["broken"]
+    assert status == 1
+    assert len(line["failed"]) == 1
+    assert "RuntimeError: no idea" in line["failed"][0]
+    assert line["failed"][0] in err
+    assert "failed" in out
+    assert all(p["n"] == COUNT for p in line["points"] if p["method"] != "broken")
+    failed = next(p["key"] for p in line["points"] if p["method"] == "broken")
+    (note,) = (tmp_path / "out" / "sweep").glob("*/error.json")
+    assert note.parent.name == failed
+    assert json.loads(note.read_text()) == {"error": "RuntimeError: no idea"}
+    assert not (note.parent / "metrics.json").exists()
+
+    monkeypatch.setattr(Broken, "select", METHODS["grid"].select)
+    register_method(Broken)
+    try:
+        status, _, _, _ = sweep("method=broken,fps", "kept=4", "latency.repeats=0", "--multirun")
+    finally:
+        del METHODS["broken"]
+    assert status == 0
+    assert (note.parent / "metrics.json").exists()
+    assert not note.exists()
+
+
+def test_a_lost_picture_is_an_error_or_is_skipped_and_counted(sweep, world, tmp_path):
+    entries = json.loads((world / "questions.json").read_text())
+    entries[3]["image"] = "lost.png"
+    path = tmp_path / "lost.json"
+    path.write_text(json.dumps(entries))
+    asked = ("method=fps", "kept=4", "latency.repeats=0", f"path={path}")
+    status, _, _, err = sweep(*asked)
+    assert status == 2
+    assert entries[3]["id"] in err
+    status, line, out, _ = sweep(*asked, "on_bad_sample=skip")
+    assert status == 0
+    assert {(p["n"], p["skipped"]) for p in line["points"]} == {(COUNT - 1, 1)}
+    assert "Skipped: 1" in out
+    status, _, _, err = sweep(*asked)
+    assert status == 2
+    assert entries[3]["id"] in err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["method=fsp"], ["method=fsp", "fps", "tome"]),
+        (["kept=8,16"], ["kept=8,16", "--multirun"]),
+        (["method=fps,fsp", "--multirun"], ["method=fsp", "fps", "tome"]),
+        (["data=nothing"], ["data=nothing", "diagrams"]),
+        (["model=nothing"], ["model=nothing", "tiny"]),
+        (["kept=0"], ["kept=0", "from 1"]),
+        (["kept=4,-1", "--multirun"], ["kept=-1", "from 1"]),
+        (["kept=abc"], ["kept=abc", "integer"]),
+        (["agg_layer=9"], ["agg_layer=9", "0 to 4"]),
+        (["agg_layer=-1"], ["agg_layer=-1"]),
+        (["temperature=0"], ["temperature=0", "above 0"]),
+        (["temperature=nan"], ["temperature=nan", "above 0"]),
+        (["layout=loose"], ["layout='loose'", "compact"]),
+        (["method.start=corner"], ["start='corner'", "medoid"]),
+        (["method.begin=1"], ["method.begin", "start"]),
+        (["keep=4"], ["keep", "kept"]),
+        (["kept"], ["kept"]),
+        (["kept=[4"], ["kept=[4"]),
+        (["limit=0"], ["limit=0", "from 1"]),
+        (["batch_size=0"], ["batch_size=0", "from 1"]),
+        (["batch_size=1,2", "--multirun"], ["batch_size=1,2", "one value"]),
+        (["scoring=guess"], ["scoring=guess", "letter"]),
+        (["prompt=qwen"], ["prompt=qwen", "lmms"]),
+        (["conv=vicuna_v0"], ["conv=vicuna_v0", "model, vicuna_v1"]),
+        (["image_aspect=pad,fill", "--multirun"], ["image_aspect=fill", "pad, crop"]),
+        (["reading=loose"], ["reading=loose", "llava, lmms, exact"]),
+        (["model.conv=x"], ["conv=x", "vicuna_v1"]),
+        (["on_bad_sample=weep"], ["on_bad_sample=weep", "skip"]),
+        (["controls=[ful]"], ["controls=['ful']", "full"]),
+        (["name=a/b"], ["name=a/b"]),
+        (["path=nowhere.json"], ["nowhere.json"]),
+        (["model.path=nowhere"], ["model.path=nowhere", "tiny"]),
+        (["model.dtype=float8"], ["dtype=float8", "float16"]),
+    ],
+)
+def test_a_mistake_ends_in_one_line_before_any_model_is_loaded(sweep, monkeypatch, overrides, named):
+    if "dtype" not in overrides[0]:
+        compute._model.cache_clear()
+        monkeypatch.setattr(compute, "load_model", lambda **_: pytest.fail("loaded a model"))
+    status, _, out, err = sweep("kept=4", *overrides)
+    assert status == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("error: ")
+    for part in named:
+        assert part in err
+
+
+def test_a_folder_without_weights_and_a_malformed_question_file_are_named(sweep, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    (tmp_path / "broken.json").write_text('[{"id": "7"}]')
+    for override, named in [
+        (f"model.path={tmp_path / 'empty'}", "weights"),
+        (f"path={tmp_path / 'broken.json'}", "7"),
+    ]:
+        status, _, _, err = sweep("kept=4", override)
+        assert status == 2
+        assert named in err
+        assert len(err.splitlines()) == 1
+
+
+def test_the_whole_traceback_is_there_for_who_asks(sweep, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(Exception, match="kept=0"):
+        sweep("kept=0")
+
+
+def test_an_interrupt_ends_in_one_line(sweep, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("runners.sweeping.compute.evaluate", interrupt)
+    status = main([*sweep.__closure__[0].cell_contents, "kept=4"])
+    assert status == 130
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_killed_and_started_again_nothing_is_lost_or_doubled(sweep, arguments, tmp_path):
+    _, undisturbed, out, _ = sweep(*GRID, "name=undisturbed", "batch_size=2", "latency.repeats=0")
+    command = [sys.executable, "-m", "runners.sweep", *arguments, *GRID, "batch_size=2", "latency.repeats=0"]
+    # Slowed down in its own process, so that the kill surely falls in the middle.
+    slow = "import runpy, sys, time; from tokensel.evaluation.store import PointStore; append = PointStore.append; "
+    slow += "PointStore.append = lambda self, rows: (append(self, rows), time.sleep(0.05)); "
+    slow += "sys.argv = sys.argv[2:]; runpy.run_module('runners.sweep', run_name='__main__')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, *command[1:]],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def lines():
+        return sum(len(p.read_text().splitlines()) for p in (tmp_path / "out/sweep").glob("*/predictions.jsonl"))
+
+    while lines() < 25 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    total = COUNT * len(undisturbed["points"])
+    assert 25 <= lines() < total
+    # The worst a kill can leave: half a line.
+    torn = next((tmp_path / "out/sweep").glob("*/predictions.jsonl"))
+    with torn.open("a") as file:
+        file.write('{"id": "q')
+    status, resumed, again, _ = sweep(*GRID, "batch_size=2", "latency.repeats=0")
+    assert status == 0
+    assert accuracies(resumed) == accuracies(undisturbed)
+    assert table(again) == table(out)
+    for path in (tmp_path / "out/sweep").glob("*/predictions.jsonl"):
+        ids = [json.loads(line)["id"] for line in path.read_text().splitlines()]
+        assert len(ids) == len(set(ids)) == COUNT
+
+
+def test_the_table_shows_a_column_only_for_what_varies(sweep):
+    _, _, out, _ = sweep("method=fps", "kept=4", "latency.repeats=0")
+    header = out.splitlines()[1]
+    assert "temperature" not in header
+    _, _, out, _ = sweep("method=fps", "kept=4", "temperature=0.1,0.2", "latency.repeats=0", "--multirun")
+    header = out.splitlines()[1]
+    assert "temperature" in header
+    assert "agg_layer" not in header
+
+
+def test_parquet_reads_back_with_mixed_options(sweep, tmp_path):
+    sweep("method=fps", "kept=4", "method.start=medoid,0", "latency.repeats=0", "--multirun")
+    frame = pd.read_parquet(tmp_path / "out/sweep/results.parquet")
+    assert set(frame["method.start"].dropna()) == {"medoid", "0"}

@@ -1,0 +1,117 @@
+"""What a sweep's rows are compared with, what is told beside accuracy, and where figures say they come from."""
+
+import subprocess
+
+import pytest
+
+from runners.sweeping.work import PointWork
+from runners.terminal.table import Result, against_fastv, as_record, best_at_each_kept, caption, print_table
+from tokensel.data import Question
+from tokensel.evaluation.accuracy import GridPoint
+from tokensel.evaluation.provenance import checkout_commit, checkpoint_files, scrub
+from tokensel.evaluation.store import PointStore
+
+
+def result(method, correct, **setting):
+    base = {"model": "m", "data": "d", "scoring": "generate", "limit": None, "layout": "compact", "agg_layer": 2}
+    base |= {"prompt": "llava", "conv": "model", "image_aspect": "pad", "reading": "llava", "kept": 4}
+    metrics = {"n": len(correct), "accuracy": sum(correct) / len(correct), "ci_low": 0.0, "ci_high": 1.0}
+    answers = {str(number): right for number, right in enumerate(correct)}
+    return Result("key", base | {"method": method} | setting, metrics, answers, 0.5)
+
+
+@pytest.mark.parametrize("other", [{"prompt": "lmms"}, {"conv": "x"}, {"image_aspect": "crop"}, {"reading": "exact"}])
+def test_no_row_is_compared_with_fastv_of_another_protocol(other):
+    fps, fastv = result("fps", [True] * 8), result("fastv", [False] * 8)
+    assert against_fastv(fps, [fps, fastv])["difference"] == 100
+    elsewhere = result("fastv", [False] * 8, **other)
+    assert against_fastv(fps, [fps, elsewhere]) is None
+    assert [best["runner_up"] for best in best_at_each_kept([fps, elsewhere])] == [None, None]
+
+
+def test_near_ties_are_told_below_the_table_where_there_are_any():
+    rows = [result("fps", [True] * 9), result("tome", [True] * 9)]
+    for row, ties in zip(rows, (None, 0), strict=True):
+        row.metrics |= {"near_ties": ties, "skipped": 0}
+    assert caption(rows).splitlines() == [caption(rows)]
+    rows[1].metrics["near_ties"] = 7
+    assert caption(rows).splitlines()[1:] == ["Near ties, with a margin below 0.001: up to 7 questions per point."]
+
+
+def test_mme_and_pope_have_their_own_figure_in_the_table(capsys):
+    mme, pope, plain = (result("fps", [True, False], data=data) for data in ("mme", "pope", "diagrams"))
+    mme.metrics["yes_no"] = {"perception": 1500.0, "cognition": 300.25, "categories": {"count": {"score": 1.0}}}
+    pope.metrics["yes_no"] = {"f1": 0.625, "categories": {}}
+
+    def cells(*results):
+        print_table(results, "")
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        return lines[1], lines[3 : 3 + len(results)]
+
+    header, _ = cells(plain)
+    assert not {"score", "F1"} & set(header)
+    header, rows = cells(mme, pope, plain)
+    assert {"score", "F1"} <= set(header)
+    assert ["1800.2" in row for row in rows] == [True, False, False]
+    assert ["62.5" in row for row in rows] == [False, True, False]
+    assert as_record(mme, [mme])["yes_no_perception"] == 1500.0
+    mme.metrics["yes_no"]["cognition"] = None
+    assert "score" not in cells(mme)[0]
+
+
+def test_figures_of_yes_no_questions_stand_beside_the_others(tmp_path):
+    shared = {"text": "?", "choices": ("Yes", "No"), "image": None, "form": "yes_no", "category": "popular"}
+    asked = [Question(id=f"{number}", answer=number % 2, **shared) for number in range(4)]
+    store = PointStore(tmp_path / "point")
+    store.append([{"id": question.id, "prediction": 0, "correct": question.answer == 0} for question in asked])
+    work = PointWork(GridPoint("full"), "point", store, {}, asked, None)
+    figures = work.figures(asked)
+    assert figures["accuracy"] == figures["yes_no"]["precision"] == 0.5
+    assert figures["yes_no"]["recall"] == 1.0
+    assert work.figures(asked[:1])["yes_no"]["precision"] == 1.0
+    assert "yes_no" not in work.figures([Question(id="0", text="?", choices=("x", "y"), answer=0, image=None)])
+
+
+def test_commit_is_that_of_the_checkouts_own_top(tmp_path):
+    def git(*command):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        done = subprocess.run(["git", "-C", str(tmp_path), *who, *command], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    assert checkout_commit(tmp_path) is None
+    checkout_commit.cache_clear()
+    git("init")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "file").write_text("one")
+    git("add", ".")
+    git("commit", "-m", "one")
+    commit = git("rev-parse", "HEAD")
+    assert checkout_commit(tmp_path) == commit
+    assert checkout_commit(tmp_path / "package") is None
+    (tmp_path / "package" / "file").write_text("two")
+    checkout_commit.cache_clear()
+    assert checkout_commit(tmp_path) == f"{commit}-dirty"
+
+
+def test_each_file_of_a_checkpoint_has_its_digest(tmp_path, monkeypatch):
+    monkeypatch.setattr("tokensel.evaluation.provenance._WHOLE_BYTES", 1 << 10)
+    monkeypatch.setattr("tokensel.evaluation.provenance._BLOCK_BYTES", 8)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "notes.md").write_text("")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(4096))
+    before = checkpoint_files(str(tmp_path))
+    assert set(before) == {"config.json", "model.safetensors"}
+    for content in (bytes(4095) + b"1", b"1" + bytes(4095), bytes(4097)):
+        weights.write_bytes(content)
+        checkpoint_files.cache_clear()
+        after = checkpoint_files(str(tmp_path))
+        assert after["config.json"] == before["config.json"]
+        assert after["model.safetensors"] != before["model.safetensors"]
+    assert checkpoint_files("owner/name") is None
+
+
+def test_secrets_are_scrubbed_from_the_command():
+    assert scrub("a logger.key=abc x=1 api_token: tok https://me:pw@host/x") == (
+        "a logger.key=*** x=1 api_token: *** https://***@host/x"
+    )

@@ -1,0 +1,123 @@
+"""The embedded LLaVA: a genuine checkpoint, small, that sees; and its training, which continues where it stopped."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors import safe_open
+from transformers import LlavaForConditionalGeneration
+
+from runners import train_tiny
+from tokensel.data import load_questions
+from tokensel.evaluation.accuracy import GridPoint, evaluate
+from tokensel.evaluation.store import PointStore
+from tokensel.models import EMBEDDED, load_model
+from tokensel.training.train import Plan, make_student, train_language, train_vision
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_model("tiny")
+
+
+def test_it_is_a_genuine_llava_of_at_most_16_mb():
+    folder = EMBEDDED["tiny"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == "llava"
+    assert (config["vision_config"]["image_size"], config["vision_config"]["patch_size"]) == (336, 14)
+    assert config["text_config"]["num_hidden_layers"] >= 8
+    assert (folder / "model.safetensors").stat().st_size <= 16e6
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        assert sum(weights.get_slice(name).get_shape() != [] for name in weights.keys()) > 50  # noqa: SIM118
+
+
+def test_it_is_loaded_like_any_folder(tiny):
+    again = load_model(str(EMBEDDED["tiny"]))
+    assert type(tiny.model) is type(again.model) is LlavaForConditionalGeneration
+    questions = load_questions("diagrams", limit=1)
+    with torch.inference_mode():
+        a, b = (m.model(**m.prepare(questions)).logits[:, -1] for m in (tiny, again))
+    assert torch.equal(a, b)
+
+
+def test_a_picture_becomes_576_visual_tokens(tiny):
+    inputs = tiny.prepare(load_questions("diagrams", limit=1))
+    assert (inputs["input_ids"] == tiny.model.config.image_token_id).sum() == 576
+    features = tiny.model.get_image_features(pixel_values=inputs["pixel_values"], return_dict=True).pooler_output
+    assert features[0].shape == (576, tiny.model.config.text_config.hidden_size)
+
+
+@given(text=st.text(max_size=40))
+def test_its_tokenizer_encodes_any_text(text):
+    tokenizer = load_tokenizer()
+    kept = text.replace("\r", "")
+    ids = tokenizer(kept, add_special_tokens=False).input_ids
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == kept
+
+
+_TOKENIZERS: list = []
+
+
+def load_tokenizer():
+    if not _TOKENIZERS:
+        _TOKENIZERS.append(load_model("tiny").processor.tokenizer)
+    return _TOKENIZERS[0]
+
+
+def test_it_sees(tiny, tmp_path):
+    """With the picture it answers well over 25 points better than without; without it, near chance."""
+    questions = load_questions("diagrams", limit=40)
+    points = [GridPoint("full"), GridPoint("no_image", agg_layer=0)]
+    stores = [PointStore(tmp_path / point.method) for point in points]
+    assert evaluate(tiny, questions, points, stores) == {}
+    full, blind = (sum(row["correct"] for row in store.predictions()) / len(questions) for store in stores)
+    chance = sum(1 / len(q.choices) for q in questions) / len(questions)
+    assert full - blind > 0.25
+    assert abs(blind - chance) < 0.3  # four standard errors at n = 40
+    published = json.loads((EMBEDDED["tiny"] / "figures.json").read_text())["diagrams"]
+    assert abs(full - published["full"]) < 0.2
+
+
+def test_evaluate_prints_its_figures_as_the_last_line(capsys):
+    assert train_tiny.main(["--evaluate", "--limit", "6", "--device", "cpu"]) == 0
+    figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert set(figures) == {"diagrams", "easy_vqa"}
+    assert {"full", "no_image", "chance", "n", "families"} <= set(figures["diagrams"])
+    assert figures["diagrams"]["n"] == figures["easy_vqa"]["n"] == 6
+
+
+class _Stopped(Exception):
+    pass
+
+
+def test_training_goes_on_where_it_was_stopped(tmp_path):
+    plan = Plan(vision_steps=1, vision_batch=1, steps=2, batch=1, save_every=1)
+
+    def teach(folder, stop_at=None):
+        model, processor = make_student(plan.seed)
+
+        def report(step, figures):
+            assert figures["loss"] > 0
+            if step == stop_at:
+                raise _Stopped
+
+        train_vision(model, plan, folder, "cpu", lambda step, figures: None)
+        train_language(model, processor.tokenizer, plan, folder, "cpu", report)
+        return model.state_dict()
+
+    whole = teach(tmp_path / "whole")
+    with pytest.raises(_Stopped):
+        teach(tmp_path / "parts", stop_at=2)
+    parts = teach(tmp_path / "parts")
+    untrained = make_student(plan.seed)[0].state_dict()
+    for name, weight in whole.items():
+        assert torch.allclose(weight, parts[name], atol=1e-6), name
+    assert any(not torch.equal(weight, untrained[name]) for name, weight in whole.items() if "language_model" in name)
+
+
+def test_pictures_of_another_size_are_seen_too(tiny):
+    picture = Image.new("RGB", (200, 500), "red")
+    assert tiny.pixels([picture]).shape == (1, 3, 336, 336)

@@ -1,0 +1,95 @@
+"""Rows of a layer's attention, recomputed from its own projections: O(rows T d), without eager attention."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokensel.errors import TokenselError
+from tokensel.functional.sampling import take
+
+# So many query rows at a time: bounds the memory of [B, heads, rows, T].
+ROW_BLOCK = 64
+
+
+def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of states [B, T, heads, d] by cos, sin [B, T, d], in the Llama convention (halves)."""
+    first, second = states.chunk(2, -1)
+    return states * cos.unsqueeze(2) + torch.cat([-second, first], -1) * sin.unsqueeze(2)
+
+
+def _attention_of(layer: Any, needed: tuple[str, ...] = ("q_proj", "k_proj")) -> Any:
+    attention: Any = getattr(layer, "self_attn", None)
+    if attention is None or not all(hasattr(attention, name) for name in needed):
+        raise TokenselError(f"{type(layer).__name__}: has no {' and '.join(needed)} to recompute attention from")
+    return attention
+
+
+def layer_keys(layer: Any, hidden: Tensor) -> Tensor:
+    """The keys that a Llama-like decoder layer makes of hidden states [B, T, D], before rotary embedding:
+    [B, T, key heads, d].
+
+    Raises TokenselError for a layer without a k projection.
+    """
+    attention = _attention_of(layer, ("k_proj",))
+    keys = attention.k_proj(layer.input_layernorm(hidden)).unflatten(-1, (-1, attention.head_dim))
+    return attention.k_norm(keys) if hasattr(attention, "k_norm") else keys
+
+
+def last_real(key_mask: Tensor | None, hidden: Tensor) -> Tensor:
+    """Index of each row's last real token: LongTensor[B, 1]. key_mask: BoolTensor[B, T], None = all real."""
+    batch, length = hidden.shape[:2]
+    last = torch.full((batch,), length - 1, device=hidden.device)
+    if key_mask is not None:
+        last = last - key_mask.flip(1).to(torch.uint8).argmax(1)
+    return last.unsqueeze(1)
+
+
+def attention_to_visual(
+    layer: Any,
+    hidden: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    key_mask: Tensor | None,
+    visual_index: Tensor,
+    queries: Tensor,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Attention probabilities that some tokens give to the visual ones in a Llama-like decoder layer, summed over them.
+
+    hidden: [B, T, D] entering the layer. rotary: its cos and sin, [B or 1, T, d]. key_mask: BoolTensor[B, T], False
+    = padding, None = none. visual_index: LongTensor[B, N]. queries: LongTensor[B, Q], which tokens look; weights:
+    [B, Q], what each counts in the sum, None = 1. Returns [B, heads, N] in float32; each softmax runs over everything
+    that its query sees (causal, unpadded). Grouped key heads are shared out over their queries.
+
+    Raises TokenselError for a layer without separate q and k projections.
+    """
+    attention = _attention_of(layer)
+    batch, length, _ = hidden.shape
+    width = attention.head_dim
+    cos, sin = (part.expand(batch, -1, -1) for part in rotary)
+    key = _rotate(layer_keys(layer, hidden), cos, sin).permute(0, 2, 3, 1)  # [B, key heads, d, T]
+    total: Tensor | None = None
+    for block in range(0, queries.shape[1], ROW_BLOCK):
+        index = queries[:, block : block + ROW_BLOCK]
+        query = attention.q_proj(layer.input_layernorm(take(hidden, index))).unflatten(-1, (-1, width))
+        if hasattr(attention, "q_norm"):
+            query = attention.q_norm(query)
+        query = _rotate(query, take(cos, index), take(sin, index))
+        rows = query.shape[1]
+        grouped = query.view(batch, rows, key.shape[1], -1, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        scores = torch.matmul(grouped, key).float() * attention.scaling
+        scores = scores.view(batch, key.shape[1], -1, rows, length)
+        seen = torch.arange(length, device=hidden.device) <= index.unsqueeze(-1)
+        if key_mask is not None:
+            seen = seen & key_mask.unsqueeze(1)
+        # Not -inf: a padded query sees nothing, and its weight of 0 could not mend a NaN.
+        hidden_from = torch.finfo(scores.dtype).min
+        probabilities = scores.masked_fill(~seen[:, None, None], hidden_from).softmax(-1).flatten(1, 2)
+        places = visual_index[:, None, None].expand(-1, probabilities.shape[1], rows, -1)
+        visual = probabilities.gather(3, places)
+        if weights is not None:
+            visual = visual * weights[:, None, block : block + ROW_BLOCK, None]
+        summed = visual.sum(2)
+        total = summed if total is None else total + summed
+    assert total is not None
+    return total

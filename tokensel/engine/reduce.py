@@ -1,0 +1,75 @@
+"""Applies a method to a stock transformers model: the context manager that users see."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokensel.engine.hooks import Record, Reducing
+from tokensel.engine.stages import Stage, make_stages
+from tokensel.errors import TokenselError
+from tokensel.methods import Method
+from tokensel.models.parts import find_parts
+
+__all__ = ["Record", "Stage", "make_stages", "reduce_tokens"]
+
+
+def reduce_tokens(
+    model: nn.Module,
+    method: str | Method,
+    *,
+    kept: int | Sequence[int] | None = None,
+    agg_layer: int | Sequence[int] | None = None,
+    temperature: float = 0.1,
+    aggregation: str | None = None,
+    layout: str = "compact",
+    position: str | None = None,
+    image_mask: Tensor | None = None,
+    row_keys: Tensor | None = None,
+    **method_options: Any,
+) -> Reducing:
+    """Reduces the visual tokens inside a model while the `with` block runs.
+
+        with reduce_tokens(model, "fps", kept=8, agg_layer=2) as record:
+            model.generate(**inputs)
+        record.positions
+
+    model: a LLaVA-like model, or any Llama-like decoder (LlamaModel, LlamaForCausalLM). method: a registered name or
+    a Method; method_options are its fields. kept: how many visual tokens remain; kept >= N changes nothing, bit for
+    bit, and method "full" needs none. agg_layer: the decoder layer before which it happens, 0 (before the first) to
+    the number of layers (never); None = the method's own, 2 for those that look at hidden states. Sequences of both
+    make several stages, one kept for several layers is what remains after the last.
+    aggregation: what survivors carry: "cross_attention" (temperature is its softmax's), "mean" (of their nearest
+    tokens) or "none" (their own state). layout: "compact" (shorter sequence, saves time), "zero_fill" (length kept,
+    zeros elsewhere) or "mask" (length kept, the others masked as keys). position: a survivor keeps its own position id
+    ("source") or takes one of the first M image places ("front"), where everything after may close up ("renumber", as
+    if the picture had been that small from the start). None takes the method's default.
+    image_mask: BoolTensor[B, T], where the visual tokens are, for callers that pass inputs_embeds or a plain decoder.
+    row_keys: LongTensor[B], one key per question for methods that draw at random; None = the same for all rows.
+
+    The choice is made once, when a prompt is prefilled, and holds while decoding goes on, with the KV cache or
+    without (there, a call that prolongs the same prompt by one token counts as decoding).
+
+    Raises TokenselError at once for a bad setting, and on entry when this model is already being reduced.
+    """
+    parts = find_parts(model)
+    stages = make_stages(
+        method,
+        kept=kept,
+        agg_layer=agg_layer,
+        temperature=temperature,
+        aggregation=aggregation,
+        layout=layout,
+        position=position,
+        num_layers=parts.num_layers,
+        **method_options,
+    )
+    if image_mask is not None and (image_mask.ndim != 2 or image_mask.dtype != torch.bool):
+        raise TokenselError(f"image_mask={image_mask.dtype} {list(image_mask.shape)}: must be a BoolTensor [B, T]")
+    reduces = any(stage.layer < parts.num_layers and not stage.method.passes_through for stage in stages)
+    if reduces and image_mask is None and parts.llava is None:
+        raise TokenselError(f"image_mask: {type(model).__name__} needs it, to know the visual tokens")
+    if row_keys is not None and (row_keys.ndim != 1 or row_keys.dtype != torch.long):
+        raise TokenselError(f"row_keys={row_keys.dtype} {list(row_keys.shape)}: must be a LongTensor [B]")
+    return Reducing(parts, stages, image_mask, row_keys)

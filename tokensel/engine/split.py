@@ -1,0 +1,275 @@
+"""One model run in pieces, so that a batch's vision and prefix are shared by every way of reducing it."""
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokensel.engine.attention import last_real
+from tokensel.engine.compiled import TEXT_MULTIPLE, graphs_of
+from tokensel.engine.stages import Stage
+from tokensel.engine.state import State, reduce_state
+from tokensel.errors import TokenselError
+from tokensel.functional.sampling import take
+from tokensel.models.families import ALONG_PROMPT
+from tokensel.models.parts import find_parts
+from tokensel.models.vision import VisionStates, VisionTap
+
+__all__ = ["SplitModel", "State"]
+
+
+class SplitModel:
+    """A LLaVA-like model or Llama-like decoder in pieces, without a cache and without gradients.
+
+        split = SplitModel(model)
+        prefix = split.run(split.embed(**inputs), upto=2)
+        for stage in stages:
+            split.logits(split.reduce(prefix, stage))
+
+    gives the logits of the last position that the model under `reduce_tokens` gives.
+
+    compiled: run what is behind a reduction as one compiled graph. Where that is not possible a warning says so. Not
+    for several threads at once. text_multiple: then pad prompts to a multiple of so many text tokens: few shapes occur.
+
+    Raises TokenselError for a model without a Llama-like decoder.
+    """
+
+    def __init__(self, model: nn.Module, compiled: bool = False, text_multiple: int = TEXT_MULTIPLE) -> None:
+        self.parts, self.text_multiple = find_parts(model), text_multiple
+        self.graphs = graphs_of(self.parts.layers, self.num_layers) if compiled else None
+
+    @property
+    def num_layers(self) -> int:
+        return self.parts.num_layers
+
+    @torch.no_grad()
+    def image_features(self, pixel_values: Tensor) -> Tensor:
+        """Projected features of pictures [B, 3, H, W] -> [B, N, D], the same for every prompt: worth caching."""
+        return torch.stack(self.picture_features({"pixel_values": pixel_values}))
+
+    @torch.no_grad()
+    def picture_features(self, pictures: Mapping[str, Any]) -> list[Tensor]:
+        """`image_features` of any family: [N, D] for each picture. pictures: pixel_values and what the processor gives
+        with it (image_sizes, image_grid_thw, ...)."""
+        if self.parts.llava is None:
+            raise TokenselError("pixel_values: this model has no vision tower")
+        return self.parts.family.features(self.parts.llava, pictures)
+
+    @torch.no_grad()
+    def look(self, pixel_values: Tensor) -> tuple[Tensor, VisionStates]:
+        """`image_features`, and what the tower saw on the way, for methods that look at that."""
+        if self.parts.llava is None:
+            raise TokenselError("pixel_values: this model has no vision tower")
+        tap = VisionTap(self.parts.llava)
+        handles = tap.attach()
+        try:
+            features = self.image_features(pixel_values)
+        finally:
+            for handle in handles:
+                handle.remove()
+        states = tap.take()
+        assert states is not None
+        return features, states
+
+    @torch.no_grad()
+    def embed(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | Sequence[Tensor] | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        row_keys: Tensor | None = None,
+        vision: VisionStates | None = None,
+        looks: bool = False,
+        pictures: Mapping[str, Any] | None = None,
+        **given: Any,
+    ) -> State:
+        """The prompt about to enter the first layer.
+
+        input_ids [B, T], padded where attention_mask [B, T] is 0; pictures as pixel_values with what else the
+        processor gives (by name, or all in `pictures`), or as image_features, [N, D] for each. Or inputs_embeds
+        [B, T, D] with image_mask [B, T]. row_keys: LongTensor[B], the questions' keys for methods that draw at random.
+        vision: what `look` saw, a row each; looks: with pixel_values, look here.
+
+        The state is padded on the right: then causal attention hides the padding from all that is real, and needs no
+        mask. Raises TokenselError when features and image tokens don't match, or for a prompt of padding alone.
+        """
+        if self.graphs is not None and input_ids is not None:
+            input_ids, attention_mask = self._rounded_up(input_ids, attention_mask)
+        mask = None
+        if attention_mask is not None and not bool((attention_mask != 0).all()):
+            order = (attention_mask == 0).to(torch.uint8).sort(dim=1, stable=True).indices
+            mask = (attention_mask != 0).gather(1, order)
+            if not bool(mask[:, 0].all()):
+                raise TokenselError("attention_mask: every prompt must hold a token")
+            input_ids, inputs_embeds, image_mask = (
+                None if each is None else take(each, order) for each in (input_ids, inputs_embeds, image_mask)
+            )
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise TokenselError("input_ids: needed unless inputs_embeds is given")
+            inputs_embeds = self.parts.decoder.get_input_embeddings()(input_ids)
+        assert inputs_embeds is not None
+        if image_mask is None:
+            if input_ids is None or self.parts.image_token_id is None:
+                raise TokenselError("image_mask: needed where visual tokens cannot be seen in input_ids")
+            image_mask = input_ids == self.parts.image_token_id
+        shown = dict(pictures or {}) | {name: value for name, value in given.items() if name not in ALONG_PROMPT}
+        if pixel_values is not None:
+            shown["pixel_values"] = pixel_values
+        if image_features is None and "pixel_values" in shown:
+            if looks:
+                image_features, vision = self.look(shown["pixel_values"])
+            else:
+                image_features = self.picture_features(shown)
+        if image_features is not None:
+            places, tokens = int(image_mask.sum()), sum(len(features) for features in image_features)
+            if places != tokens:
+                raise TokenselError(f"input_ids: {places} image tokens, but the pictures give {tokens} visual tokens")
+            flat = torch.cat(list(image_features)).to(inputs_embeds.device, inputs_embeds.dtype)
+            inputs_embeds = inputs_embeds.masked_scatter(image_mask.unsqueeze(-1), flat)
+        batch = inputs_embeds.shape[0]
+        family, llava = self.parts.family, self.parts.llava
+        along = input_ids if input_ids is not None else image_mask
+        positions = family.position_ids(llava, along, mask, shown)
+        if row_keys is None:
+            row_keys = torch.zeros(batch, dtype=torch.long)
+        return State(
+            hidden=inputs_embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            visual_mask=image_mask,
+            row_keys=row_keys.to(inputs_embeds.device),
+            rotary=self.parts.rotary(inputs_embeds, positions),
+            vision=vision,
+            grid=family.grid(llava.config, shown) if llava is not None and shown else None,
+        )
+
+    @torch.no_grad()
+    def run(self, state: State, upto: int) -> State:
+        """Runs decoder layers state.layer .. upto - 1 and returns the state about to enter layer `upto`."""
+        if not state.layer <= upto <= self.num_layers:
+            raise TokenselError(f"upto={upto}: must be from {state.layer} to {self.num_layers}")
+        if upto == state.layer:
+            return state
+        hidden, previous = state.hidden, state.previous
+        mask = self.layer_mask(state)
+        if self.graphs is not None and state.positions is not None and upto == self.num_layers:
+            assert state.rotary is not None
+            hidden = self.graphs.tail(state.layer, hidden, mask, state.rotary)
+            return state.followed_by(hidden=hidden, previous=None, layer=upto)
+        for layer in self.parts.layers[state.layer : upto]:
+            previous = hidden
+            hidden = _through(layer, hidden, mask, state)
+        prompt = state if state.layer == 0 else state.prompt
+        return state.followed_by(hidden=hidden, previous=previous, prompt=prompt, layer=upto)
+
+    @torch.no_grad()
+    def reduce(self, state: State, stage: Stage) -> State:
+        """Applies a stage, exactly as the hooks of `reduce_tokens` do. The given state stays as it is.
+
+        Raises TokenselError when the stage belongs to another layer.
+        """
+        if stage.layer != state.layer:
+            raise TokenselError(f"agg_layer={stage.layer}: this state is about to enter layer {state.layer}")
+        return reduce_state(state, stage, self.parts)[0]
+
+    def reduce_all(self, state: State, stages: Sequence[Stage]) -> State:
+        """Applies stages one after the other, running the layers between them; ends behind the last one."""
+        for stage in stages:
+            if stage.layer < self.num_layers:
+                state = self.reduce(self.run(state, stage.layer), stage)
+        return state
+
+    @torch.no_grad()
+    def logits(self, state: State) -> Tensor:
+        """Runs what is left of the decoder and returns the logits at each row's last real position: [B, vocabulary].
+
+        The last layer's MLP runs for that position alone, which can move the last bits.
+        """
+        if self.parts.head is None:
+            raise TokenselError("model: has no language-model head to give logits")
+        where = last_real(state.attention_mask, state.hidden)
+        if state.layer < self.num_layers and (self.graphs is None or state.positions is None):
+            state = self.run(state, self.num_layers - 1)
+            last = _read_at(self.parts.layers[state.layer], where)
+            hidden = _through(last, state.hidden, self.layer_mask(state), state)
+        else:
+            hidden = self.run(state, self.num_layers).hidden
+        return self.parts.head(self.parts.decoder.norm(take(hidden, where.to(hidden.device))))[:, 0]
+
+    def _rounded_up(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The prompts, with padding on the right up to the next multiple of text tokens."""
+        visual = int(torch.eq(input_ids[0], self.parts.image_token_id or 0).sum())
+        more = (visual - input_ids.shape[1]) % self.text_multiple
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        padding = 1 if self.parts.image_token_id == 0 else 0  # any token: nothing sees it
+        padded = nn.functional.pad(input_ids, (0, more), value=padding)
+        return padded, nn.functional.pad(attention_mask, (0, more))
+
+    def layer_mask(self, state: State) -> Tensor | None:
+        """The mask in the form that the model's attention wants; None where plain causal attention needs none."""
+        name = self.parts.attention_name
+        # Padding comes after everything that is real, where causal attention does not look.
+        hidden_from = state.attention_mask if state.masked else None
+        if state.key_bias is not None:
+            return self._biased_mask(state, state.key_bias)
+        if self.parts.uses_flash and hidden_from is None:
+            return torch.ones(state.hidden.shape[:2], dtype=torch.bool, device=state.hidden.device)
+        if self.parts.uses_flash or (hidden_from is None and name == "sdpa"):
+            return hidden_from
+        length = state.hidden.shape[1]
+        allowed = torch.ones(length, length, dtype=torch.bool, device=state.hidden.device).tril()[None, None]
+        if hidden_from is not None:
+            allowed = allowed & hidden_from[:, None, None, :]
+        if name == "sdpa":
+            return allowed
+        lowest = torch.finfo(state.hidden.dtype).min
+        return torch.zeros_like(allowed, dtype=state.hidden.dtype).masked_fill(~allowed, lowest)
+
+    def _biased_mask(self, state: State, bias: Tensor) -> Tensor:
+        if self.parts.uses_flash:
+            raise TokenselError("attn_implementation: methods that weigh tokens by size need sdpa or eager")
+        length = state.hidden.shape[1]
+        allowed = torch.ones(length, length, dtype=torch.bool, device=bias.device).tril()[None, None]
+        if state.attention_mask is not None:
+            allowed = allowed & state.attention_mask[:, None, None, :]
+        return torch.where(allowed, bias[:, None, None, :], torch.finfo(bias.dtype).min)
+
+
+def _through(layer: nn.Module, hidden: Tensor, mask: Tensor | None, state: State) -> Tensor:
+    return layer(
+        hidden,
+        attention_mask=mask,
+        position_ids=state.position_ids if state.position_ids.ndim == 2 else None,
+        position_embeddings=state.rotary,
+        past_key_values=None,
+        use_cache=False,
+    )
+
+
+def _read_at(layer: nn.Module, where: Tensor) -> nn.Module:
+    """The same layer, of which only one position a row is read, where: LongTensor[B, 1]: its MLP runs there alone. What
+    it gives elsewhere means nothing."""
+    if not hasattr(layer, "mlp"):
+        return layer
+    same = copy(layer)
+    same._modules = {**layer._modules, "mlp": _At(layer.mlp, where)}
+    return same
+
+
+class _At(nn.Module):
+    """A module that is given one position of each row. Its [B, 1, D] is added to all of them."""
+
+    def __init__(self, inner: Any, where: Tensor) -> None:
+        super().__init__()
+        self.inner, self.where = inner, where
+
+    def forward(self, hidden: Tensor) -> Any:
+        return self.inner(take(hidden, self.where.to(hidden.device)))

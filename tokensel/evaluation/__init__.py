@@ -1,0 +1,4 @@
+"""Measuring: accuracy of many grid points in one pass, times, FLOPs, statistics, the store and its keys.
+
+May import every package of tokensel but compat. Imported by analysis and runners.
+"""

@@ -1,0 +1,162 @@
+"""Merging visual tokens: batched, stateless functions in which the survivors take up what the others carried.
+
+Shapes: B rows of a batch, N visual tokens, M kept, D hidden size. Half precision in, half precision out; similarity
+and means are float32 inside. A zero row has cosine 0 to everything, itself included. Ties go to the lowest index.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from tokensel.errors import TokenselError
+from tokensel.functional.sampling import EPSILON, check_kept, cosine_to, inverse_norms, take, unit_rows
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Which tokens become one: assign [B, N] is the output row of each input, places [B, M] where each output stands.
+
+    An output stands at the input index of its unmerged source or of its destination.
+    """
+
+    places: Tensor
+    assign: Tensor
+
+    def __call__(self, x: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The size-weighted means of what merges: x [B, N, C], size [B, N, 1] (1 by default) -> [B, M, C], [B, M, 1].
+
+        The sizes add up, in float32.
+        """
+        weights = torch.ones_like(self.assign, dtype=torch.float32) if size is None else size.float().squeeze(-1)
+        means, sizes = _weighted_means(x.float(), weights, self.assign, self.places.shape[1])
+        return means.to(x.dtype), sizes
+
+    def in_order(self) -> "Merge":
+        """The same merging with its outputs in the order of their places."""
+        places, order = self.places.sort(dim=1)
+        return Merge(places, order.argsort(1).gather(1, self.assign))
+
+
+def _weighted_means(tokens: Tensor, weights: Tensor, assign: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Means [B, count, C] of the tokens [B, N, C] assigned [B, N] to each row, and their weights' sums [B, count, 1].
+
+    A row that nobody is assigned to is zero. Sums run in the order of the tokens, so that results repeat exactly on
+    every device; index_add and scatter do not promise that.
+    """
+    batch = assign.shape[0]
+    first = torch.arange(0, batch * count, count, device=assign.device)
+    rows, members = (assign + first.unsqueeze(1)).flatten().sort(stable=True)
+    starts = torch.searchsorted(rows, torch.arange(batch * count, device=assign.device))
+    flat = weights.flatten()
+    sums = embedding_bag(members, tokens.flatten(0, 1), starts, mode="sum", per_sample_weights=flat[members])
+    sizes = embedding_bag(members, flat.unsqueeze(1), starts, mode="sum")
+    return (sums / sizes.clamp_min(EPSILON)).view(batch, count, -1), sizes.view(batch, count, 1)
+
+
+@torch.no_grad()
+def bipartite_soft_matching(metric: Tensor, r: int, class_token: bool = False) -> Merge:
+    """The original ToMe: even tokens propose to their most similar odd token, and the r strongest proposals merge.
+
+    metric: [B, N, D], compared by cosine. Returns merge(x [B, N, C], size=None) -> (x [B, N-r, C], size [B, N-r, 1]):
+    unmerged sources by falling similarity, then destinations in their order. r is clamped to 0 .. N // 2; r 0 changes
+    nothing. class_token: the first token merges with nobody and stays first; the unmerged sources are then in their
+    order and r is at most (N - 1) // 2. Holds the even x odd similarities.
+
+    Source: Bolya et al. 2023 (ToMe, arXiv 2210.09461).
+    """
+    batch, count, _ = metric.shape
+    everyone = torch.arange(count, device=metric.device).repeat(batch, 1)
+    r = min(r, (count - class_token) // 2)
+    if r <= 0:
+        return Merge(everyone, everyone)
+    metric = metric.float()
+    unit = metric * inverse_norms(metric).unsqueeze(-1)
+    similarity = torch.bmm(unit[:, ::2], unit[:, 1::2].transpose(1, 2))
+    if class_token:
+        similarity[:, 0] = -torch.inf
+    strength, destination = similarity.max(2)
+    order = strength.sort(dim=1, descending=True, stable=True).indices
+    merged, unmerged = order[:, :r], order[:, r:]
+    if class_token:
+        unmerged = unmerged.sort(dim=1).values
+    rows = unmerged.shape[1]
+    odd = everyone[:, : count // 2] + rows
+    even = torch.empty_like(order)
+    even.scatter_(1, unmerged, everyone[:, :rows])
+    even.scatter_(1, merged, odd.gather(1, destination.gather(1, merged)))
+    assign = torch.empty_like(everyone)
+    assign[:, ::2], assign[:, 1::2] = even, odd
+    return Merge(torch.cat([unmerged * 2, everyone[:, 1::2]], 1), assign)
+
+
+def soft_merge(metric: Tensor, tokens: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Repeats the bipartite soft matching until `kept` tokens remain, in their order before every round and after.
+
+    metric [B, N, Dm], tokens [B, N, D] -> places LongTensor[B, M] ascending, values [B, M, D] in the tokens' dtype,
+    sizes float32 [B, M]: how many tokens each value is the mean of. A round merges at most half of what is left. The
+    metric merges with the tokens. kept >= N returns everything as it is.
+
+    Raises TokenselError for kept < 1. Source: Bolya et al. 2023 (ToMe, arXiv 2210.09461), over one set of tokens.
+    """
+    check_kept(kept)
+    batch, count, _ = tokens.shape
+    places = torch.arange(count, device=tokens.device).repeat(batch, 1)
+    metric, values, sizes = metric.float(), tokens.float(), torch.ones(batch, count, 1, device=tokens.device)
+    while count > kept:
+        merge = bipartite_soft_matching(metric, min(count - kept, count // 2)).in_order()
+        values, _ = merge(values, sizes)
+        metric, sizes = merge(metric, sizes)
+        places = places.gather(1, merge.places)
+        count = places.shape[1]
+    return places, values.to(tokens.dtype), sizes.squeeze(-1)
+
+
+def contextual_tokens(tokens: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """VisionZip's contextual tokens: targets at a uniform stride, each plus the mean of the tokens most similar to it.
+
+    tokens [B, R, D], keys [B, R, Dk] -> places LongTensor[B, min(count, R)] ascending, values [B, min(count, R), D]
+    in the tokens' dtype. Every token that is no target goes to one target, by cosine of the keys; a target that
+    nobody goes to stays as it is.
+
+    Raises TokenselError for count < 1. Source: Yang et al. 2024 (VisionZip, arXiv 2412.04467).
+    """
+    if count < 1:
+        raise TokenselError(f"count={count}: must be at least 1")
+    batch, rest, _ = tokens.shape
+    count = min(count, rest)
+    places = torch.arange(0, rest, rest // count, device=tokens.device)[:count].repeat(batch, 1)
+    values, keys = tokens.float(), keys.float()
+    inverse = inverse_norms(keys)
+    assign = cosine_to(keys, inverse, unit_rows(keys, inverse, places)).argmax(2)
+    others = torch.ones_like(inverse).scatter(1, places, 0)
+    means, _ = _weighted_means(values, others, assign, count)
+    return places, (take(values, places) + means).to(tokens.dtype)
+
+
+def weighted_merge(tokens: Tensor, keys: Tensor, weights: Tensor, places: Tensor, neighbours: int = 32) -> Tensor:
+    """LLaVA-PruMerge's update: each kept token plus the weighted sum of the tokens most similar to it.
+
+    tokens [B, N, D], keys [B, N, Dk] compared by cosine, weights [B, N], places LongTensor[B, M] of the kept tokens
+    -> [B, M, D] in the tokens' dtype. A token is not its own neighbour, but other kept tokens may be;
+    neighbours is clamped to N - 1. O(N M Dk).
+
+    Raises TokenselError for neighbours < 1. Source: Shang et al. 2024 (LLaVA-PruMerge, arXiv 2403.15388).
+    """
+    if neighbours < 1:
+        raise TokenselError(f"neighbours={neighbours}: must be at least 1")
+    batch, count, _ = tokens.shape
+    kept, neighbours = places.shape[1], min(neighbours, count - 1)
+    values, keys = tokens.float(), keys.float()
+    inverse = inverse_norms(keys)
+    similarity = cosine_to(keys, inverse, unit_rows(keys, inverse, places)).transpose(1, 2)
+    similarity = similarity.scatter(2, places.unsqueeze(2), -torch.inf)
+    nearest = similarity.sort(dim=2, descending=True, stable=True).indices[..., :neighbours]
+    shares = weights.float().unsqueeze(1).expand(-1, kept, -1).gather(2, nearest)
+    members = nearest + torch.arange(0, batch * count, count, device=tokens.device).view(-1, 1, 1)
+    starts = torch.arange(batch * kept, device=tokens.device) * neighbours
+    sums = embedding_bag(
+        members.flatten(), values.flatten(0, 1), starts, mode="sum", per_sample_weights=shares.flatten()
+    )
+    return (take(values, places) + sums.view(batch, kept, -1)).to(tokens.dtype)
