@@ -133,7 +133,7 @@ def against_paper(cost: Cost, full: Cost, figures: Row, machine: Machine, weight
     """The point's costs by formula, and how the measured times stand to them. implied: by all operations, as counters
     count them; implied_causal: by those that causal attention does."""
     implied = full.total / cost.total
-    causal = (full.total - full.skipped) / (cost.total - cost.skipped)
+    causal = (full.total - full.causal_savings) / (cost.total - cost.causal_savings)
     prefill = 1000 * machine.roofline(prefill_work(cost, weights))
     decode = 1000 * machine.roofline(decode_work(cost, weights))
     return {

@@ -1,4 +1,4 @@
-"""Work done ahead: in order, in the background, and over when something is raised."""
+"""prefetch: results in order, computed in background threads, with errors raised in place of a result."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from tokensel.evaluation.prefetch import ahead
+from tokensel.evaluation.prefetch import prefetch
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -15,31 +15,31 @@ def test_results_come_in_order_however_long_each_takes(workers):
         time.sleep(0.02 if number % 2 else 0)
         return number, threading.current_thread() is threading.main_thread()
 
-    assert list(ahead(work, iter(range(9)), workers)) == [(number, False) for number in range(9)]
+    assert list(prefetch(work, iter(range(9)), workers)) == [(number, False) for number in range(9)]
 
 
-def test_the_next_ones_are_under_way_while_the_caller_works_on_one():
-    begun = []
-    results = ahead(lambda number: begun.append(number), iter(range(9)), 2)
+def test_the_next_items_are_started_while_the_caller_handles_one():
+    started = []
+    results = prefetch(lambda number: started.append(number), iter(range(9)), 2)
     next(results)
     time.sleep(0.1)
-    assert begun == [0, 1, 2]
+    assert started == [0, 1, 2]
     results.close()
-    assert begun == [0, 1, 2]
+    assert started == [0, 1, 2]
 
 
 def test_workers_share_the_threads_and_give_them_back():
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        assert set(ahead(lambda _: torch.get_num_threads(), iter(range(6)), 2)) == {2}
-        assert set(ahead(lambda _: torch.get_num_threads(), iter(range(6)), 1)) == {4}
+        assert set(prefetch(lambda _: torch.get_num_threads(), iter(range(6)), 2)) == {2}
+        assert set(prefetch(lambda _: torch.get_num_threads(), iter(range(6)), 1)) == {4}
         assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)
 
 
-def test_what_is_raised_ends_it_when_its_turn_comes():
+def test_an_exception_is_raised_in_place_of_its_result():
     done = []
 
     def work(number):
@@ -48,8 +48,8 @@ def test_what_is_raised_ends_it_when_its_turn_comes():
         return number
 
     with pytest.raises(ValueError, match="two"):
-        done.extend(ahead(work, iter(range(100)), 2))
-    results = ahead(work, iter(range(100)), 2)
+        done.extend(prefetch(work, iter(range(100)), 2))
+    results = prefetch(work, iter(range(100)), 2)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
         next(results)

@@ -168,11 +168,11 @@ def test_the_roofline_adds_up_the_slower_side_of_every_part():
     assert machine.roofline([(200, 5), (10, 30), (0, 0)]) == 2 + 3
     cost = Cost(
         vision=100, projector=100, layers=(400, 100), head=50, selection=30, kv_bytes=40,
-        tokens_layer_mean=1.0, selection_counted=True, skipped=80,
+        tokens_layer_mean=1.0, selection_counted=True, causal_savings=80,
     )  # fmt: skip
     full = Cost(
         vision=100, projector=100, layers=(400, 400), head=50, selection=0, kv_bytes=80,
-        tokens_layer_mean=1.0, selection_counted=True, skipped=210,
+        tokens_layer_mean=1.0, selection_counted=True, causal_savings=210,
     )  # fmt: skip
     weights = bench_parts.Weights(vision=10, layers=(30, 30), head=5)
     figures = {"speedup": 1.5, "prefill_ms": {"p50": 13_200.0}, "decode_ms": {"p50": 21_000.0}}

@@ -21,7 +21,7 @@ from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
 from tokensel.errors import BadSampleError, TokenselError
 from tokensel.evaluation.grid_point import GridPoint
-from tokensel.evaluation.prefetch import ahead
+from tokensel.evaluation.prefetch import prefetch
 from tokensel.evaluation.statistics import wilson_interval
 from tokensel.evaluation.store import PointStore
 from tokensel.models import LoadedModel
@@ -90,12 +90,12 @@ def evaluate(
     run = _Pass(loaded, split, points, stores, scoring, on_bad_sample, progress or (lambda count: None), keep_positions)
     workers = 1 if compiled else _workers(loaded, points, scoring)
     # The next batch's pictures are prepared while this one computes.
-    with closing(ahead(run.prepare, _batches(order_questions(questions), batch_size))) as prepared:
+    with closing(prefetch(run.prepare, _batches(order_questions(questions), batch_size))) as prepared:
         if workers == 1:
             for batch in prepared:
                 run.keep(run.compute(batch))
         else:
-            with closing(ahead(run.compute, prepared, workers)) as computed:
+            with closing(prefetch(run.compute, prepared, workers)) as computed:
                 for result in computed:
                     run.keep(result)
     return run.failures

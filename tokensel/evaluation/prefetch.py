@@ -1,4 +1,4 @@
-"""Work done ahead of who needs it: the next items in the background, the results in order."""
+"""Runs work in background threads ahead of its consumer."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -7,32 +7,34 @@ from typing import TypeVar
 
 import torch
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def ahead(work: Callable[[Given], Made], given: Iterator[Given], workers: int = 1) -> Generator[Made, None, None]:
-    """The work's results in order, the next `workers` of them under way while the caller works on one.
+def prefetch(work: Callable[[Item], Result], items: Iterator[Item], workers: int = 1) -> Generator[Result, None, None]:
+    """Yields work(item) for every item, in order, computing the next `workers` results in the background.
 
-    Several workers share torch's threads of this process among them. What the work raises is raised when its turn
-    comes; what was not begun then never is. Close it (contextlib.closing) if you may leave it early: left to the
-    garbage collector, it would wait for its threads wherever that happens to run, in a starting thread too.
+    Several workers share this process's torch threads equally. An exception of `work` is raised in place of its
+    result. Pending work is cancelled on error and when the generator is closed.
+
+    Wrap it in contextlib.closing if you may stop early: otherwise the garbage collector closes it, which blocks
+    whichever thread happens to run the collection until the running workers finish.
     """
     threads = torch.get_num_threads()
 
-    def alone() -> None:
+    def limit_threads() -> None:
         if workers > 1:
             torch.set_num_threads(max(1, threads // workers))
 
-    with ThreadPoolExecutor(max_workers=workers, initializer=alone) as pool:
-        waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(max_workers=workers, initializer=limit_threads) as pool:
+        pending: deque[Future[Result]] = deque()
         try:
-            for each in given:
-                waiting.append(pool.submit(work, each))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
             if workers > 1:

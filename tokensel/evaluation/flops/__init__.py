@@ -1,8 +1,8 @@
-"""What a prefill costs on paper: floating-point operations and KV-cache bytes, from the configuration alone.
+"""The cost of a prefill by formula: FLOPs and KV-cache bytes, from the model's configuration alone.
 
-Counted as torch.utils.flop_counter counts: matrix products, convolutions and attention, two per multiply-add,
-attention dense (a causal kernel may do half). Norms, softmaxes, rotary embeddings, sorting and gathering are left out:
-below 1% together.
+Counts what torch.utils.flop_counter counts: matrix products, convolutions and attention, two FLOPs per multiply-add.
+Attention is counted in full, although a causal kernel may compute only half of it. Norms, softmaxes, rotary embeddings,
+sorting and gathering are left out: together they are below 1%.
 """
 
 from tokensel.evaluation.flops.prefill import Cost, prefill_cost

@@ -1,4 +1,4 @@
-"""One prefill: its vision part, its decoder layer by layer, its head, and what choosing the survivors takes."""
+"""The FLOPs of one prefill: vision tower, projector, each decoder layer, output head, and selection."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from tokensel.methods import Method, Sizes
 
 @dataclass(frozen=True)
 class Cost:
-    """One prefill of one prompt.
+    """The cost of one prefill of one prompt.
 
-    vision, projector, head, selection   floating-point operations of each part; selection holds aggregation
-    layers               those of each decoder layer; `decoder` is their sum
-    kv_bytes             bytes in the KV cache after the prefill
-    tokens_layer_mean    visual tokens in the sequence, averaged over the decoder's layers
-    selection_counted    False where a method does not tell what its choice costs: then that counts as free
-    skipped              of the decoder's operations, those that attention need not do as no token sees a later one, and
-                         does not where its kernel is told "causal" and not by a mask: half of its products
+    vision, projector, head   FLOPs of each
+    selection            FLOPs of selection and aggregation
+    layers               FLOPs of each decoder layer; `decoder` is their sum
+    kv_bytes             size of the KV cache after the prefill
+    tokens_layer_mean    visual tokens in the sequence, averaged over the decoder layers
+    selection_counted    False if a method does not report the FLOPs of its selection, which then count as 0
+    causal_savings       FLOPs a causal kernel avoids, included in `layers`; 0 with an explicit mask
     """
 
     vision: int
@@ -31,22 +31,22 @@ class Cost:
     kv_bytes: int
     tokens_layer_mean: float
     selection_counted: bool
-    skipped: int = 0
+    causal_savings: int = 0
 
     @property
     def decoder(self) -> int:
-        """Floating-point operations of all decoder layers."""
+        """FLOPs of all decoder layers."""
         return sum(self.layers)
 
     @property
     def total(self) -> int:
-        """All floating-point operations of the prefill."""
+        """FLOPs of the whole prefill."""
         return self.vision + self.projector + self.decoder + self.head + self.selection
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What of a stage makes its cost."""
+    """One stage, reduced to what its cost depends on."""
 
     layer: int
     kept: int
@@ -73,20 +73,23 @@ def prefill_cost(
     pictures: Mapping[str, Any] | None = None,
     device: str = "cpu",
 ) -> Cost:
-    """The cost of one prefill, batch 1, logits at the last position only.
+    """The cost of one prefill at batch size 1, with logits at the last position only.
 
-    config           a transformers configuration: of any family, or a Llama-like decoder's own
-    text_tokens      tokens of the prompt that are no visual tokens
-    stages           the reduction, as `make_stages` or `GridPoint.stages` gives it; instead of it the five that follow
-    kept             visual tokens from agg_layer on; None or >= visual_tokens: no reduction. Sequences of both: one
-                     entry per stage
-    method           whose selection is counted; None: none
+    config           a transformers configuration: of any family, or of a Llama-like decoder alone
+    text_tokens      number of prompt tokens that are not visual tokens
+    visual_tokens    number of visual tokens before any reduction
+    stages           the reduction, from `make_stages` or `GridPoint.stages`. Without it, these describe the reduction:
+        kept         visual tokens from agg_layer on; None or >= visual_tokens: no reduction
+        agg_layer    the layer before which it happens; sequences of kept and agg_layer have one entry per stage
+        method       the method whose selection is counted; None counts no selection
+        aggregation, layout   as for `reduce_tokens`
     bytes_per_value  of the KV cache: 4 for float32, 2 for half precision
-    pictures         what the processor makes of the prompt's pictures, for families without one fixed size; None: a
-                     guess from visual_tokens and the number of images, exact for LLaVA-1.5
-    device           where it runs, cpu or cuda: one method does less on a CPU
+    images           number of pictures in the prompt; used only without `pictures`
+    pictures         the processor's output for the prompt's pictures, needed by families whose pictures vary in size;
+                     None estimates it from visual_tokens and images, which is exact for LLaVA-1.5
+    device           cpu or cuda; tome computes less on a CPU
 
-    Raises TokenselError for a decoder whose configuration lacks a size this needs.
+    Raises TokenselError if the configuration lacks a size that this needs.
     """
     text = getattr(config, "text_config", None) or config
     steps = _steps_of(stages, visual_tokens) if stages is not None else None
@@ -98,14 +101,14 @@ def prefill_cost(
             vision, projector = picture_flops(config, visual_tokens, pictures, images)
         count, length = visual_tokens, text_tokens + visual_tokens
         lengths = [length] * text.num_hidden_layers
-        selection, counted, causal = 0, True, len(lengths)
+        selection, counted, causal_layers = 0, True, len(lengths)
         for step in steps:
             if step.layer >= len(lengths) or step.kept >= count:
                 continue
             sizes = _sizes(config, step, count, length, visual_tokens, text_tokens, device)
             if step.method is not None:
                 selection += step.method.flops(sizes)
-                counted = counted and _tells(step.method)
+                counted = counted and _reports_flops(step.method)
             if step.aggregation not in (None, "none"):
                 selection += 2 * sizes.cosines(step.kept)
             if step.compact:
@@ -113,7 +116,7 @@ def prefill_cost(
             count = step.kept
             lengths[step.layer :] = [length] * (len(lengths) - step.layer)
             if step.masks:
-                causal = min(causal, step.layer)
+                causal_layers = min(causal_layers, step.layer)
         return Cost(
             vision=vision,
             projector=projector,
@@ -123,7 +126,7 @@ def prefill_cost(
             kv_bytes=2 * _kv_heads(text) * _head_dim(text) * bytes_per_value * sum(lengths),
             tokens_layer_mean=sum(lengths) / len(lengths) - text_tokens,
             selection_counted=counted,
-            skipped=sum(_hidden_from_all(text, tokens) for tokens in lengths[:causal]),
+            causal_savings=sum(_causal_savings(text, tokens) for tokens in lengths[:causal_layers]),
         )
     except AttributeError as error:
         raise TokenselError(
@@ -194,8 +197,8 @@ def _sizes(
     )
 
 
-def _tells(method: Method) -> bool:
-    """Whether the class that chooses tells what that costs: one that changes `select` alone does not."""
+def _reports_flops(method: Method) -> bool:
+    """Whether `flops` describes this method's `select`: a subclass that overrides `select` alone does not report."""
     return next("flops" in vars(kind) for kind in type(method).__mro__ if vars(kind).keys() & {"flops", "select"})
 
 
@@ -208,13 +211,13 @@ def _kv_heads(text: Any) -> int:
 
 
 def _layer_flops(text: Any, tokens: int) -> int:
-    """One Llama-like layer over `tokens` positions: q, k, v, o, the attention's two products, the gated MLP's three."""
+    """FLOPs of one Llama-like layer over `tokens` positions: q, k, v, o, two attention products, and a gated MLP."""
     hidden, head_dim = text.hidden_size, _head_dim(text)
     width = text.num_attention_heads * head_dim
     projections = 2 * hidden * (2 * width + 2 * _kv_heads(text) * head_dim)
     return tokens * (projections + 6 * hidden * text.intermediate_size) + 4 * width * tokens * tokens
 
 
-def _hidden_from_all(text: Any, tokens: int) -> int:
-    """Of a layer's operations, those for pairs of a token and a later one."""
+def _causal_savings(text: Any, tokens: int) -> int:
+    """A layer's attention FLOPs for pairs of a query and a later key."""
     return 2 * text.num_attention_heads * _head_dim(text) * tokens * (tokens - 1)

@@ -1,4 +1,4 @@
-"""Operations from pixels to visual tokens: one function for each kind of tower."""
+"""FLOPs from pixels to visual tokens, one function per kind of vision tower."""
 
 import math
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ import torch
 def picture_flops(
     config: Any, visual_tokens: int, pictures: Mapping[str, Any] | None = None, images: int = 1
 ) -> tuple[int, int]:
-    """Operations of the vision tower, and of what takes its features to the decoder's width, for one prompt.
+    """FLOPs of (vision tower, projector) for all pictures of one prompt.
 
-    pictures: what the processor makes of the prompt's pictures (pixel_values, image_grid_thw); only shapes and grids
-    are read. None: as many tiles or patches as `visual_tokens` in `images` pictures need, which is a guess for families
-    that cut pictures into tiles or keep their shape.
+    pictures: the processor's output (pixel_values, image_grid_thw), of which only shapes and grids are read. Without
+    it, the number of tiles or patches is estimated from `visual_tokens` and `images`; that is inexact for families that
+    cut pictures into tiles or keep their aspect ratio.
 
-    Raises AttributeError for a configuration that lacks a size.
+    Raises AttributeError if the configuration lacks a size.
     """
     if config.model_type in ("qwen2_vl", "qwen2_5_vl"):
         return _qwen(config, _grids(config, visual_tokens, pictures or {}, images))
@@ -28,7 +28,7 @@ def picture_flops(
         tiles = _tiles(pictures or {}, images, visual_tokens, rows * cols // merged)
         connector = 2 * vision.hidden_size * merged * config.text_config.hidden_size
         return tiles * _clip(vision, rows * cols, 0), tiles * (rows * cols // merged) * connector
-    # CLIP's towers have a [CLS] token, SigLIP's have none.
+    # CLIP towers have a [CLS] token, SigLIP towers have none.
     special = 0 if "siglip" in vision.model_type else 1
     chosen = side * side + special * (getattr(config, "vision_feature_select_strategy", "default") == "full")
     tiles = _tiles(pictures or {}, images, visual_tokens, chosen)
@@ -36,7 +36,7 @@ def picture_flops(
 
 
 def projector_flops(config: Any) -> int:
-    """LLaVA's projector on one token: two linear layers, from all feature layers side by side."""
+    """FLOPs of LLaVA's projector per token: two linear layers; their input concatenates all feature layers."""
     layers = config.vision_feature_layer
     width_in = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
     hidden = config.text_config.hidden_size
@@ -44,14 +44,14 @@ def projector_flops(config: Any) -> int:
 
 
 def _tiles(pictures: Mapping[str, Any], images: int, visual_tokens: int, tokens: int) -> int:
-    """How many pictures the tower sees: every leading axis of pixel_values [..., 3, H, W]."""
+    """How many tiles the tower encodes: the product of the leading axes of pixel_values [..., 3, H, W]."""
     if "pixel_values" in pictures:
         return math.prod(pictures["pixel_values"].shape[:-3])
     return images * max(1, round(visual_tokens / images / tokens))
 
 
 def _tile(pictures: Mapping[str, Any], patch_size: int) -> tuple[int, int] | None:
-    """Rows and columns of patches of one tile."""
+    """Rows and columns of patches in one tile; None without pictures."""
     if "pixel_values" not in pictures:
         return None
     rows, cols = pictures["pixel_values"].shape[-2:]
@@ -59,16 +59,16 @@ def _tile(pictures: Mapping[str, Any], patch_size: int) -> tuple[int, int] | Non
 
 
 def _clip(vision: Any, patches: int, special: int) -> int:
-    """A CLIP- or SigLIP-like tower on one tile: patches, then layers of four square projections and a plain MLP.
+    """FLOPs of a CLIP- or SigLIP-like tower on one tile: patch embedding, then layers of attention and a plain MLP.
 
-    All layers count: transformers computes the ones above the feature layer too.
+    All layers count, because transformers also computes those above the feature layer.
     """
     tokens, hidden = patches + special, vision.hidden_size
     mlp = 4 * hidden * vision.intermediate_size
     embedding = 2 * vision.num_channels * vision.patch_size**2 * hidden * patches
     layer = tokens * (8 * hidden**2 + mlp) + 4 * hidden * tokens**2
     pooling = 0
-    if getattr(vision, "vision_use_head", False):  # attention of one learnt query, then an MLP
+    if getattr(vision, "vision_use_head", False):  # attention of one learned query, then an MLP
         pooling = 4 * hidden**2 * (1 + tokens) + 4 * hidden * tokens + mlp
     return embedding + vision.num_hidden_layers * layer + pooling
 
@@ -77,7 +77,7 @@ Grid = tuple[int, int, int]
 
 
 def _grids(config: Any, visual_tokens: int, pictures: Mapping[str, Any], images: int) -> list[Grid]:
-    """Frames, rows and columns of patches of each picture."""
+    """Frames, rows and columns of patches in each picture."""
     if "image_grid_thw" in pictures:
         grids = torch.as_tensor(pictures["image_grid_thw"]).tolist()
         return [(frames, rows, cols) for frames, rows, cols in grids]
@@ -88,26 +88,26 @@ def _grids(config: Any, visual_tokens: int, pictures: Mapping[str, Any], images:
 
 
 def _qwen(config: Any, grids: list[Grid]) -> tuple[int, int]:
-    """Qwen2-VL's tower: every patch of a frame looks at the others; Qwen2.5-VL's: in most layers, within a window."""
+    """FLOPs of Qwen2-VL's (tower, merger). A patch attends to its frame; in most Qwen2.5-VL layers, to its window."""
     vision, windowed = config.vision_config, config.model_type == "qwen2_5_vl"
     hidden = vision.hidden_size if windowed else vision.embed_dim
     out = vision.out_hidden_size if windowed else vision.hidden_size
     mlp = 6 * hidden * vision.intermediate_size if windowed else 4 * hidden**2 * vision.mlp_ratio
     patches = sum(math.prod(grid) for grid in grids)
     pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    everyone = sum(frames * (rows * cols) ** 2 for frames, rows, cols in grids)
-    within = everyone
-    wide = vision.depth
+    frame_pairs = sum(frames * (rows * cols) ** 2 for frames, rows, cols in grids)
+    window_pairs = frame_pairs
+    full_layers = vision.depth
     if windowed:
         side = vision.window_size // vision.patch_size
-        within = sum(frames * _squares(rows, side) * _squares(cols, side) for frames, rows, cols in grids)
-        wide = len(set(vision.fullatt_block_indexes) & set(range(vision.depth)))
-    attention = 4 * hidden * (wide * everyone + (vision.depth - wide) * within)
+        window_pairs = sum(frames * _squares(rows, side) * _squares(cols, side) for frames, rows, cols in grids)
+        full_layers = len(set(vision.fullatt_block_indexes) & set(range(vision.depth)))
+    attention = 4 * hidden * (full_layers * frame_pairs + (vision.depth - full_layers) * window_pairs)
     tower = patches * (2 * pixels * hidden + vision.depth * (8 * hidden**2 + mlp)) + attention
     merged = hidden * vision.spatial_merge_size**2
     return tower, patches // vision.spatial_merge_size**2 * 2 * merged * (merged + out)
 
 
 def _squares(length: int, window: int) -> int:
-    """The sum of squared lengths of the windows that `length` is cut into."""
+    """The sum of squared window lengths when `length` is cut into windows."""
     return length // window * window**2 + (length % window) ** 2
