@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokensel.data import Question
-from tokensel.data.prompts import LETTERS, is_yes_no
+from tokensel.data import LETTERS, Question
+from tokensel.data.prompts import is_yes_no
 from tokensel.data.protocol import Protocol
 from tokensel.engine.reduce import reduce_tokens
 from tokensel.engine.split import SplitModel

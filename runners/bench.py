@@ -34,8 +34,8 @@ from runners.benchmark import parts as bench_parts
 from runners.benchmark.output import Row, draw_speedups, print_table, write_parquet
 from runners.benchmark.timing import rounded
 from runners.terminal.arguments import read_arguments, read_integer, read_list, write_whole
-from tokensel.data import Question, check_choice, load_questions
-from tokensel.errors import TokenselError
+from tokensel.data import Question, load_questions
+from tokensel.errors import TokenselError, check_choice
 from tokensel.models import LoadedModel, load_model
 
 PARTS = ("a", "b", "c", "d")

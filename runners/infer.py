@@ -30,8 +30,8 @@ from runners.terminal.progress import SweepProgress
 from tokensel.compat.arguments import in_flags, parse_flags
 from tokensel.compat.config import DEFAULTS, active_scheme, classic_reduction
 from tokensel.compat.model import ClassicModel, tokenizer_image_token
-from tokensel.data import Question, load_questions
-from tokensel.data.prompts import INSTRUCTION, LETTERS, read_answer
+from tokensel.data import LETTERS, Question, load_questions
+from tokensel.data.prompts import INSTRUCTION, read_answer
 from tokensel.data.protocol import Protocol
 from tokensel.errors import TokenselError
 from tokensel.evaluation.accuracy import ANSWER_TOKENS, row_keys, summarize

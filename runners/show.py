@@ -239,7 +239,7 @@ def _drawn(tracer: Any, table: list[list[Any]], asked: _Asked, full: str) -> byt
 
 
 def _lettered(choices: Sequence[str]) -> list[tuple[str, str]]:
-    from tokensel.data.prompts import LETTERS
+    from tokensel.data import LETTERS
 
     return list(zip(LETTERS, choices, strict=False))
 

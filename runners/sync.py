@@ -22,8 +22,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from runners.wandb_logging.logger import log_sweep, logged_in, project_of
-from tokensel.data import Question, draw_order, load_questions
-from tokensel.data.prompts import LETTERS
+from tokensel.data import LETTERS, Question, draw_order, load_questions
 from tokensel.errors import TokenselError
 from tokensel.evaluation.keys import questions_digest
 from tokensel.evaluation.store import PointStore

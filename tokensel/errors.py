@@ -1,4 +1,9 @@
-"""The mistakes a user can make, each told in one line: the key, the value, and what is allowed."""
+"""The errors that a user's mistakes raise, and helpers for their messages.
+
+May import nothing of tokensel. Imported by every package.
+"""
+
+from collections.abc import Iterable
 
 
 class TokenselError(ValueError):
@@ -14,3 +19,15 @@ class BadSampleError(TokenselError):
     def __init__(self, message: str, question_id: str = "") -> None:
         super().__init__(message)
         self.question_id = question_id
+
+
+def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
+    """Raises TokenselError, which lists what is allowed, unless `value` is one of `allowed`."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise TokenselError(f"{key}={value}: unknown; choose one of {', '.join(allowed)}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, or its kind if it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tokensel.data import load_questions
-from tokensel.data.prompts import INSTRUCTION, LETTERS, build_prompt
+from tokensel.data import LETTERS, load_questions
+from tokensel.data.prompts import INSTRUCTION, build_prompt
 from tokensel.data.question_file import load_question_file
 from tokensel.errors import BadSampleError, TokenselError
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from runners import infer, sweep
 from tokensel import TokenselError
-from tokensel.data import load_questions
-from tokensel.data.prompts import INSTRUCTION, LETTERS, build_prompt
+from tokensel.data import LETTERS, load_questions
+from tokensel.data.prompts import INSTRUCTION, build_prompt
 from tokensel.evaluation.accuracy import GridPoint, evaluate, summarize
 from tokensel.evaluation.store import PointStore
 from tokensel.models import load_model

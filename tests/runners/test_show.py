@@ -16,8 +16,7 @@ from analysis.maps import dim_others, heat, montage
 from analysis.report.survivors_page import survivors_page
 from analysis.survivors import Survivors, Tracer, effective_tokens, gathered_weights, mean_weights
 from runners.show import main
-from tokensel.data import Question
-from tokensel.data.prompts import LETTERS
+from tokensel.data import LETTERS, Question
 from tokensel.data.protocol import Protocol
 from tokensel.engine.reduce import reduce_tokens
 from tokensel.errors import TokenselError

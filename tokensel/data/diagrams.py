@@ -13,9 +13,9 @@ from functools import partial
 
 from PIL import Image
 
-from tokensel.data import Question, check_choice
 from tokensel.data.drawing import COLORS, SHAPES, SIDE, Canvas
-from tokensel.errors import TokenselError
+from tokensel.data.question import Question
+from tokensel.errors import TokenselError, check_choice
 
 NUMBERS = ("1", "2", "3", "4")
 #: Test questions per family.

@@ -7,8 +7,9 @@ Only its color and shape questions need the picture: "is there a red shape?" is 
 mostly "yes", so the wording alone answers 82% of the yes_no ones.
 """
 
-from tokensel.data import Question, check_choice, stable_hash
-from tokensel.errors import TokenselError
+from tokensel.data.order import stable_hash
+from tokensel.data.question import Question
+from tokensel.errors import TokenselError, check_choice
 
 # The data set's own 13 answers (answers.txt), by kind: a distractor of another kind would give itself away.
 ANSWERS: dict[str, tuple[str, ...]] = {

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from PIL import Image
 
-from tokensel.data import first_line
-from tokensel.errors import TokenselError
+from tokensel.errors import TokenselError, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -18,10 +18,10 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from tokensel.data import YES_NO, Question, check_choice, first_line
 from tokensel.data.hub import RowPicture, Source, load_rows, local_folder
+from tokensel.data.question import YES_NO, Question
 from tokensel.data.yes_no import MME_TASKS, read_label
-from tokensel.errors import TokenselError
+from tokensel.errors import TokenselError, check_choice, first_line
 
 _COLUMNS = ("question_id", "image", "question", "answer", "category")
 _ORIGINAL = "the original with a folder per sub-task"

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokensel.data import YES_NO, Question, check_choice, first_line
 from tokensel.data.hub import RowPicture, Source, has_picture, load_rows, local_folder, picture_id
+from tokensel.data.question import YES_NO, Question
 from tokensel.data.yes_no import POPE_CATEGORIES, read_label
-from tokensel.errors import TokenselError
+from tokensel.errors import TokenselError, check_choice, first_line
 
 _COLUMNS = ("question_id", "image", "question", "answer", "category")
 _ORIGINAL = "the original with coco_pope_random.json, ... (and data.image_folder)"

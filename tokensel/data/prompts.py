@@ -1,12 +1,9 @@
 """The question in words as ScienceQA's evaluations ask it, and three readings of a written answer."""
 
 import re
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tokensel.data import Question
+from tokensel.data.question import LETTERS, Question
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
 YES_NO_INSTRUCTION = "Answer the question using a single word or phrase."
 READINGS = ("llava", "lmms", "exact")
@@ -14,7 +11,7 @@ READINGS = ("llava", "lmms", "exact")
 _STATED_ANSWER = re.compile(r"The answer is ([A-Z])\.")
 
 
-def question_words(question: "Question") -> str:
+def question_words(question: Question) -> str:
     """The question without picture and instruction.
 
     Context: {hint}          only if there is a hint
@@ -26,17 +23,17 @@ def question_words(question: "Question") -> str:
     return "\n".join([*hint, question.text, *(f"{letter}. {choice}" for letter, choice in choices)])
 
 
-def instruction(question: "Question") -> str:
+def instruction(question: Question) -> str:
     """The line that says what form the answer shall have."""
     return YES_NO_INSTRUCTION if is_yes_no(question) else INSTRUCTION
 
 
-def is_yes_no(question: "Question") -> bool:
+def is_yes_no(question: Question) -> bool:
     """Whether the answer is a word, yes or no, and not a letter."""
     return question.form == "yes_no"
 
 
-def build_prompt(question: "Question") -> str:
+def build_prompt(question: Question) -> str:
     """The question's words and, in a line of its own, the instruction; without picture and conversation."""
     return f"{question_words(question)}\n{instruction(question)}"
 

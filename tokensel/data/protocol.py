@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from tokensel.data import Question
 from tokensel.data.prompts import READINGS, instruction, is_yes_no, question_words, read_answer, read_yes_no
+from tokensel.data.question import Question
 from tokensel.errors import BadSampleError, TokenselError
 
 # LLaVA's conversation.py, under its names. With Llama's tokenizer the picture begins at token 35 after either.

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tokensel.data import Question
-from tokensel.data.prompts import INSTRUCTION, LETTERS, read_answer
+from tokensel.data.prompts import INSTRUCTION, read_answer
+from tokensel.data.question import LETTERS, Question
 from tokensel.errors import TokenselError
 
 _CONTEXT = "Context: "

@@ -18,9 +18,9 @@ from typing import Any
 
 from PIL import Image
 
-from tokensel.data import Question, first_line
 from tokensel.data.hub import RowPicture, Source, content_id, has_picture, load_rows, local_folder, picture_id
-from tokensel.errors import TokenselError
+from tokensel.data.question import Question
+from tokensel.errors import TokenselError, first_line
 
 _COLUMNS = ("image", "question", "choices", "answer")
 _ORIGINAL = "the original with problems.json, pid_splits.json and images"

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tokensel.data import YES_NO, Question
+from tokensel.data.question import YES_NO, Question
 from tokensel.errors import TokenselError
 
 PERCEPTION = (

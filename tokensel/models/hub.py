@@ -6,8 +6,7 @@ from typing import Any
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-from tokensel.data import first_line
-from tokensel.errors import TokenselError
+from tokensel.errors import TokenselError, first_line
 
 # As long as one question to the hub may take.
 REACH_SECONDS = 5.0

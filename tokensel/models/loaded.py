@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tokensel.data import Question
-from tokensel.data.prompts import LETTERS
+from tokensel.data import LETTERS, Question
 from tokensel.data.protocol import Protocol
 from tokensel.errors import TokenselError
 from tokensel.models.families import ALONG_PROMPT, Family, family_of

@@ -14,8 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils import is_accelerate_available, is_bitsandbytes_available, logging
 
-from tokensel.data import check_choice
-from tokensel.errors import TokenselError
+from tokensel.errors import TokenselError, check_choice
 from tokensel.models.families import FAMILIES
 from tokensel.models.hub import hub_options
 from tokensel.models.loaded import LoadedModel

@@ -20,8 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tokensel.data import check_choice
-from tokensel.errors import TokenselError
+from tokensel.errors import TokenselError, check_choice
 from tokensel.models.embedded import IMAGE_TOKEN, build_processor
 from tokensel.models.meta import build_on_meta, restore_buffers
 

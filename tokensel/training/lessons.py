@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from tokensel.data import Question
+from tokensel.data import LETTERS, Question
 from tokensel.data.diagrams import FAMILIES, Diagram, Item, draw_diagram, draw_mixed_scene
 from tokensel.data.drawing import GRID, Canvas
-from tokensel.data.prompts import INSTRUCTION, LETTERS
+from tokensel.data.prompts import INSTRUCTION
 
 N_VISUAL = GRID * GRID
 #: Words that stand for "this choice is the right one" and "is not", as targets after each choice.

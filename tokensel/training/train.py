@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
+from tokensel.data import LETTERS
 from tokensel.data.easy_vqa import load_easy_vqa
-from tokensel.data.prompts import LETTERS
 from tokensel.models.embedded import build_config, build_model, build_processor, build_tokenizer
 from tokensel.training.lessons import (
     IGNORED,

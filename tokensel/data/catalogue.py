@@ -1,0 +1,59 @@
+"""The data sets by name, and how a name becomes a list of questions."""
+
+import importlib
+import inspect
+from collections import Counter
+from collections.abc import Callable
+
+from tokensel.data.order import draw_order
+from tokensel.data.question import Question
+from tokensel.errors import TokenselError, check_choice
+
+# "module:function"; a string, so that one data set's dependencies are imported only when it is asked for.
+DATASETS: dict[str, str] = {
+    "diagrams": "tokensel.data.diagrams:load_diagrams",
+    "easy_vqa": "tokensel.data.easy_vqa:load_easy_vqa",
+    "mme": "tokensel.data.mme:load_mme",
+    "pope": "tokensel.data.pope:load_pope",
+    "question_file": "tokensel.data.question_file:load_question_file",
+    "scienceqa": "tokensel.data.scienceqa:load_scienceqa",
+}
+
+
+def load_questions(name: str, limit: int | None = None, **options: object) -> list[Question]:
+    """The questions of the data set `name`, in the data set's order.
+
+    limit     at most so many of them: the first by `draw_order`. So the subset is the same in every run,
+              mixes families whatever the order of the file, and a smaller limit is a part of a larger one.
+    options   the data set's own; see its load function
+
+    Raises TokenselError for an unknown name or option (lists the choices), a missing option, a limit below 1,
+    a data set without questions, or two questions of one id.
+    """
+    loader = _loader(name)
+    parameters = inspect.signature(loader).parameters
+    for option in options:
+        if option not in parameters:
+            raise TokenselError(f"data.{option}: data={name} has no such option; it has {', '.join(parameters)}")
+    for parameter in parameters.values():
+        if parameter.default is parameter.empty and options.get(parameter.name) is None:
+            raise TokenselError(f"data.{parameter.name}: data={name} needs this option")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise TokenselError(f"limit={limit}: must be a whole number from 1, or null for all questions")
+
+    questions = loader(**options)
+    if not questions:
+        raise TokenselError(f"data={name}: holds no question with these options: {options}")
+    twice = [id for id, count in Counter(question.id for question in questions).items() if count > 1]
+    if twice:
+        raise TokenselError(f"data={name}: question id {twice[0]} occurs more than once; ids must be unique")
+    if limit is None or limit >= len(questions):
+        return questions
+    chosen = {question.id for question in sorted(questions, key=draw_order)[:limit]}
+    return [question for question in questions if question.id in chosen]
+
+
+def _loader(name: str) -> Callable[..., list[Question]]:
+    check_choice("data", name, DATASETS)
+    module, function = DATASETS[name].split(":")
+    return getattr(importlib.import_module(module), function)

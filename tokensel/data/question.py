@@ -1,0 +1,90 @@
+"""What a question is: its text, choices, right answer and picture."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from tokensel.errors import BadSampleError, TokenselError, first_line
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+FORMS = ("choices", "yes_no")
+YES_NO = ("Yes", "No")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about one picture, in ScienceQA's schema.
+
+    answer      index into choices
+    image       a PIL image, a path, or a callable without arguments that returns one; None: no picture
+    image_id    equal for two questions exactly if they show the same picture: vision features are shared by
+                it, and it is the cluster of clustered intervals. Left empty, the question's own id stands in.
+    form        how it is worded and scored: choices (lettered), or yes_no (in one word; choices are YES_NO)
+    category    what its figures are also told by: MME's sub-task; POPE's random, popular or adversarial
+
+    Raises TokenselError if the answer is none of the choices, there are more choices than letters, the form is
+    unknown, or a yes_no question has other choices.
+    """
+
+    id: str
+    text: str
+    choices: tuple[str, ...]
+    answer: int
+    image: Image.Image | str | Path | Callable[[], Image.Image] | None
+    image_id: str = ""
+    hint: str = ""
+    subject: str = ""
+    topic: str = ""
+    grade: str = ""
+    split: str = "test"
+    family: str = ""
+    form: str = "choices"
+    category: str = ""
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise TokenselError(f"question {self.id}: form {self.form} is none of {', '.join(FORMS)}")
+        if self.form == "yes_no" and tuple(self.choices) != YES_NO:
+            raise TokenselError(f"question {self.id}: the choices of a yes_no question are {', '.join(YES_NO)}")
+        if not 0 <= self.answer < len(self.choices):
+            raise TokenselError(
+                f"question {self.id}: answer {self.answer} is not an index of its {len(self.choices)} choices"
+            )
+        if len(self.choices) > len(LETTERS):
+            raise TokenselError(
+                f"question {self.id}: has {len(self.choices)} choices; there are letters for {len(LETTERS)}"
+            )
+        if not self.image_id:
+            object.__setattr__(self, "image_id", self.id)
+
+    def load_image(self) -> Image.Image:
+        """The picture in RGB, decoded to the last row.
+
+        Raises BadSampleError, which names the question, for a picture that is missing, truncated or none.
+        """
+        if self.image is None:
+            raise BadSampleError(f"question {self.id}: has no picture", question_id=self.id)
+        try:
+            if isinstance(self.image, str | Path):
+                with Image.open(self.image) as opened:
+                    return _decoded(opened)
+            return _decoded(self.image() if callable(self.image) else self.image)
+        except FileNotFoundError as error:
+            raise BadSampleError(
+                f"question {self.id}: picture {error.filename or self.image} does not exist",
+                question_id=self.id,
+            ) from error
+        except Exception as error:  # PIL's decoders raise nearly anything on a damaged file
+            source = self.image if isinstance(self.image, str | Path) else "in memory"
+            raise BadSampleError(
+                f"question {self.id}: picture {source} cannot be read ({first_line(error)})",
+                question_id=self.id,
+            ) from error
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    # PIL decodes lazily: without load(), a truncated file would fail far from here, in the image processor.
+    image.load()
+    return image.convert("RGB")
