@@ -17,7 +17,7 @@ from tokensel.engine.stages import Stage
 from tokensel.engine.state import State, reduce_state
 from tokensel.errors import TokenselError
 from tokensel.models.families import picture_arguments
-from tokensel.models.parts import Anatomy
+from tokensel.models.parts import ModelParts
 from tokensel.models.vision import VisionTap
 
 _reducing: WeakSet[nn.Module] = WeakSet()
@@ -68,7 +68,7 @@ class Reducing:
 
     def __init__(
         self,
-        parts: Anatomy,
+        parts: ModelParts,
         stages: list[Stage],
         image_mask: Tensor | None,
         row_keys: Tensor | None,

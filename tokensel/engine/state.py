@@ -15,7 +15,7 @@ from tokensel.engine.stages import Stage
 from tokensel.errors import TokenselError
 from tokensel.functional.sampling import cross_attention, nearest_mean, take
 from tokensel.methods import Context, Selection
-from tokensel.models.parts import Anatomy
+from tokensel.models.parts import ModelParts
 from tokensel.models.vision import VisionStates
 
 Rotary = tuple[Tensor, Tensor]
@@ -114,7 +114,7 @@ class State:
         return index
 
 
-def reduce_state(state: State, stage: Stage, parts: Anatomy) -> tuple[State, Reduction | None]:
+def reduce_state(state: State, stage: Stage, parts: ModelParts) -> tuple[State, Reduction | None]:
     """Applies one stage: the only place where visual tokens leave, for the hooks and the split model alike.
 
     parts: the model's, for methods that look at its layers. Returns the reduced state and what was done; (the state
@@ -198,7 +198,7 @@ class _Look:
 
     state: State
     stage: Stage
-    parts: Anatomy
+    parts: ModelParts
 
     def tokens(self) -> Tensor:
         return take(self.state.hidden, self.state.visual_index)

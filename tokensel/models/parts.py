@@ -10,7 +10,7 @@ from tokensel.models.families import Family, family_of
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelParts:
     """decoder: the Llama-like stack of layers. llava: the module that joins picture and text, None without one.
     head: from hidden states to logits, None for a headless model. image_token_id: what stands for a visual token.
     family: what differs between models."""
@@ -46,7 +46,7 @@ class Anatomy:
         return "flash" in self.attention_name
 
 
-def find_parts(model: nn.Module) -> Anatomy:
+def find_parts(model: nn.Module) -> ModelParts:
     """Finds the parts of a LLaVA-like model or a Llama-like decoder, with or without a head.
 
     Raises TokenselError when there is no Llama-like decoder inside.
@@ -62,7 +62,7 @@ def find_parts(model: nn.Module) -> Anatomy:
         if isinstance(getattr(decoder, "layers", None), nn.ModuleList) and hasattr(decoder, "rotary_emb"):
             config: Any = model.config
             token = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
-            return Anatomy(decoder, llava, model.get_output_embeddings(), token, family_of(config))  # type: ignore[operator]
+            return ModelParts(decoder, llava, model.get_output_embeddings(), token, family_of(config))  # type: ignore[operator]
     raise TokenselError(
         f"model={type(model).__name__}: must be a LLaVA-like model or a Llama-like decoder of transformers"
     )
