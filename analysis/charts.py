@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import pandas as pd
 
 from analysis.grouping import (
-    apart,
+    series_of,
     facets,
     floats,
     hover,
@@ -132,7 +132,7 @@ def _kept_panel(title: str, rows: pd.DataFrame) -> Panel:
             hover=hover(same),
             joined=same["kept"].is_unique,
         )
-        for named, same, shift in apart(reduced)
+        for named, same, shift in series_of(reduced)
     ]
     levels = [
         (method, 100 * accuracy, dash)
@@ -172,7 +172,7 @@ def _cost_panel(title: str, rows: pd.DataFrame, columns: Sequence[str], unit: fl
             marks=["" if pd.isna(kept) else str(kept) for kept in same["kept"]],
             joined=same["kept"].is_unique,
         )
-        for named, same, _ in apart(rows)
+        for named, same, _ in series_of(rows)
     ]
     words = f"accuracy, % (n = {span(rows['n'])}, 95% intervals)"
     points = [point for each in series for point in zip(each.x, each.y, strict=True)]
@@ -199,7 +199,7 @@ def accuracy_by_group(groups: pd.DataFrame) -> Chart[Panel]:
         rows = pd.concat([same, controls[controls["pool"] == pool]])
         names = sorted(rows["group"].unique())
         series = []
-        parts = list(apart(rows))
+        parts = list(series_of(rows))
         for place, (named, own, _) in enumerate(parts):
             shift = 0.7 * ((place + 0.5) / len(parts) - 0.5)
             series.append(
@@ -240,7 +240,7 @@ def difference_to_reference(comparison: pd.DataFrame) -> Chart[Panel]:
                 hollow=[p >= 0.05 for p in floats(own["p_holm"])],
                 joined=own["kept"].is_unique,
             )
-            for named, own, shift in apart(same)
+            for named, own, shift in series_of(same)
         ]
         label = f"accuracy less {reference}'s, points (n = {span(same['n'])} pairs, 95% intervals)"
         title = same["pool_title"].iloc[0]
@@ -289,7 +289,7 @@ def answer_flips(counts: pd.DataFrame) -> Chart[Bars]:
         raise TokenselError("flip_counts: no point has a partner to be compared with")
     bars = []
     for _, same in counts.groupby("pool", sort=False):
-        rows = pd.concat([own for _, own, _ in apart(same)]).sort_values("kept", kind="stable", na_position="first")
+        rows = pd.concat([own for _, own, _ in series_of(same)]).sort_values("kept", kind="stable", na_position="first")
         told = zip(rows["method"], rows["kept"], rows["setting"], strict=True)
         bars.append(
             Bars(

@@ -1,4 +1,4 @@
-"""Paired comparison: what two points of one pool say about the same questions."""
+"""Compares grid points of one pool question by question."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from analysis.predictions import QUESTION
-from analysis.results import CONTROLS, KINDS, SETTINGS, complete, option_columns, pool_titles
+from analysis.results import COLUMN_TYPES, CONTROLS, SETTINGS, complete, option_columns, pool_titles
 from tokensel.errors import TokenselError
 from tokensel.evaluation.statistics import holm, mcnemar_exact, minimum_detectable_difference, wilson_interval
 
@@ -21,8 +21,12 @@ _COMPARED = ("accuracy", "reference_accuracy", *_DIFFERENCE, "b", "c", "p_value"
 
 @dataclass(frozen=True)
 class _Answers:
-    """Of one pool's points, in the order of keys: prediction, int [points, questions], -1 for none; right and answered,
-    bool of the same shape."""
+    """The predictions of one pool. Every array is [points, questions], with points in the order of keys.
+
+    prediction  int: index of the choice, -1 for none
+    right       bool: whether the prediction is correct
+    answered    bool: whether the point has a prediction for the question
+    """
 
     keys: list[str]
     prediction: np.ndarray
@@ -30,7 +34,7 @@ class _Answers:
     answered: np.ndarray
 
     def pair(self, key: str, reference: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """Of the questions that both answered, what each has right, and what each predicts."""
+        """Returns ((right, right of the reference), (prediction, prediction of the reference)) over shared questions."""
         one, other = self.keys.index(key), self.keys.index(reference)
         shared = self.answered[one] & self.answered[other]
         both = [one, other]
@@ -46,29 +50,37 @@ def compare(
     level: float = 0.95,
     power: float = 0.8,
 ) -> pd.DataFrame:
-    """Every complete point against the reference at the same kept in the same pool, over the questions both answered.
+    """Compares every complete point with the reference at the same kept and in the same pool.
 
-    reference   a method's name, or a point's key. full and no_image are compared with every kept. Where the method was
-                run several times at a kept, the partner is the one of the same layout, layer and seed, as far as there
-                is one
-    level       of the interval, and 1 - level the significance for `detectable`
+    Only questions that both points answered count.
 
-    One row per comparison: what names the point (pool_title: its pool in short); n; accuracy and reference_accuracy
-    (shares); difference, diff_low and diff_high in percentage points (point less reference); b and c, questions that
-    only the point, only the reference has right; p_value, exact McNemar's; p_holm, corrected for all comparisons of the
-    pool in this table; detectable, the smallest true difference in points that n questions with this much disagreement
-    show with the given power, NA where they show none. A point without a partner has NA, and note says why.
+    reference   a method's name, or a point's key. The references full and no_image are compared with points of every
+                kept. If the reference method was run several times at one kept, a point is compared with the run whose
+                layout, then agg_layer, then seed match its own
+    level       confidence level of the interval; 1 - level is the significance level of `detectable`
+    power       probability with which a true difference of `detectable` is found
+
+    Returns one row per comparison. Besides the columns that name the point (pool_title is its pool's short title):
+    n                               questions that both answered
+    accuracy, reference_accuracy    shares over those questions
+    difference, diff_low, diff_high point minus reference in percentage points, with its interval
+    b, c                            questions that only the point, or only the reference, answers correctly
+    p_value                         of McNemar's exact test
+    p_holm                          p_value corrected by Holm's method for all comparisons of the pool in this table
+    detectable                      smallest true difference, in percentage points, that n questions with this much
+                                    disagreement would show with the given power; NA where no difference would
+    note                            why a point has no reference to be compared with; its figures are then NA
 
     The interval is Agresti and Min's (2005, "Simple improved confidence intervals for comparing matched proportions").
 
-    Raises TokenselError for a reference that no complete point has.
+    Raises TokenselError if no complete point has this method or key.
     """
-    rows, referees = _rows_and_referees(results, reference)
+    rows, references = _rows_and_references(results, reference)
     titles = pool_titles(rows)
     table = [
         row | {"pool_title": titles[pool]} | _against(answers, row["key"], row["reference_key"], level, power)
         for pool, answers in _pools(rows, predictions)
-        for row in _partners(rows[rows["pool"] == pool], referees[referees["pool"] == pool], reference)
+        for row in _pairs(rows[rows["pool"] == pool], references[references["pool"] == pool], reference)
     ]
     named = ["pool", "pool_title", "key", "reference_key", "reference", *_names(rows)]
     frame = pd.DataFrame(table, columns=[*named, "n", *_COMPARED, "note"])
@@ -79,41 +91,44 @@ def compare(
 
 
 def difference_interval(b: int, c: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """The interval of (b - c) / n for paired answers, from -1 to 1: Wald's with half a question added to each cell."""
+    """Confidence interval of (b - c) / n for paired answers, within [-1, 1]: Wald's, with 0.5 added to each cell."""
     difference, size = (b - c) / (n + 2), n + 2
     spread = norm.ppf(0.5 + level / 2) * np.sqrt((b + c + 1) / size - difference**2) / np.sqrt(size)
     return max(-1.0, float(difference - spread)), min(1.0, float(difference + spread))
 
 
 def flips(predictions: pd.DataFrame, key: str, reference_key: str) -> pd.DataFrame:
-    """The questions that two points answer differently: id, answer, prediction, reference_prediction, and flip.
+    """Lists the questions that two points answer differently.
 
-    flip is one of FLIPS: what became of the reference's answer. Columns that a question gives are kept.
+    Columns: id, answer, prediction, reference_prediction, flip, and the columns of QUESTION that predictions has. flip
+    is one of FLIPS and goes from the reference's answer to the point's.
 
-    Raises TokenselError for a key without predictions.
+    Raises TokenselError if a key has no predictions.
     """
     one, other = _answered(predictions, key), _answered(predictions, reference_key)
     both = one.join(other[["prediction", "correct"]].add_prefix("reference_"), how="inner")
-    # A written answer that could not be read is an answer too: NA differs from every choice.
+    # An unreadable answer (NA) counts as a prediction that differs from every choice.
     both = both[both["prediction"].fillna(-1) != both["reference_prediction"].fillna(-1)]
     kinds = np.select([both["reference_correct"], both["correct"]], FLIPS[:2], default=FLIPS[2])
     frame = both.assign(flip=pd.array(kinds, dtype="string")).reset_index()
-    told = [name for name in QUESTION if name in frame.columns]
-    return frame[["id", "answer", "prediction", "reference_prediction", "flip", *told]]
+    known = [name for name in QUESTION if name in frame.columns]
+    return frame[["id", "answer", "prediction", "reference_prediction", "flip", *known]]
 
 
 def flip_counts(results: pd.DataFrame, predictions: pd.DataFrame, reference: str = "full") -> pd.DataFrame:
-    """How many answers of every complete point differ from the reference's: n, right_to_wrong, wrong_to_right and
-    wrong_to_wrong (another wrong one). The reference is chosen as in `compare`; points without one are left out.
+    """Counts how many answers of every complete point differ from the reference's.
 
-    Raises TokenselError for a reference that no complete point has.
+    Columns besides those that name the point: n, right_to_wrong, wrong_to_right, and wrong_to_wrong (another wrong
+    choice). The reference is chosen as in `compare`; points that have none are left out.
+
+    Raises TokenselError if no complete point has this method or key.
     """
-    rows, referees = _rows_and_referees(results, reference)
+    rows, references = _rows_and_references(results, reference)
     titles = pool_titles(rows)
     table = [
         row | {"pool_title": titles[pool]} | _flipped(answers, row["key"], row["reference_key"])
         for pool, answers in _pools(rows, predictions)
-        for row in _partners(rows[rows["pool"] == pool], referees[referees["pool"] == pool], reference)
+        for row in _pairs(rows[rows["pool"] == pool], references[references["pool"] == pool], reference)
         if row["reference_key"] is not None
     ]
     counted = ["n", *(flip.replace(" ", "_") for flip in FLIPS)]
@@ -123,12 +138,14 @@ def flip_counts(results: pd.DataFrame, predictions: pd.DataFrame, reference: str
 
 
 def by_group(results: pd.DataFrame, predictions: pd.DataFrame, group: str = "family") -> pd.DataFrame:
-    """Accuracy of every complete point in each group of questions, with Wilson's 95% interval: group, n, correct,
-    accuracy, ci_low, ci_high (shares).
+    """Computes the accuracy of every complete point in each group of questions.
 
-    group   a column of predictions that a question gives: family, topic, subject, grade, hint, ..
+    group   a column of predictions that comes from the questions: family, topic, subject, grade, hint, ...
 
-    Raises TokenselError where predictions were loaded without questions.
+    Columns besides those that name the point: group, n, correct, accuracy, ci_low, ci_high (shares; the interval is
+    Wilson's, 95%).
+
+    Raises TokenselError if the predictions were loaded without questions.
     """
     if group not in predictions.columns:
         raise TokenselError(f"group={group}: not in predictions; load them with questions=questions_of(results)")
@@ -137,46 +154,48 @@ def by_group(results: pd.DataFrame, predictions: pd.DataFrame, group: str = "fam
     counted = answered.groupby(["folder", group], observed=True)["correct"].agg(["size", "sum"]).reset_index()
     counted = counted.rename(columns={group: "group", "size": "n", "sum": "correct"}).astype({"folder": "string"})
     counted["accuracy"] = counted["correct"] / counted["n"]
-    limits = [wilson_interval(int(right), int(n)) for right, n in zip(counted["correct"], counted["n"], strict=True)]
+    limits = [wilson_interval(int(correct), int(n)) for correct, n in zip(counted["correct"], counted["n"], strict=True)]
     counted[["ci_low", "ci_high"]] = np.array(limits).reshape(-1, 2)
     rows = rows.assign(pool_title=rows["pool"].map(pool_titles(rows)))
     named = rows[["pool", "pool_title", "key", *_names(rows), "folder"]]
     return named.merge(counted, on="folder", how="inner").drop(columns="folder")
 
 
-def _rows_and_referees(results: pd.DataFrame, reference: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _rows_and_references(results: pd.DataFrame, reference: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows = complete(results)
-    referees = rows[(rows["method"] == reference) | (rows["key"] == reference)]
-    if referees.empty:
-        there = ", ".join(sorted(rows["method"].unique())) or "none"
-        raise TokenselError(f"reference={reference}: no complete point is of this method or key; complete are: {there}")
-    return rows, referees
+    references = rows[(rows["method"] == reference) | (rows["key"] == reference)]
+    if references.empty:
+        methods = ", ".join(sorted(rows["method"].unique())) or "none"
+        raise TokenselError(
+            f"reference={reference}: no complete point has this method or key; methods of complete points: {methods}"
+        )
+    return rows, references
 
 
 def _names(rows: pd.DataFrame) -> list[str]:
-    """The columns that name a point to a reader."""
+    """The columns that name a point for a reader."""
     return ["method", "kept", *SETTINGS, *option_columns(rows)]
 
 
-def _typed(frame: pd.DataFrame, kinds: dict[str, str]) -> pd.DataFrame:
-    return frame.astype({name: kind for name, kind in (KINDS | kinds).items() if name in frame.columns})
+def _typed(frame: pd.DataFrame, types: dict[str, str]) -> pd.DataFrame:
+    return frame.astype({name: kind for name, kind in (COLUMN_TYPES | types).items() if name in frame.columns})
 
 
-def _partners(rows: pd.DataFrame, referees: pd.DataFrame, reference: str) -> Iterator[dict[str, Any]]:
-    """What names each point that is none of the referees; with reference_key, None where there is no partner."""
-    candidates = referees.to_dict("records")
-    if not referees["method"].isin(CONTROLS).any():
+def _pairs(rows: pd.DataFrame, references: pd.DataFrame, reference: str) -> Iterator[dict[str, Any]]:
+    """Yields each point that is not a reference: the columns that name it, reference_key (None if none) and note."""
+    candidates = references.to_dict("records")
+    if not references["method"].isin(CONTROLS).any():
         rows = rows[~rows["method"].isin(CONTROLS)]
-    for row in rows[~rows["key"].isin(referees["key"])].to_dict("records"):
+    for row in rows[~rows["key"].isin(references["key"])].to_dict("records"):
         fitting = [each for each in candidates if each["method"] in CONTROLS or _same(each, row, "kept")]
-        # Among equals the first of the table is taken.
-        chosen = min(fitting, key=partial(_farness, row), default=None)
+        # min takes the first of equally good candidates, so the order of the table decides.
+        chosen = min(fitting, key=partial(_mismatch, row), default=None)
         named = {name: row[name] for name in ("pool", "key", *_names(rows))}
         note = "" if chosen else f"no {reference} at this kept"
         yield named | {"reference": reference, "reference_key": chosen["key"] if chosen else None, "note": note}
 
 
-def _farness(row: dict, other: dict) -> tuple[bool, ...]:
+def _mismatch(row: dict, other: dict) -> tuple[bool, ...]:
     return tuple(not _same(other, row, name) for name in ("layout", "agg_layer", "seed"))
 
 
@@ -191,12 +210,12 @@ def _pools(rows: pd.DataFrame, predictions: pd.DataFrame) -> Iterator[tuple[str,
         known = predictions[predictions["folder"].isin(same["folder"]) & ~predictions["skipped"]]
         keys = list(same["key"])
         questions, names = pd.factorize(known["id"])
-        place = pd.Categorical(known["key"], categories=keys).codes, questions
+        cells = pd.Categorical(known["key"], categories=keys).codes, questions
         shape = len(keys), len(names)
         prediction, right, answered = np.full(shape, -1), np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-        prediction[place] = known["prediction"].fillna(-1)
-        right[place] = known["correct"]
-        answered[place] = True
+        prediction[cells] = known["prediction"].fillna(-1)
+        right[cells] = known["correct"]
+        answered[cells] = True
         yield str(pool), _Answers(keys, prediction, right, answered)
 
 
@@ -206,10 +225,12 @@ def _against(answers: _Answers, key: str, reference_key: str | None, level: floa
     (one, other), _ = answers.pair(key, reference_key)
     n = len(one)
     if not n:
-        return {"note": "no question that both answered"}
+        return {"note": "no question was answered by both"}
     test = mcnemar_exact(one, other)
-    apart = (test.b + test.c) / n
-    detectable = minimum_detectable_difference(n, discordant=apart, power=power, alpha=1 - level) if apart else None
+    discordant = (test.b + test.c) / n
+    detectable = None
+    if discordant:
+        detectable = minimum_detectable_difference(n, discordant=discordant, power=power, alpha=1 - level)
     low, high = difference_interval(test.b, test.c, n, level)
     return {
         "n": n,
@@ -235,6 +256,6 @@ def _flipped(answers: _Answers, key: str, reference_key: str) -> dict[str, int]:
 def _answered(predictions: pd.DataFrame, key: str) -> pd.DataFrame:
     rows = predictions[(predictions["key"] == key) & ~predictions["skipped"]]
     if rows.empty:
-        raise TokenselError(f"key={key}: has no predictions here")
-    # A point that lies in two sweeps has the same answers in both.
+        raise TokenselError(f"key={key}: the predictions contain no such key")
+    # A point that two sweeps contain has the same answers in both.
     return rows.drop_duplicates("id").set_index("id")

@@ -1,4 +1,4 @@
-"""Single answers, one row per grid point and question, and the questions themselves."""
+"""Loads predictions, one row per grid point and question, and the questions themselves."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -14,26 +14,34 @@ from tokensel.errors import TokenselError
 from tokensel.evaluation.keys import questions_digest
 from tokensel.evaluation.store import PointStore, ids_digest
 
-# The columns that a question gives.
+# The columns that come from the questions.
 QUESTION = ("question", "choices", "hint", "subject", "topic", "family", "grade", "category", "image_id")
 
 
 def load_predictions(
     source: str | Path, keys: Collection[str] | None = None, questions: Sequence[Question] | None = None
 ) -> pd.DataFrame:
-    """One row per grid point and question.
+    """Loads one row per grid point and question.
 
-    source      what `load_results` takes
-    keys        only these points
-    questions   adds what they tell, by id: question (its words), choices, hint, subject, topic, family, grade,
-                category, image_id. The folders hold ids only; `questions_of` loads the questions again
+    source      as in `load_results`
+    keys        load only the points with these keys
+    questions   adds the columns of QUESTION, joined by id. The folders store only ids; `questions_of` loads the
+                questions
 
-    Columns: key and folder of the point; id; prediction and answer, indices into the choices (NA where none could be
-    read); correct; margin of the best choice over the next, in logits (NA for written answers); skipped; text, the
-    written answer; positions, the kept visual tokens where they were stored. A point with figures has the rows that
-    these are made of; any other has all that are stored.
+    Columns:
+    key, folder         of the point
+    id                  of the question
+    prediction, answer  indices into the choices; NA where no answer could be read
+    correct             whether the prediction is right
+    margin              logit of the best choice minus that of the second; NA for written answers
+    skipped             whether the question was skipped
+    text                the written answer
+    positions           indices of the kept visual tokens, where they were stored
 
-    Raises TokenselError for a source without grid points, and for keys that it does not hold.
+    A point with figures has exactly the predictions that its figures were computed from. Any other point has all its
+    stored predictions.
+
+    Raises TokenselError if the source holds no grid point or lacks one of the keys.
     """
     results = load_results(source).dropna(subset="folder")
     if keys is not None:
@@ -42,76 +50,83 @@ def load_predictions(
             raise TokenselError(f"keys={','.join(unknown)}: not in {source}")
         results = results[results["key"].isin(list(keys))]
     if results.empty:
-        raise TokenselError(f"source={source}: the points' folders, which hold the predictions, are not beside it")
+        raise TokenselError(f"source={source}: the points' folders, which store the predictions, are not beside it")
     order = {question.id: draw_order(question) for question in questions or ()}
     parts = [
-        _point(folder, asked, order) for folder, asked in zip(results["folder"], results["questions"], strict=True)
+        _point(folder, digest, order) for folder, digest in zip(results["folder"], results["questions"], strict=True)
     ]
     sizes = [len(part) for part in parts]
     frame = pd.concat(parts, ignore_index=True)
-    for place, name in enumerate(("key", "folder")):
+    for index, name in enumerate(("key", "folder")):
         values = list(results[name])
-        kinds = list(dict.fromkeys(values))
-        codes = np.repeat(np.array([kinds.index(value) for value in values], dtype=np.int32), sizes)
-        frame.insert(place, name, pd.Series(pd.Categorical.from_codes(codes, pd.Index(kinds))))
+        categories = list(dict.fromkeys(values))
+        codes = np.repeat(np.array([categories.index(value) for value in values], dtype=np.int32), sizes)
+        frame.insert(index, name, pd.Series(pd.Categorical.from_codes(codes, pd.Index(categories))))
     return frame if questions is None else _joined(frame, questions)
 
 
 def questions_of(results: pd.DataFrame) -> list[Question]:
-    """The questions that these results were asked, loaded again by the data's name and options in config.yaml.
+    """Loads the questions of these results, by the name and the options of the data set that their rows state.
 
-    Raises TokenselError if the results are of several data sets, if the data set cannot be loaded here, or if its
-    questions have changed since.
+    Raises TokenselError if the results come from several data sets, if the data set cannot be loaded on this machine,
+    or if its questions have changed since the sweep.
     """
-    told = results[["data", "data_options", "data_digest"]].dropna(subset="data_digest").drop_duplicates("data_digest")
-    if len(told) != 1:
-        listed = ", ".join(told["data"]) or "none that a point's files tell"
+    sets = results[["data", "data_options", "data_digest"]].dropna(subset="data_digest").drop_duplicates("data_digest")
+    if len(sets) != 1:
+        listed = ", ".join(sets["data"]) or "no point's files state one"
         raise TokenselError(
-            f"questions_of: the results are of {len(told)} data sets ({listed}); choose the rows of one"
+            f"questions_of: the results come from {len(sets)} data sets ({listed}); pass the rows of one"
         )
-    name, options, digest = told.iloc[0]
+    name, options, digest = sets.iloc[0]
     questions = load_questions(name, **json.loads(options))
     if questions_digest(questions) != digest:
         raise TokenselError(f"data={name}: its questions have changed since these results were made")
     return questions
 
 
-def _point(folder: str, asked: Any, order: Mapping[str, tuple]) -> pd.DataFrame:
-    rows = _stored(folder)
-    if not pd.isna(asked) and ids_digest(row["id"] for row in rows) != asked:
-        rows = _of_figures(rows, folder, asked, order)
+def _point(folder: str, digest: Any, order: Mapping[str, tuple]) -> pd.DataFrame:
+    """One point's predictions. digest: of the questions that its figures were computed from; NA for no figures."""
+    records = _stored(folder)
+    if not pd.isna(digest) and ids_digest(record["id"] for record in records) != digest:
+        records = _of_figures(records, folder, digest, order)
     column: dict[str, list[Any]] = {
-        name: [row.get(name) for row in rows] for name in ("id", "prediction", "answer", "margin")
+        name: [record.get(name) for record in records] for name in ("id", "prediction", "answer", "margin")
     }
     frame = pd.DataFrame(column).astype({"id": "string", "prediction": "Int16", "answer": "Int16", "margin": "Float64"})
     for name in ("correct", "skipped"):
-        frame[name] = pd.array([bool(row.get(name)) for row in rows], dtype=bool)
-    frame["text"] = pd.array([row.get("text") for row in rows], dtype="string")
-    frame["positions"] = pd.Series([row.get("positions") for row in rows], dtype=object)
+        frame[name] = pd.array([bool(record.get(name)) for record in records], dtype=bool)
+    frame["text"] = pd.array([record.get("text") for record in records], dtype="string")
+    frame["positions"] = pd.Series([record.get("positions") for record in records], dtype=object)
     return frame
 
 
 def _stored(folder: str) -> list[dict[str, Any]]:
-    """As `PointStore.predictions`, several times as fast where the file is whole."""
+    """Same result as `PointStore.predictions`, but several times faster for an undamaged file."""
     try:
         lines = (Path(folder) / "predictions.jsonl").read_bytes().split(b"\n")[:-1]
-        rows = json.loads(b"[" + b",".join(lines) + b"]")
-        if len({row["id"] for row in rows}) == len(rows):
-            return rows
+        records = json.loads(b"[" + b",".join(lines) + b"]")
+        if len({record["id"] for record in records}) == len(records):
+            return records
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return PointStore(folder).predictions()
 
 
 def _of_figures(
-    rows: list[dict[str, Any]], folder: str, asked: str, order: Mapping[str, tuple]
+    records: list[dict[str, Any]], folder: str, digest: str, order: Mapping[str, tuple]
 ) -> list[dict[str, Any]]:
-    """Those rows that the point's figures are made of: a larger limit was begun, or a smaller one asked for since."""
-    rows = sorted(rows, key=lambda row: order.get(row["id"], (stable_hash(row["id"]), "")))
-    for count in range(len(rows) - 1, 0, -1):
-        if ids_digest(row["id"] for row in rows[:count]) == asked:
-            return rows[:count]
-    raise TokenselError(f"{folder}: its figures are of other questions than its predictions; start its sweep again")
+    """The predictions that the point's figures were computed from.
+
+    A folder can store more: a run with a larger limit was interrupted, or a later run had a smaller limit. A limit takes
+    the first questions of a fixed order, so every shorter prefix of that order is tried.
+    """
+    records = sorted(records, key=lambda record: order.get(record["id"], (stable_hash(record["id"]), "")))
+    for count in range(len(records) - 1, 0, -1):
+        if ids_digest(record["id"] for record in records[:count]) == digest:
+            return records[:count]
+    raise TokenselError(
+        f"{folder}: its figures were computed from other questions than its predictions; run its sweep again"
+    )
 
 
 def _joined(frame: pd.DataFrame, questions: Sequence[Question]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What sweeps have left on disk, as one tidy frame: a row per grid point, finished, failed or unfinished."""
+"""Loads what sweeps wrote to disk into one tidy frame: one row per grid point, whether complete, failed or unfinished."""
 
 import glob
 import json
@@ -15,9 +15,9 @@ from tokensel.errors import TokenselError
 from tokensel.evaluation.store import PointStore
 
 PROTOCOL = tuple(CHOICES)
-# What tells two points of one method apart, beside kept and the method's own options.
+# The settings in which two points of one method can differ, besides kept and the method's own options.
 SETTINGS = ("agg_layer", "stages", "temperature", "aggregation", "layout", "position", "seed", "code")
-# Compared with every kept, for they have no choice of it.
+# Methods whose kept is fixed. They are compared with points of every kept.
 CONTROLS = ("full", "no_image")
 TIMES = ("select_ms", "vision_ms", "prefill_ms", "decode_ms", "total_ms")
 _IDENTITY = ("model", "model_revision", "dtype", "data", "data_options", "data_digest", "questions", "scoring")
@@ -25,7 +25,7 @@ _QUARTILES = tuple(f"{time}_{quartile}" for time in TIMES for quartile in ("p25"
 _COSTS = ("speedup", "speedup_total", "flops", "flops_ratio", "kv_bytes", "tokens_layer_mean", "peak_memory_bytes")
 _FIGURES = ("n", "correct", "skipped", "accuracy", "ci_low", "ci_high", *_COSTS, "min_margin", "near_ties")
 # Every column, in order, with its type.
-KINDS = (
+COLUMN_TYPES = (
     dict.fromkeys(("key", "folder", "sweep", "status", "error"), "string")
     | {"in_table": "boolean"}
     | dict.fromkeys((*_IDENTITY, *PROTOCOL, "pool", "method"), "string")
@@ -40,90 +40,102 @@ KINDS = (
     | {"command": "string", "device": "string", "threads": "Int64", "versions": "string", "commit": "string"}
 )
 _FILES = ("config.yaml", "metrics.json", "predictions.jsonl", "error.json")
-_UNKNOWN = "questions=?"
+_UNKNOWN_QUESTIONS = "questions=?"
 _KEY = re.compile(r"[0-9a-f]{12}")
 
 
 def load_results(source: str | Path) -> pd.DataFrame:
-    """One row per grid point, typed, in the order of the sweep's own table where there is one.
+    """Loads one typed row per grid point, in the order of the sweep's own table where there is one.
 
     source    a sweep's folder, a folder of sweeps, one point's folder, a results.parquet, or a glob of any of these
 
-    Columns: those of KINDS, `yes_no_X` for each figure X that MME and POPE add, `method.X` for each option X of a
-    method. status is "complete", "failed" (error says why) or "unfinished". pool names the model's revision, the data,
-    the questions asked, the scoring and the protocol: only rows of one pool may be compared or averaged. code is a
-    digest of the code that computed the point, in_table whether the sweep's last table holds it: a folder keeps what
-    earlier starts and code have left. Accuracies and their limits are shares, times milliseconds. What a row does
-    not have is NA: older folders tell no protocol, a point that is not complete has no figures.
+    Columns:
+    COLUMN_TYPES    lists the columns that every frame has
+    yes_no_X        figure X that MME and POPE add
+    method.X        option X of a method
+    status          "complete", "failed" (error says why) or "unfinished"
+    pool            identifies the model's revision, the data, the questions, the scoring and the protocol. Only rows of
+                    the same pool may be compared or averaged
+    code            digest of the code that computed the point
+    in_table        whether the sweep's latest table lists the point. A folder also keeps points of earlier runs and of
+                    earlier code, which that table does not list
 
-    The points' own files are enough; a results.parquet beside them adds chance, in_table and the order. Without its
-    points' folders a results.parquet gives what it holds itself.
+    Accuracies and their limits are shares from 0 to 1; times are in milliseconds. Unknown values are NA: for example,
+    old folders do not state their protocol, and points that are not complete have no figures.
 
-    Raises TokenselError for a source that holds no grid point, and for files that are damaged.
+    The points' folders are enough. A results.parquet beside them adds chance, in_table and the order. A
+    results.parquet without its points' folders can be loaded too, and gives only the columns it contains.
+
+    Raises TokenselError if the source holds no grid point or if a file is damaged.
     """
-    found = [row for path in _paths(source) for row in _rows(path)]
+    found = [record for path in _paths(source) for record in _records(path)]
     if not found:
         raise TokenselError(
             f"source={source}: holds no grid point; choose a sweep's folder, a folder of sweeps or a results.parquet"
         )
-    frame = typed(pd.DataFrame(_adopted(found)))
+    frame = typed(pd.DataFrame(_with_pools_completed(found)))
     return frame[~frame["folder"].duplicated() | frame["folder"].isna()].reset_index(drop=True)
 
 
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame in the form of results.parquet in that of `load_results`; one that has it already is given back.
+    """Converts a frame read from results.parquet to the columns of `load_results`. Returns other frames unchanged.
 
-    Such a frame does not tell digests: its pools are told apart by the names of model and data, and by limit.
+    results.parquet contains no digests, so the pools are formed from the names of the model and the data, and from
+    limit.
     """
     if "pool" in frame.columns:
         return frame
-    rows = []
-    for record in frame.to_dict("records"):
-        row = {str(name): value for name, value in record.items() if not str(name).startswith("vs_")}
-        row["error"] = row.get("error") or None
-        row["status"] = "failed" if row["error"] else "unfinished" if pd.isna(row.get("accuracy")) else "complete"
-        protocol = {name: row[name] for name in PROTOCOL if not _missing(row.get(name))}
-        limit = row.pop("limit", None)
-        asked = "all questions" if _missing(limit) else f"limit={limit:.0f}"
-        row["pool"] = _pool(f"model={row['model']}", row["data"], asked, row["scoring"], protocol or None)
-        rows.append(row)
-    return typed(pd.DataFrame(rows, columns=None if rows else list(frame.columns)))
+    records = []
+    for line in frame.to_dict("records"):
+        record = {str(name): value for name, value in line.items() if not str(name).startswith("vs_")}
+        record["error"] = record.get("error") or None
+        unfinished = pd.isna(record.get("accuracy"))
+        record["status"] = "failed" if record["error"] else "unfinished" if unfinished else "complete"
+        protocol = {name: record[name] for name in PROTOCOL if not _is_missing(record.get(name))}
+        limit = record.pop("limit", None)
+        questions = "all questions" if _is_missing(limit) else f"limit={limit:.0f}"
+        model = f"model={record['model']}"
+        record["pool"] = _pool(model, record["data"], questions, record["scoring"], protocol or None)
+        records.append(record)
+    return typed(pd.DataFrame(records, columns=None if records else list(frame.columns)))
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with all columns of KINDS, each of its type, then the figures of yes / no questions and the options."""
+    """Adds missing columns of COLUMN_TYPES, sets their order and types, and puts yes_no_X and method.X columns last."""
     more = [
         name for prefix in ("yes_no_", "method.") for name in sorted(map(str, frame.columns)) if name.startswith(prefix)
     ]
-    frame = frame.reindex(columns=[*KINDS, *more])
-    return frame.astype(KINDS | {name: "Float64" for name in more if name.startswith("yes_no_")})
+    frame = frame.reindex(columns=[*COLUMN_TYPES, *more])
+    return frame.astype(COLUMN_TYPES | {name: "Float64" for name in more if name.startswith("yes_no_")})
 
 
 def complete(results: pd.DataFrame) -> pd.DataFrame:
-    """The rows that may be drawn and compared, each point once in its pool, though several sweeps may hold it."""
+    """Returns the rows that can be drawn and compared. A point that several sweeps contain appears once per pool."""
     rows = tidy(results)
     rows = rows[(rows["status"] == "complete") & rows["accuracy"].notna()]
     return rows.sort_values("prefill_ms_p50", kind="stable").drop_duplicates(["pool", "key"]).sort_index()
 
 
 def option_columns(results: pd.DataFrame) -> list[str]:
-    """The columns that hold the methods' own options."""
+    """Returns the names of the columns that hold methods' own options."""
     return [name for name in results.columns if name.startswith("method.")]
 
 
 def pool_titles(results: pd.DataFrame) -> dict[str, str]:
-    """A short name for each pool: its model and data, and what else tells it from the other pools."""
-    rows = tidy(results).sort_values("status", kind="stable")  # of a pool, a complete row tells most
+    """Returns a short title for each pool: its model, its data, and only those settings that differ between pools."""
+    rows = tidy(results).sort_values("status", kind="stable")  # complete rows first: they have the most values
     firsts = rows.drop_duplicates("pool").set_index("pool")
-    firsts["asked"] = firsts["n"].map("{} questions".format, na_action="ignore")
+    firsts["count"] = firsts["n"].map("{} questions".format, na_action="ignore")
     shown = ["model", "data"]
-    for name in ("asked", "scoring", *PROTOCOL, "dtype", "model_revision", "data_options", "data_digest", "questions"):
+    for name in ("count", "scoring", *PROTOCOL, "dtype", "model_revision", "data_options", "data_digest", "questions"):
         if firsts[[*shown, name]].drop_duplicates().shape[0] > firsts[shown].drop_duplicates().shape[0]:
             shown.append(name)
-    named = {**dict.fromkeys(PROTOCOL, "{name}={value}"), "data_options": "{value}"}
+    forms = dict.fromkeys(PROTOCOL, "{name}={value}")
     return {
         str(pool): ", ".join(
-            named.get(name, "{value}").format(name=name, value=row[name]) for name in shown if not _missing(row[name])
+            forms.get(name, "{value}").format(name=name, value=row[name])
+            for name in shown
+            if not _is_missing(row[name])
         )
         for pool, row in firsts.iterrows()
     }
@@ -138,21 +150,21 @@ def _paths(source: str | Path) -> list[Path]:
     return found
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of one path. A glob may well match files that are none of a sweep's: they give nothing."""
+def _records(path: Path) -> list[dict[str, Any]]:
+    """One record per grid point under the path. Files that a glob matched but no sweep wrote are ignored."""
     if path.is_file():
-        return _parquet_rows(path) if path.suffix == ".parquet" else []
+        return _parquet_records(path) if path.suffix == ".parquet" else []
     if _is_point(path):
-        return [_row(path)]
+        return [_record(path)]
     points = sorted(folder for folder in path.iterdir() if _is_point(folder))
     if not points:
         sweeps = sorted(folder for folder in path.iterdir() if folder.is_dir() and folder.name != "wandb")
-        return [row for sweep in sweeps if _is_sweep(sweep) for row in _rows(sweep)]
-    return _as_in_table([_row(folder) for folder in points], path / "results.parquet")
+        return [record for sweep in sweeps if _is_sweep(sweep) for record in _records(sweep)]
+    return _as_in_table([_record(folder) for folder in points], path / "results.parquet")
 
 
 def _is_point(folder: Path) -> bool:
-    # The name alone would take an empty folder, the files alone those that W&B writes.
+    # The name alone would match an empty folder; the files alone would match folders that W&B writes.
     return bool(_KEY.fullmatch(folder.name)) and any((folder / name).exists() for name in _FILES)
 
 
@@ -160,71 +172,74 @@ def _is_sweep(folder: Path) -> bool:
     return any(_is_point(inside) for inside in folder.iterdir())
 
 
-def _as_in_table(rows: list[dict[str, Any]], parquet: Path) -> list[dict[str, Any]]:
-    """The rows in the order of the sweep's table and with its chances. Those that no table names come last."""
+def _as_in_table(records: list[dict[str, Any]], parquet: Path) -> list[dict[str, Any]]:
+    """Sorts records as in the sweep's table and adds chance and in_table. Points that the table lacks come last."""
     if not parquet.exists():
-        return sorted(rows, key=_place)
+        return sorted(records, key=_default_order)
     table = pd.read_parquet(parquet)
-    places = {key: place for place, key in reversed(list(enumerate(table["key"])))}
+    order = {key: index for index, key in reversed(list(enumerate(table["key"])))}
     chances = dict(zip(zip(table["key"], table["n"], strict=True), table["chance"], strict=True))
-    for row in rows:
-        row["chance"] = chances.get((row["key"], row.get("n")))
-        row["in_table"] = row["key"] in places
-    return sorted(rows, key=lambda row: (places.get(row["key"], len(places)), _place(row)))
+    for record in records:
+        record["chance"] = chances.get((record["key"], record.get("n")))
+        record["in_table"] = record["key"] in order
+    return sorted(records, key=lambda record: (order.get(record["key"], len(order)), _default_order(record)))
 
 
-def _adopted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, those without figures in the pool of the others of their sweep, where these have only one that fits:
-    such a point does not tell which questions it was to be asked."""
+def _with_pools_completed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Assigns points without figures to their sweep's pool, if exactly one pool of the sweep matches.
+
+    The files of such a point do not state its questions, so its own pool is incomplete.
+    """
     known: dict[tuple, set[str]] = {}
-    for row in rows:
-        known.setdefault((row["sweep"], _less_questions(row["pool"])), set())
-        if _UNKNOWN not in row["pool"]:
-            known[row["sweep"], _less_questions(row["pool"])].add(row["pool"])
-    for row in rows:
-        beside = known[row["sweep"], _less_questions(row["pool"])]
-        if _UNKNOWN in row["pool"] and len(beside) == 1:
-            row["pool"] = next(iter(beside))
-    return rows
+    for record in records:
+        known.setdefault((record["sweep"], _without_questions(record["pool"])), set())
+        if _UNKNOWN_QUESTIONS not in record["pool"]:
+            known[record["sweep"], _without_questions(record["pool"])].add(record["pool"])
+    for record in records:
+        candidates = known[record["sweep"], _without_questions(record["pool"])]
+        if _UNKNOWN_QUESTIONS in record["pool"] and len(candidates) == 1:
+            record["pool"] = next(iter(candidates))
+    return records
 
 
-def _less_questions(pool: str) -> str:
+def _without_questions(pool: str) -> str:
     return re.sub(r"questions=\S+", "", pool)
 
 
-def _place(row: Mapping[str, Any]) -> tuple:
-    """full first, then by kept, no_image last."""
-    kept = row.get("kept")
-    return row.get("method") == "no_image", -1 if kept is None else kept, str(row.get("method")), row["key"]
+def _default_order(record: Mapping[str, Any]) -> tuple:
+    """Sort key: full first, then by kept, no_image last."""
+    kept = record.get("kept")
+    return record.get("method") == "no_image", -1 if kept is None else kept, str(record.get("method")), record["key"]
 
 
-def _parquet_rows(parquet: Path) -> list[dict[str, Any]]:
+def _parquet_records(parquet: Path) -> list[dict[str, Any]]:
     table = pd.read_parquet(parquet)
     if "key" not in table.columns:
-        raise TokenselError(f"source={parquet}: is not the results.parquet of a sweep")
+        raise TokenselError(f"source={parquet}: not a sweep's results.parquet; it has no column key")
     folders = [parquet.parent / key for key in dict.fromkeys(table["key"])]
     if all(_is_point(folder) for folder in folders):
-        return _as_in_table([_row(folder) for folder in folders], parquet)
+        return _as_in_table([_record(folder) for folder in folders], parquet)
     return tidy(table).assign(sweep=parquet.parent.name).to_dict("records")  # type: ignore[return-value]
 
 
-def _row(folder: Path) -> dict[str, Any]:
+def _record(folder: Path) -> dict[str, Any]:
     metrics = PointStore(folder).metrics()
     settings = metrics if metrics is not None else _config(folder)
     error = _error(folder)
-    row: dict[str, Any] = {"key": folder.name, "folder": str(folder), "sweep": folder.parent.name, "error": error}
-    row["status"] = "failed" if error else "unfinished" if metrics is None else "complete"
-    row |= _identity(settings)
-    row |= {name: settings.get(name) for name in ("method", "kept", *SETTINGS)}
-    row |= {f"method.{name}": value for name, value in (settings.get("method_options") or {}).items()}
-    return row | _figures(metrics or {})
+    record: dict[str, Any] = {"key": folder.name, "folder": str(folder), "sweep": folder.parent.name, "error": error}
+    record["status"] = "failed" if error else "unfinished" if metrics is None else "complete"
+    record |= _identity(settings)
+    record |= {name: settings.get(name) for name in ("method", "kept", *SETTINGS)}
+    record |= {f"method.{name}": value for name, value in (settings.get("method_options") or {}).items()}
+    return record | _figures(metrics or {})
 
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     model, data = settings.get("model") or {}, settings.get("data") or {}
     protocol = settings.get("protocol")
-    told = " ".join(f"{name}={model[name]}" for name in sorted(model) if name != "path" and model[name] is not None)
-    asked = f"questions={settings['questions']}" if settings.get("questions") else _UNKNOWN
+    # The path is left out: a checkpoint that was moved is still the same model.
+    known = " ".join(f"{name}={model[name]}" for name in sorted(model) if name != "path" and model[name] is not None)
+    questions = f"questions={settings['questions']}" if settings.get("questions") else _UNKNOWN_QUESTIONS
     return {
         "model": model.get("path"),
         "model_revision": model.get("revision"),
@@ -235,15 +250,15 @@ def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
         "questions": settings.get("questions"),
         "scoring": settings.get("scoring"),
         **{name: (protocol or {}).get(name) for name in PROTOCOL},
-        "pool": _pool(told, f"{data.get('name')}@{data.get('digest')}", asked, settings.get("scoring"), protocol),
+        "pool": _pool(known, f"{data.get('name')}@{data.get('digest')}", questions, settings.get("scoring"), protocol),
     }
 
 
-def _pool(model: str, data: Any, asked: str, scoring: Any, protocol: Mapping[str, Any] | None) -> str:
-    told = "protocol=?"
+def _pool(model: str, data: Any, questions: str, scoring: Any, protocol: Mapping[str, Any] | None) -> str:
+    stated = "protocol=?"
     if protocol is not None:
-        told = " ".join(f"{name}={protocol[name]}" for name in PROTOCOL if protocol.get(name) is not None)
-    return " | ".join((model, f"data={data}", asked, f"scoring={scoring}", told))
+        stated = " ".join(f"{name}={protocol[name]}" for name in PROTOCOL if protocol.get(name) is not None)
+    return " | ".join((model, f"data={data}", questions, f"scoring={scoring}", stated))
 
 
 def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,11 +266,11 @@ def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
     for time in TIMES:
         quartiles = metrics.get(time) or {}
         figures |= {f"{time}_{name}": quartiles.get(name) for name in ("p25", "p50", "p75")}
-    told = metrics.get("yes_no") or {}
-    figures |= {f"yes_no_{part}": figure for part, figure in told.items() if not isinstance(figure, dict)}
-    told = metrics.get("provenance") or {}
-    figures |= {name: told.get(name) for name in ("command", "device", "threads", "commit")}
-    versions = told.get("versions") or {}
+    yes_no = metrics.get("yes_no") or {}
+    figures |= {f"yes_no_{name}": figure for name, figure in yes_no.items() if not isinstance(figure, dict)}
+    provenance = metrics.get("provenance") or {}
+    figures |= {name: provenance.get(name) for name in ("command", "device", "threads", "commit")}
+    versions = provenance.get("versions") or {}
     figures["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items()) or None
     return figures
 
@@ -268,20 +283,20 @@ def _config(folder: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise TokenselError(
-            f"{folder / 'config.yaml'}: cannot be read; delete the point's folder, it is remade"
+            f"{folder / 'config.yaml'}: cannot be read; delete the point's folder and run its sweep again"
         ) from error
     return settings if isinstance(settings, dict) else {}
 
 
 def _error(folder: Path) -> str | None:
     try:
-        told = json.loads((folder / "error.json").read_text(encoding="utf-8"))
+        stored = json.loads((folder / "error.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
         return "error.json cannot be read"
-    return str(told.get("error") if isinstance(told, dict) else told)
+    return str(stored.get("error") if isinstance(stored, dict) else stored)
 
 
-def _missing(value: Any) -> bool:
+def _is_missing(value: Any) -> bool:
     return value is None or bool(pd.isna(value))

@@ -34,7 +34,9 @@ from tokensel.data import LETTERS, Question, load_questions
 from tokensel.data.prompts import INSTRUCTION, read_answer
 from tokensel.data.protocol import Protocol
 from tokensel.errors import TokenselError
-from tokensel.evaluation.accuracy import ANSWER_TOKENS, row_keys, summarize
+from tokensel.evaluation.accuracy import ANSWER_TOKENS
+from tokensel.evaluation.answers import row_keys
+from tokensel.evaluation.summary import summarize
 from tokensel.models import LoadedModel, load_model
 from tokensel.models.loading import checkpoint_folder
 

@@ -166,7 +166,7 @@ def _question_of_data(given: dict[str, str]) -> Any:
 
 
 def _points(given: dict[str, str]) -> list[list[Any]]:
-    from tokensel.evaluation.accuracy import GridPoint
+    from tokensel.evaluation.grid_point import GridPoint
     from tokensel.methods import find_method
 
     methods = read_list(given.get("method", "fps,tome,fastv"))

@@ -28,7 +28,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from tokensel.data import Question, load_questions
 from tokensel.errors import TokenselError
-from tokensel.evaluation.accuracy import GridPoint, evaluate
+from tokensel.evaluation.accuracy import evaluate
+from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.statistics import wilson_interval
 from tokensel.evaluation.store import PointStore
 from tokensel.models import load_model

@@ -17,8 +17,10 @@ from runners.benchmark.output import Bar, Row
 from runners.benchmark.timing import Machine, measure_machine, paired_ratio, quartiles, seconds, take_turns
 from tokensel.data import Question
 from tokensel.errors import TokenselError
-from tokensel.evaluation.accuracy import GridPoint, evaluate, order_questions
+from tokensel.evaluation.accuracy import evaluate
+from tokensel.evaluation.batches import order_questions
 from tokensel.evaluation.flops import Cost, prefill_cost
+from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.latency import LatencyMeter
 from tokensel.evaluation.store import PointStore
 from tokensel.models import LoadedModel

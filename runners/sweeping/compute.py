@@ -13,7 +13,8 @@ from runners.sweeping.work import GroupWork, PointWork
 from runners.terminal.progress import SweepProgress
 from tokensel.data import Question
 from tokensel.errors import BadSampleError
-from tokensel.evaluation.accuracy import evaluate, order_questions
+from tokensel.evaluation.accuracy import evaluate
+from tokensel.evaluation.batches import order_questions
 from tokensel.evaluation.flops import prefill_cost
 from tokensel.evaluation.keys import ids_digest
 from tokensel.evaluation.latency import LatencyMeter

@@ -11,7 +11,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from tokensel.data.protocol import Protocol
 from tokensel.errors import TokenselError
-from tokensel.evaluation.accuracy import BAD_SAMPLE_POLICIES, SCORINGS, GridPoint
+from tokensel.evaluation.accuracy import BAD_SAMPLE_POLICIES, SCORINGS
+from tokensel.evaluation.grid_point import GridPoint
 from tokensel.methods import METHODS, find_method
 
 # These hold for the whole start; everything else can differ from point to point.

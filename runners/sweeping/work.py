@@ -14,9 +14,10 @@ from runners.terminal.table import Result
 from tokensel.data import Question, draw_order, load_questions
 from tokensel.data.yes_no import yes_no_figures
 from tokensel.errors import TokenselError
-from tokensel.evaluation.accuracy import GridPoint, summarize
+from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.keys import code_digest, ids_digest, questions_digest
 from tokensel.evaluation.store import PointStore, point_key
+from tokensel.evaluation.summary import summarize
 from tokensel.models.families import family_of
 from tokensel.models.loading import checkpoint_config, checkpoint_revision
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tokensel.data.protocol import CHOICES
-from tokensel.evaluation.accuracy import NEAR_TIE
 from tokensel.evaluation.statistics import mcnemar_exact
+from tokensel.evaluation.summary import NEAR_TIE
 
 if TYPE_CHECKING:
     import pandas as pd

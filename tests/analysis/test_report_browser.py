@@ -17,7 +17,7 @@ from analysis.report.evaluation import Evaluation, Row
 from analysis.report.survivors_page import survivors_page
 from analysis.survivors import Survivors
 from tokensel.data import Question
-from tokensel.evaluation.accuracy import GridPoint
+from tokensel.evaluation.grid_point import GridPoint
 
 pytest.importorskip("selenium", reason="the browser tests need selenium")
 from selenium import webdriver

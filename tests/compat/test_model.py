@@ -22,7 +22,8 @@ from tokensel.compat.model import (
 )
 from tokensel.data import load_questions
 from tokensel.data.protocol import Protocol
-from tokensel.evaluation.accuracy import GridPoint, row_keys
+from tokensel.evaluation.answers import row_keys
+from tokensel.evaluation.grid_point import GridPoint
 from tokensel.models import load_model
 
 VISUAL = 36  # the random checkpoint's; the embedded one has 576

@@ -12,9 +12,13 @@ from tokensel import METHODS, Method, TokenselError, reduce_tokens, register_met
 from tokensel.engine import state
 from tokensel.errors import BadSampleError
 from tokensel.evaluation import accuracy as evaluation
-from tokensel.evaluation.accuracy import GridPoint, evaluate, order_questions, row_keys, summarize
+from tokensel.evaluation.accuracy import evaluate
+from tokensel.evaluation.answers import row_keys
+from tokensel.evaluation.batches import order_questions
+from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.latency import LatencyMeter
 from tokensel.evaluation.store import PointStore
+from tokensel.evaluation.summary import summarize
 from tokensel.models import load_model
 
 POINTS = [

@@ -7,7 +7,7 @@ from tokensel import make_stages, reduce_tokens
 from tokensel.data import load_questions
 from tokensel.engine.attention import attention_to_visual, last_real
 from tokensel.engine.split import SplitModel
-from tokensel.evaluation.accuracy import row_keys
+from tokensel.evaluation.answers import row_keys
 from tokensel.functional.sampling import farthest_point_sampling, tome_centers
 from tokensel.models import load_model
 

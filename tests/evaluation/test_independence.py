@@ -11,7 +11,9 @@ import torch
 
 from tokensel import reduce_tokens
 from tokensel.data import load_questions
-from tokensel.evaluation.accuracy import GridPoint, evaluate, row_keys
+from tokensel.evaluation.accuracy import evaluate
+from tokensel.evaluation.answers import row_keys
+from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.store import PointStore
 from tokensel.models import load_model
 

@@ -7,7 +7,7 @@ from helpers.checkpoints import make_questions, save_checkpoint
 from tokensel.engine.cached import CachedModel
 from tokensel.engine.compiled import Graphs
 from tokensel.evaluation import latency
-from tokensel.evaluation.accuracy import GridPoint
+from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.latency import LatencyMeter
 from tokensel.models import load_model
 

@@ -10,9 +10,9 @@ import pandas as pd
 from PIL import Image
 
 from tokensel.data import Question, load_questions
-from tokensel.evaluation.accuracy import summarize
 from tokensel.evaluation.keys import ids_digest, questions_digest
 from tokensel.evaluation.store import PointStore, point_key
+from tokensel.evaluation.summary import summarize
 
 HOSTILE = (
     "<script>alert(1)</script>",

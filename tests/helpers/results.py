@@ -4,8 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from tokensel.evaluation.accuracy import summarize
 from tokensel.evaluation.store import PointStore
+from tokensel.evaluation.summary import summarize
 
 PROTOCOL = {"prompt": "llava", "conv": "model", "image_aspect": "pad", "reading": None}
 

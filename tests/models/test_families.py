@@ -11,7 +11,9 @@ from tokensel import METHODS, TokenselError, reduce_tokens
 from tokensel.data import Question
 from tokensel.engine.split import SplitModel
 from tokensel.engine.stages import make_stages
-from tokensel.evaluation.accuracy import GridPoint, evaluate, row_keys
+from tokensel.evaluation.accuracy import evaluate
+from tokensel.evaluation.answers import row_keys
+from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.store import PointStore
 from tokensel.models import load_model
 from tokensel.models.families import FAMILIES as ADAPTERS

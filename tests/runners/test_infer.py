@@ -12,8 +12,10 @@ from runners import infer, sweep
 from tokensel import TokenselError
 from tokensel.data import LETTERS, load_questions
 from tokensel.data.prompts import INSTRUCTION, build_prompt
-from tokensel.evaluation.accuracy import GridPoint, evaluate, summarize
+from tokensel.evaluation.accuracy import evaluate
+from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.store import PointStore
+from tokensel.evaluation.summary import summarize
 from tokensel.models import load_model
 
 HIMAP = "--use-hmap-v --sys-length 35 --img-length 576 --hmap-v-attn-txt-layer 1 --hmap-v-attn-txt-rank 64"

@@ -20,7 +20,8 @@ from tokensel.data import LETTERS, Question
 from tokensel.data.protocol import Protocol
 from tokensel.engine.reduce import reduce_tokens
 from tokensel.errors import TokenselError
-from tokensel.evaluation.accuracy import GridPoint, row_keys
+from tokensel.evaluation.answers import row_keys
+from tokensel.evaluation.grid_point import GridPoint
 from tokensel.functional.sampling import cross_attention, nearest_mean
 from tokensel.models import LoadedModel, load_model
 

@@ -7,7 +7,7 @@ import pytest
 from runners.sweeping.work import PointWork
 from runners.terminal.table import Result, against_fastv, as_record, best_at_each_kept, caption, print_table
 from tokensel.data import Question
-from tokensel.evaluation.accuracy import GridPoint
+from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.provenance import checkout_commit, checkpoint_files, scrub
 from tokensel.evaluation.store import PointStore
 

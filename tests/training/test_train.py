@@ -12,7 +12,8 @@ from transformers import LlavaForConditionalGeneration
 
 from runners import train_tiny
 from tokensel.data import load_questions
-from tokensel.evaluation.accuracy import GridPoint, evaluate
+from tokensel.evaluation.accuracy import evaluate
+from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.store import PointStore
 from tokensel.models import EMBEDDED, load_model
 from tokensel.training.train import Plan, make_student, train_language, train_vision

@@ -19,7 +19,8 @@ from tokensel.engine.cached import CachedModel, cannot_cache
 from tokensel.engine.reduce import reduce_tokens
 from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
-from tokensel.evaluation.accuracy import GridPoint, row_keys
+from tokensel.evaluation.answers import row_keys
+from tokensel.evaluation.grid_point import GridPoint
 from tokensel.models import LoadedModel
 from tokensel.models.families import picture_arguments
 
