@@ -25,6 +25,20 @@ def _attention_of(layer: Any, needed: tuple[str, ...] = ("q_proj", "k_proj")) ->
     return attention
 
 
+def _normed(layer: Any, hidden: Tensor) -> Tensor:
+    """What the layer's projections are given, in the weights' dtype: under autocast hidden states may have another."""
+    return layer.input_layernorm(hidden.to(layer.input_layernorm.weight.dtype))
+
+
+def sliding_window(layer: Any) -> int | None:
+    """How many keys up to its own a query of this layer sees; None: all."""
+    attention = _attention_of(layer, ())
+    if hasattr(attention, "sliding_window"):
+        return attention.sliding_window
+    config = getattr(attention, "config", None)
+    return None if getattr(config, "layer_types", None) else getattr(config, "sliding_window", None)
+
+
 def layer_keys(layer: Any, hidden: Tensor) -> Tensor:
     """The keys that a Llama-like decoder layer makes of hidden states [B, T, D], before rotary embedding:
     [B, T, key heads, d].
@@ -32,7 +46,7 @@ def layer_keys(layer: Any, hidden: Tensor) -> Tensor:
     Raises TokenselError for a layer without a k projection.
     """
     attention = _attention_of(layer, ("k_proj",))
-    keys = attention.k_proj(layer.input_layernorm(hidden)).unflatten(-1, (-1, attention.head_dim))
+    keys = attention.k_proj(_normed(layer, hidden)).unflatten(-1, (-1, attention.head_dim))
     return attention.k_norm(keys) if hasattr(attention, "k_norm") else keys
 
 
@@ -68,10 +82,11 @@ def attention_to_visual(
     width = attention.head_dim
     cos, sin = (part.expand(batch, -1, -1) for part in rotary)
     key = _rotate(layer_keys(layer, hidden), cos, sin).permute(0, 2, 3, 1)  # [B, key heads, d, T]
+    window = sliding_window(layer)
     total: Tensor | None = None
     for block in range(0, queries.shape[1], ROW_BLOCK):
         index = queries[:, block : block + ROW_BLOCK]
-        query = attention.q_proj(layer.input_layernorm(take(hidden, index))).unflatten(-1, (-1, width))
+        query = attention.q_proj(_normed(layer, take(hidden, index))).unflatten(-1, (-1, width))
         if hasattr(attention, "q_norm"):
             query = attention.q_norm(query)
         query = _rotate(query, take(cos, index), take(sin, index))
@@ -80,6 +95,8 @@ def attention_to_visual(
         scores = torch.matmul(grouped, key).float() * attention.scaling
         scores = scores.view(batch, key.shape[1], -1, rows, length)
         seen = torch.arange(length, device=hidden.device) <= index.unsqueeze(-1)
+        if window is not None:
+            seen = seen & (torch.arange(length, device=hidden.device) > index.unsqueeze(-1) - window)
         if key_mask is not None:
             seen = seen & key_mask.unsqueeze(1)
         # Not -inf: a padded query sees nothing, and its weight of 0 could not mend a NaN.

@@ -16,10 +16,10 @@ from torch import Tensor
 from tokensel.engine.attention import last_real
 from tokensel.engine.compiled import Through
 from tokensel.engine.compiled import through as plainly
-from tokensel.engine.hooks import Record
+from tokensel.engine.block import Record
 from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
-from tokensel.engine.state import reduce_state
+from tokensel.engine.selection import reduce_state
 from tokensel.errors import TokenselError
 from tokensel.functional.sampling import take
 from tokensel.models.families import ALONG_PROMPT
@@ -227,9 +227,7 @@ class CachedModel:
 
     def _enter(self, state: State, buffers: Buffers, looks_back: bool) -> State:
         """The prompt through the buffers' layers. looks_back: what entered the last of them is wanted too."""
-        rotary = state.rotary
-        if rotary is None:
-            rotary = self.parts.rotary(state.hidden, state.position_ids)
+        rotary = self.parts.rotary(state.hidden, state.position_ids)
         given = (state.hidden, self.split.layer_mask(state), *rotary, buffers.keys, buffers.values)
         function = partial(_fill, self._layers[buffers.first : buffers.last], looks_back)
         found = self._call(("prefill", buffers.serial, looks_back), function, *given)

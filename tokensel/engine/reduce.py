@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensel.engine.hooks import Record, Reducing
+from tokensel.engine.block import Block, Record
 from tokensel.engine.stages import Stage, make_stages
 from tokensel.errors import TokenselError
 from tokensel.methods import Method
@@ -28,7 +28,7 @@ def reduce_tokens(
     image_mask: Tensor | None = None,
     row_keys: Tensor | None = None,
     **method_options: Any,
-) -> Reducing:
+) -> Block:
     """Reduces the visual tokens inside a model while the `with` block runs.
 
         with reduce_tokens(model, "fps", kept=8, agg_layer=2) as record:
@@ -72,4 +72,4 @@ def reduce_tokens(
         raise TokenselError(f"image_mask: {type(model).__name__} needs it, to know the visual tokens")
     if row_keys is not None and (row_keys.ndim != 1 or row_keys.dtype != torch.long):
         raise TokenselError(f"row_keys={row_keys.dtype} {list(row_keys.shape)}: must be a LongTensor [B]")
-    return Reducing(parts, stages, image_mask, row_keys)
+    return Block(model, parts, stages, image_mask, row_keys)

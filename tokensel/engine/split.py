@@ -9,8 +9,12 @@ from torch import Tensor, nn
 
 from tokensel.engine.attention import last_real
 from tokensel.engine.compiled import TEXT_MULTIPLE, graphs_of
+from tokensel.engine.forward import advance, approach
+from tokensel.engine.layouts import explicit_mask
+from tokensel.engine.pictures import Seen, row_pictures
+from tokensel.engine.selection import reduce_state
 from tokensel.engine.stages import Stage
-from tokensel.engine.state import State, reduce_state
+from tokensel.engine.state import State, find_visual
 from tokensel.errors import TokenselError
 from tokensel.functional.sampling import take
 from tokensel.models.families import ALONG_PROMPT
@@ -137,17 +141,18 @@ class SplitModel:
         family, llava = self.parts.family, self.parts.llava
         along = input_ids if input_ids is not None else image_mask
         positions = family.position_ids(llava, along, mask, shown)
+        visual_index = find_visual(image_mask)
         if row_keys is None:
             row_keys = torch.zeros(batch, dtype=torch.long)
         return State(
             hidden=inputs_embeds,
             attention_mask=mask,
             position_ids=positions,
-            visual_mask=image_mask,
+            visual_index=visual_index,
             row_keys=row_keys.to(inputs_embeds.device),
-            rotary=self.parts.rotary(inputs_embeds, positions),
+            pictures=row_pictures(self.parts, Seen(shown, batch), visual_index),
             vision=vision,
-            grid=family.grid(llava.config, shown) if llava is not None and shown else None,
+            right_padded=True,
         )
 
     @torch.no_grad()
@@ -157,17 +162,13 @@ class SplitModel:
             raise TokenselError(f"upto={upto}: must be from {state.layer} to {self.num_layers}")
         if upto == state.layer:
             return state
-        hidden, previous = state.hidden, state.previous
-        mask = self.layer_mask(state)
-        if self.graphs is not None and state.positions is not None and upto == self.num_layers:
-            assert state.rotary is not None
-            hidden = self.graphs.tail(state.layer, hidden, mask, state.rotary)
+        if upto < self.num_layers:
+            return approach(self.parts, state, upto)
+        if self.graphs is not None and state.positions is not None:
+            rotary = self.parts.rotary(state.hidden, state.position_ids)
+            hidden = self.graphs.tail(state.layer, state.hidden, self.layer_mask(state), rotary)
             return state.followed_by(hidden=hidden, previous=None, layer=upto)
-        for layer in self.parts.layers[state.layer : upto]:
-            previous = hidden
-            hidden = _through(layer, hidden, mask, state)
-        prompt = state if state.layer == 0 else state.prompt
-        return state.followed_by(hidden=hidden, previous=previous, prompt=prompt, layer=upto)
+        return advance(self.parts, state, upto)
 
     @torch.no_grad()
     def reduce(self, state: State, stage: Stage) -> State:
@@ -196,12 +197,11 @@ class SplitModel:
             raise TokenselError("model: has no language-model head to give logits")
         where = last_real(state.attention_mask, state.hidden)
         if state.layer < self.num_layers and (self.graphs is None or state.positions is None):
-            state = self.run(state, self.num_layers - 1)
-            last = _read_at(self.parts.layers[state.layer], where)
-            hidden = _through(last, state.hidden, self.layer_mask(state), state)
+            layers = list(self.parts.layers[state.layer : self.num_layers])
+            state = advance(self.parts, state, self.num_layers, layers=[*layers[:-1], _mlp_only_at(layers[-1], where)])
         else:
-            hidden = self.run(state, self.num_layers).hidden
-        return self.parts.head(self.parts.decoder.norm(take(hidden, where.to(hidden.device))))[:, 0]
+            state = self.run(state, self.num_layers)
+        return self.parts.head(self.parts.decoder.norm(take(state.hidden, where.to(state.hidden.device))))[:, 0]
 
     def _rounded_up(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The prompts, with padding on the right up to the next multiple of text tokens."""
@@ -214,49 +214,28 @@ class SplitModel:
         return padded, nn.functional.pad(attention_mask, (0, more))
 
     def layer_mask(self, state: State) -> Tensor | None:
-        """The mask in the form that the model's attention wants; None where plain causal attention needs none."""
-        name = self.parts.attention_name
-        # Padding comes after everything that is real, where causal attention does not look.
-        hidden_from = state.attention_mask if state.masked else None
+        """The mask that compiled layers take, which no stock forward makes for them: 4-D, or None where plain causal
+        attention needs none."""
         if state.key_bias is not None:
-            return self._biased_mask(state, state.key_bias)
-        if self.parts.uses_flash and hidden_from is None:
-            return torch.ones(state.hidden.shape[:2], dtype=torch.bool, device=state.hidden.device)
-        if self.parts.uses_flash or (hidden_from is None and name == "sdpa"):
-            return hidden_from
-        length = state.hidden.shape[1]
-        allowed = torch.ones(length, length, dtype=torch.bool, device=state.hidden.device).tril()[None, None]
-        if hidden_from is not None:
-            allowed = allowed & hidden_from[:, None, None, :]
-        if name == "sdpa":
-            return allowed
-        lowest = torch.finfo(state.hidden.dtype).min
-        return torch.zeros_like(allowed, dtype=state.hidden.dtype).masked_fill(~allowed, lowest)
-
-    def _biased_mask(self, state: State, bias: Tensor) -> Tensor:
+            return state.mask(self.parts)
+        # Padding comes after everything that is real, where causal attention does not look.
+        hides = state.attention_mask if state.masked else None
         if self.parts.uses_flash:
-            raise TokenselError("attn_implementation: methods that weigh tokens by size need sdpa or eager")
+            return (
+                torch.ones(state.hidden.shape[:2], dtype=torch.bool, device=state.hidden.device)
+                if hides is None
+                else hides
+            )
+        if hides is None and self.parts.attention_name == "sdpa":
+            return None
         length = state.hidden.shape[1]
-        allowed = torch.ones(length, length, dtype=torch.bool, device=bias.device).tril()[None, None]
-        if state.attention_mask is not None:
-            allowed = allowed & state.attention_mask[:, None, None, :]
-        return torch.where(allowed, bias[:, None, None, :], torch.finfo(bias.dtype).min)
+        dtype = torch.bool if self.parts.attention_name == "sdpa" else state.hidden.dtype
+        return explicit_mask(hides, None, torch.arange(length, device=state.hidden.device), length, dtype)
 
 
-def _through(layer: nn.Module, hidden: Tensor, mask: Tensor | None, state: State) -> Tensor:
-    return layer(
-        hidden,
-        attention_mask=mask,
-        position_ids=state.position_ids if state.position_ids.ndim == 2 else None,
-        position_embeddings=state.rotary,
-        past_key_values=None,
-        use_cache=False,
-    )
-
-
-def _read_at(layer: nn.Module, where: Tensor) -> nn.Module:
-    """The same layer, of which only one position a row is read, where: LongTensor[B, 1]: its MLP runs there alone. What
-    it gives elsewhere means nothing."""
+def _mlp_only_at(layer: nn.Module, where: Tensor) -> nn.Module:
+    """The same layer with its MLP run at one position of each row, where: LongTensor[B, 1]. Outputs elsewhere are
+    undefined."""
     if not hasattr(layer, "mlp"):
         return layer
     same = copy(layer)
@@ -265,7 +244,7 @@ def _read_at(layer: nn.Module, where: Tensor) -> nn.Module:
 
 
 class _At(nn.Module):
-    """A module that is given one position of each row. Its [B, 1, D] is added to all of them."""
+    """A module that is given one position of each row, LongTensor[B, 1]. Its [B, 1, D] is added to all of them."""
 
     def __init__(self, inner: Any, where: Tensor) -> None:
         super().__init__()

@@ -1,0 +1,311 @@
+"""What a `with reduce_tokens(...)` block does to a model: for as long as it runs, three of the model's methods are ours.
+
+`generate` says how long the prompt is and which pictures it has; the forward that joins picture and text, where the
+visual tokens are; the decoder's forward runs the reduced one. Each then calls the stock method.
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial, wraps
+from types import MethodType, TracebackType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache
+from transformers.utils import ModelOutput
+
+from tokensel.engine.caches import Plan, ReducedCache, remember
+from tokensel.engine.calls import Call, key_mask
+from tokensel.engine.forward import Outputs, prefill, resume
+from tokensel.engine.pictures import Seen, find_pictures, row_pictures, row_vision, say_video
+from tokensel.engine.stages import Stage
+from tokensel.engine.state import State, find_visual
+from tokensel.engine.stock import by_name, find_cache
+from tokensel.errors import TokenselError
+from tokensel.models.parts import ModelParts
+from tokensel.models.vision import VisionTap
+
+Arguments = dict[str, Any]
+Stock = Callable[..., Any]
+
+# Decoders under reduction, and the modules around them, with what reduces them.
+_blocks: WeakKeyDictionary[nn.Module, "Block"] = WeakKeyDictionary()
+
+
+@dataclass
+class Record:
+    """What the last prompt's reduction chose; None when nothing was removed.
+
+    positions: LongTensor[B, M], the chosen visual tokens relative to the image, in the order in which they now stand
+    (order of choice with position="front", ascending with "source"). indices: the same in the input sequence.
+    unreduced: why visual tokens of the last prompt stayed although a stage might have removed them, or None.
+    """
+
+    positions: Tensor | None = None
+    indices: Tensor | None = None
+    unreduced: str | None = None
+
+
+@dataclass
+class _Generation:
+    """One call of `generate`. length: the prompt's. seen: its pictures. Without a cache, what its first forward did:
+    plan, and the prompt's embeddings."""
+
+    length: int | None
+    seen: Seen
+    plan: Plan | None = None
+    embeds: Tensor | None = None
+
+
+@dataclass
+class _Forward:
+    """One call of the outermost forward. visual_mask: BoolTensor[B, T] where its prompt has visual tokens; plan: what
+    was then done to it."""
+
+    visual_mask: Tensor | None = None
+    seen: Seen = field(default_factory=Seen)
+    plan: Plan | None = None
+    unreduced: str | None = None
+
+
+_generation: ContextVar[_Generation | None] = ContextVar("generation", default=None)
+_forward: ContextVar[_Forward | None] = ContextVar("forward", default=None)
+
+
+class Block:
+    """The context manager that `reduce_tokens` returns."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parts: ModelParts,
+        stages: list[Stage],
+        image_mask: Tensor | None,
+        row_keys: Tensor | None,
+    ) -> None:
+        self.model, self.parts, self.image_mask, self.row_keys = model, parts, image_mask, row_keys
+        self.stages = {
+            stage.layer: stage for stage in stages if stage.layer < parts.num_layers and not stage.method.passes_through
+        }
+        uses_vision = any(stage.method.uses_vision for stage in self.stages.values())
+        self._tap = VisionTap(parts.llava) if uses_vision and parts.llava is not None else None
+        self.record = Record()
+        self._undo: list[Callable[[], None]] = []
+
+    def __enter__(self) -> Record:
+        decoder, llava = self.parts.decoder, self.parts.llava
+        if decoder in _blocks:
+            raise TokenselError("reduce_tokens: this model is already being reduced; leave that `with` block first")
+        _blocks[decoder] = self
+        if self.stages:
+            if self._tap is not None:
+                self._undo += [handle.remove for handle in self._tap.attach()]
+            self._stand_in(decoder, "forward", Block._decode)
+            if llava is not None:
+                self._stand_in(llava, "forward", Block._join)
+            if self.model is not decoder and self.model is not llava:
+                self._stand_in(self.model, "forward", Block._with_labels)
+            if hasattr(self.model, "generate"):
+                self._stand_in(self.model, "generate", Block._generate)
+        return self.record
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for undo in self._undo:
+            undo()
+        self._undo.clear()
+        _blocks.pop(self.parts.decoder, None)
+
+    def _stand_in(self, module: nn.Module, name: str, ours: Callable[["Block", Stock, Arguments], Any]) -> None:
+        """Until the block ends, `ours` is called for the module's method. A copy of the module made meanwhile runs the
+        stock method: what stands in is bound to the module, and finds this block by it."""
+        stock = getattr(type(module), name)
+        # accelerate puts its own forward first, which calls this one.
+        slot = "_old_forward" if name == "forward" and "_old_forward" in vars(module) else name
+
+        @wraps(stock)
+        def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            block = _blocks.get(self)
+            if block is None:
+                return stock(self, *args, **kwargs)
+            return ours(block, partial(stock, self), by_name(stock, args, kwargs))
+
+        before = vars(module).get(slot)
+        vars(module)[slot] = MethodType(call, module)
+        _blocks[module] = self
+
+        def undo() -> None:
+            vars(module).pop(slot)
+            if before is not None:
+                vars(module)[slot] = before
+            _blocks.pop(module, None)
+
+        self._undo.append(undo)
+
+    def _generate(self, stock: Stock, given: Arguments) -> Any:
+        """`generate`: what follows its prompt's length is no prompt, whether or not a cache says so."""
+        configured = (given.get("generation_config"), self.model.generation_config)
+        sizes = [given.get("prefill_chunk_size"), *(getattr(each, "prefill_chunk_size", None) for each in configured)]
+        if chunk := next((size for size in sizes if size), None):
+            raise TokenselError(f"prefill_chunk_size={chunk}: a prompt is reduced as a whole; leave it out")
+        prompt = next(
+            (given[name] for name in ("inputs_embeds", "inputs", "input_ids") if given.get(name) is not None), None
+        )
+        generation = _Generation(None if prompt is None else prompt.shape[1], find_pictures(given))
+        token = _generation.set(generation)
+        try:
+            return stock(**given)
+        finally:
+            _generation.reset(token)
+
+    def _with_labels(self, stock: Stock, given: Arguments) -> Any:
+        """The outermost forward; a loss is that over the labels of what remains."""
+        forward, labels = _Forward(), given.get("labels")
+        token = _forward.set(forward)
+        try:
+            if labels is None:
+                return stock(**given)
+            output = stock(**given | {"labels": None})
+        finally:
+            _forward.reset(token)
+        for reduction in {} if forward.plan is None else forward.plan.reductions.values():
+            labels = reduction.along(labels)
+        vocabulary = self.model.config.get_text_config().vocab_size
+        more = {name: given[name] for name in ("num_items_in_batch",) if name in given}
+        loss = self.model.loss_function(logits=output[0], labels=labels, vocab_size=vocabulary, **more)
+        if not isinstance(output, ModelOutput):
+            return (loss, *output)
+        return type(output)(**output | {"loss": loss})
+
+    def _join(self, stock: Stock, given: Arguments) -> Any:
+        """The forward that joins picture and text: the only place that sees the image tokens' ids."""
+        forward = _forward.get() or _Forward()
+        generation, input_ids = _generation.get(), given.get("input_ids")
+        forward.seen = find_pictures(given)
+        if generation is not None and not forward.seen.arguments:
+            forward.seen = generation.seen
+        if input_ids is not None:
+            if generation is not None and generation.embeds is not None:
+                given = self._prolonged(generation.embeds, given)
+            elif _tokens_in(find_cache(given)) == 0:
+                forward.visual_mask = input_ids == self.parts.image_token_id
+                forward.unreduced = say_video(given)
+            elif (input_ids == self.parts.image_token_id).any() and find_pictures(given).given:
+                raise TokenselError(
+                    "past_key_values: holds text or another picture already; reduce_tokens needs every picture in the "
+                    "first forward that fills the cache"
+                )
+        token = _forward.set(forward)
+        try:
+            return stock(**given)
+        finally:
+            _forward.reset(token)
+
+    def _prolonged(self, embeds: Tensor, given: Arguments) -> Arguments:
+        """A sequence recomputed without a cache: the prompt's embeddings are known, pictures included, and what follows
+        is text, even where it is the image token."""
+        new = self.parts.decoder.get_input_embeddings()(given["input_ids"][:, embeds.shape[1] :])
+        dropped = ("input_ids", "pixel_values", "mm_encoder_outputs", "pixel_attention_mask")
+        return {name: value for name, value in given.items() if name not in dropped} | {
+            "inputs_embeds": torch.cat([embeds, new], 1)
+        }
+
+    def _decode(self, stock: Stock, given: Arguments) -> Any:
+        """The decoder's forward."""
+        embeds, cache = given.get("inputs_embeds"), find_cache(given)
+        if embeds is None:
+            if given.get("input_ids") is None:
+                return stock(**given)  # the model's own error message follows
+            embeds = self.parts.decoder.get_input_embeddings()(given["input_ids"])
+        forward, generation = _forward.get() or _Forward(), _generation.get()
+        seen = _tokens_in(cache)
+        call = Call(given, embeds, key_mask(given.get("attention_mask"), cache, seen + embeds.shape[1], self.parts))
+        call.prepare_outputs(self.parts)
+        if seen:
+            if not isinstance(cache, ReducedCache):
+                self._refuse_picture_behind(seen, embeds.shape[1])
+                return stock(**given)
+            outputs: Outputs = []
+            hidden = self._resume(call, cache.plan, cache, outputs, seen)
+            return call.output(hidden, outputs, cache)
+        if generation is not None and generation.plan is not None:
+            outputs = []
+            hidden = self._resume(call, generation.plan, None, outputs, 0)
+            return call.output(hidden, outputs, None)
+        return self._prompt(stock, call, forward, generation)
+
+    def _prompt(self, stock: Stock, call: Call, forward: _Forward, generation: _Generation | None) -> Any:
+        """A new prompt, chosen from. Behind it there may be tokens that assisted decoding proposes."""
+        self.record.positions = self.record.indices = None
+        self.record.unreduced = forward.unreduced
+        batch, total = call.embeds.shape[:2]
+        length = min(total, generation.length or total) if generation is not None else total
+        visual_index = find_visual(self._visual_mask(forward, batch, length).to(call.embeds.device))
+        if not visual_index.shape[1]:
+            return stock(**call.given)
+        cache = call.prepared_cache(self.parts)
+        keys = torch.zeros(1, dtype=torch.long) if self.row_keys is None else self.row_keys
+        vision = None if self._tap is None else row_vision(self._tap.take(), forward.seen, batch)
+        state = State(
+            hidden=call.embeds[:, :length],
+            attention_mask=None if call.mask is None else call.mask[:, :length].bool(),
+            position_ids=call.position_ids(0)[..., :length],
+            visual_index=visual_index,
+            row_keys=_expand_rows(keys, batch).to(call.embeds.device),
+            pictures=row_pictures(self.parts, forward.seen, visual_index),
+            vision=vision,
+            cache=cache,
+        )
+        outputs: Outputs = []
+        state, plan = prefill(self.parts, state, self.stages, outputs, **call.options)
+        if plan.reductions:
+            self.record.positions, self.record.indices, forward.plan = state.positions, state.indices, plan
+            if cache is not None:
+                remember(cache, plan)
+            elif generation is not None:
+                generation.plan, generation.embeds = plan, call.embeds
+        if total == length:
+            return call.output(state.hidden, outputs, cache)
+        if len(outputs) and (call.options.get("output_hidden_states") or call.options.get("output_attentions")):
+            raise TokenselError("output_hidden_states, output_attentions: not in assisted decoding of a reduced prompt")
+        later = self._resume(call.behind(length), plan, cache, outputs, length)
+        return call.output(torch.cat([state.hidden, later], 1), outputs, cache)
+
+    def _resume(self, call: Call, plan: Plan, cache: Cache | None, outputs: Outputs, seen: int) -> Tensor:
+        positions = call.position_ids(seen)
+        return resume(self.parts, plan, call.embeds, call.mask, positions, cache, outputs, **call.options)
+
+    def _visual_mask(self, forward: _Forward, batch: int, length: int) -> Tensor:
+        """Where the prompt's visual tokens are: BoolTensor[B, T]."""
+        mask = self.image_mask if self.image_mask is not None else forward.visual_mask
+        if mask is None:
+            raise TokenselError("image_mask: needed where the prompt's visual tokens cannot be seen in input_ids")
+        if self.image_mask is None:
+            mask = mask[:, :length]
+        mask = _expand_rows(mask, batch)
+        if mask.shape != (batch, length):
+            raise TokenselError(f"image_mask={list(mask.shape)}: must have the prompt's shape {[batch, length]}")
+        return mask
+
+    def _refuse_picture_behind(self, seen: int, length: int) -> None:
+        """Raises TokenselError where image_mask has visual tokens behind what an unreduced cache holds."""
+        mask = self.image_mask
+        if mask is not None and mask.shape[1] == seen + length and bool(mask[:, seen:].any()):
+            raise TokenselError(
+                f"past_key_values: holds {seen} tokens before the picture; reduce_tokens needs every picture in the "
+                "first forward that fills the cache"
+            )
+
+
+def _tokens_in(cache: Cache | None) -> int:
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+def _expand_rows(values: Tensor, batch: int) -> Tensor:
+    """Rows repeated as generate does for beams and several sequences: [b, ...] -> [batch, ...] where b divides it."""
+    rows = len(values)
+    return values.repeat_interleave(batch // rows, 0) if rows and batch % rows == 0 else values

@@ -1,0 +1,127 @@
+"""KV caches that remember how their prompt was reduced, so that whoever continues them can do the same."""
+
+from copy import copy
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache, PretrainedConfig, StaticCache
+
+from tokensel.engine.layouts import Reduction
+from tokensel.errors import TokenselError
+
+
+@dataclass
+class Plan:
+    """What was done to one batch of prompts, and is done again to whatever follows them.
+
+    length: tokens of the prompt, before any reduction. reductions: by decoder layer; each acts on what the ones before
+    it left.
+    """
+
+    length: int
+    reductions: dict[int, Reduction] = field(default_factory=dict)
+
+    def rows(self, order: Tensor) -> "Plan":
+        """The plan of rows `order`, LongTensor[B']."""
+        return replace(self, reductions={layer: each.rows(order) for layer, each in self.reductions.items()})
+
+    def without_values(self) -> "Plan":
+        """All that decoding with a cache needs: not what the survivors carry."""
+        return replace(self, reductions={layer: replace(each, values=None) for layer, each in self.reductions.items()})
+
+    @property
+    def batch(self) -> int:
+        return len(next(iter(self.reductions.values())).slots)
+
+
+class ReducedCache(Cache):
+    """A cache whose layers hold fewer tokens from some layer on. `get_seq_length` without a layer counts the tokens that
+    were read, as if none had been removed: positions and the length of later prompts follow from that.
+
+    It works under `reduce_tokens` only: the stock forward would size its masks wrongly, so `update` refuses.
+    """
+
+    stock: ClassVar[type[Cache]]
+    plan: Plan
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        raise TokenselError(
+            f"past_key_values={self.stock.__name__}: holds a prompt that reduce_tokens shortened; continue it inside "
+            "a reduce_tokens block of this model"
+        )
+
+    def get_seq_length(self, layer_idx: int | None = None) -> int:
+        if layer_idx is not None:
+            return super().get_seq_length(layer_idx)
+        first = self.plan.reductions.get(0)
+        return super().get_seq_length(0) + (first.removed if first else 0)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Removes the last -tokens_to_remove tokens; a positive number is the length that remains."""
+        length = int(self.get_seq_length())
+        remaining = tokens_to_remove if tokens_to_remove > 0 else length + tokens_to_remove
+        if remaining < self.plan.length:
+            raise TokenselError(
+                f"past_key_values: cannot be cropped to {remaining} tokens; its reduced prompt has {self.plan.length}"
+            )
+        super().crop(min(remaining - length, 0))
+
+    def reset(self) -> None:
+        super().reset()
+        self.__class__ = self.stock
+        del self.plan
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self.plan = self.plan.rows(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.plan = self.plan.rows(torch.arange(self.plan.batch).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.plan = self.plan.rows(torch.arange(self.plan.batch)[indices.cpu()])
+
+
+class ReducedDynamicCache(ReducedCache, DynamicCache):
+    stock = DynamicCache
+
+
+class ReducedStaticCache(ReducedCache, StaticCache):
+    stock = StaticCache
+
+
+_REDUCED: dict[type[Cache], type[ReducedCache]] = {
+    kind.stock: kind for kind in (ReducedDynamicCache, ReducedStaticCache)
+}
+
+
+def prepare_cache(cache: Cache | None, config: PretrainedConfig, depth: int) -> Cache:
+    """A cache that spans can run on: the given one, its layers made if they come one by one; None makes a new one.
+
+    Raises TokenselError for a kind of cache that no reduced form is known of.
+    """
+    if cache is None:
+        return DynamicCache(config=config)
+    if type(cache) not in _REDUCED:
+        known = ", ".join(kind.__name__ for kind in _REDUCED)
+        raise TokenselError(f"past_key_values={type(cache).__name__}: cannot be reduced; allowed are {known}")
+    if cache.layer_class_to_replicate is not None:
+        cache.layers += [cache.layer_class_to_replicate() for _ in range(depth - len(cache.layers))]
+    return cache
+
+
+def remember(cache: Cache, plan: Plan) -> None:
+    """Turns the cache of a reduced prompt into one that carries the plan, in place."""
+    cache.__class__ = _REDUCED[type(cache)]
+    cache.plan = plan.without_values()
+
+
+def fork(cache: Cache) -> Cache:
+    """A dynamic cache with the same keys and values, of which either may grow without the other."""
+    other = copy(cache)
+    other.layers = [copy(layer) for layer in cache.layers]
+    return other

@@ -1,0 +1,120 @@
+"""The reduced forward: a prompt through all layers with stages on the way, and whatever follows it.
+
+Users of it: `reduce_tokens` inside a model's own forward, and `SplitModel` piece by piece.
+"""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from tokensel.engine.caches import Plan
+from tokensel.engine.selection import reduce_state
+from tokensel.engine.spans import run_span
+from tokensel.engine.stages import Stage
+from tokensel.engine.state import State, biased_mask
+from tokensel.models.parts import ModelParts
+
+# Outputs of the stock forward, one for each span.
+Outputs = list[Any]
+
+
+def advance(parts: ModelParts, state: State, upto: int, outputs: Outputs | None = None, **options: Any) -> State:
+    """The state about to enter layer `upto`. outputs: gets the span's output. options: of `run_span`."""
+    output = run_span(
+        parts,
+        state.layer,
+        upto,
+        state.hidden,
+        attention_mask=state.mask(parts),
+        position_ids=state.position_ids,
+        cache=state.cache,
+        **options,
+    )
+    if outputs is not None:
+        outputs.append(output)
+    prompt = state if state.layer == 0 and state.prompt is None else state.prompt
+    return state.followed_by(hidden=output.last_hidden_state, previous=None, prompt=prompt, layer=upto)
+
+
+def approach(
+    parts: ModelParts, state: State, upto: int, outputs: Outputs | None = None, looks_back: bool = True, **options: Any
+) -> State:
+    """`advance` to a stage; looks_back: what enters the layer before it is kept, for methods that use attention."""
+    if upto == state.layer:
+        return state
+    if not looks_back:
+        return advance(parts, state, upto, outputs, **options)
+    if upto - 1 > state.layer:
+        state = advance(parts, state, upto - 1, outputs, **options)
+    return replace(advance(parts, state, upto, outputs, **options), previous=state.hidden)
+
+
+def prefill(
+    parts: ModelParts, state: State, stages: Mapping[int, Stage], outputs: Outputs | None = None, **options: Any
+) -> tuple[State, Plan]:
+    """A prompt about to enter the first layer, through all of them and the final norm. stages: by layer.
+
+    Returns the state behind the last layer and what was done on the way.
+    """
+    plan = Plan(state.hidden.shape[1])
+    for layer in sorted(stages):
+        if layer >= parts.num_layers:
+            break
+        state = approach(parts, state, layer, outputs, stages[layer].method.uses_attention, **options)
+        state, reduction = reduce_state(state, stages[layer], parts)
+        if reduction is not None:
+            plan.reductions[layer] = reduction
+    return advance(parts, state, parts.num_layers, outputs, normed=True, **options), plan
+
+
+def resume(
+    parts: ModelParts,
+    plan: Plan,
+    hidden: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor,
+    cache: Cache | None = None,
+    outputs: Outputs | None = None,
+    **options: Any,
+) -> Tensor:
+    """What follows a reduced prompt, through all layers and the final norm: [B, T, D] -> [B, T, D].
+
+    hidden: the embeddings of the new tokens, where a cache holds the rest; without one, of the whole sequence.
+    attention_mask: [B, keys] of the whole sequence before any reduction, None = all real. position_ids: of `hidden`.
+    """
+    whole = cache is None
+    keys = hidden.shape[1] if cache is None else int(cache.get_seq_length()) + hidden.shape[1]
+    bias: Tensor | None = None
+    for first, last in itertools.pairwise(sorted({0, *plan.reductions, parts.num_layers})):
+        reduction = plan.reductions.get(first)
+        if reduction is not None:
+            if whole:
+                hidden = reduction.hidden(hidden)
+            attention_mask = reduction.key_mask(attention_mask, keys)
+            position_ids = reduction.position_ids(position_ids, later=not whole)
+            bias = reduction.key_bias(bias, keys)
+            keys -= reduction.removed
+            if whole and attention_mask is None:  # see State.mask
+                attention_mask = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        output = run_span(
+            parts,
+            first,
+            last,
+            hidden,
+            attention_mask=attention_mask
+            if bias is None
+            else biased_mask(parts, attention_mask, bias, hidden.shape[1]),
+            position_ids=position_ids,
+            cache=cache,
+            normed=last == parts.num_layers,
+            **options,
+        )
+        hidden = output.last_hidden_state
+        if outputs is not None:
+            outputs.append(output)
+    return hidden

@@ -1,0 +1,125 @@
+"""Answers a method's questions about one picture of a prompt: what stands behind a Context."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tokensel.engine.attention import attention_to_visual, last_real, layer_keys
+from tokensel.engine.state import Picture, State
+from tokensel.errors import TokenselError
+from tokensel.functional.sampling import take
+from tokensel.methods import Method
+from tokensel.models.parts import ModelParts
+from tokensel.models.vision import VisionStates
+
+
+@dataclass(frozen=True)
+class StateSource:
+    """state: the prompt. picture: which of its pictures. method: the one that asks, for error messages."""
+
+    state: State
+    picture: int
+    method: Method
+    parts: ModelParts
+
+    @property
+    def _this(self) -> Picture:
+        return self.state.pictures[self.picture]
+
+    @property
+    def visual_index(self) -> Tensor:
+        """The picture's visual tokens in the sequence, ascending: LongTensor[B, N]."""
+        first = sum(picture.count for picture in self.state.pictures[: self.picture])
+        return self.state.visual_index[:, first : first + self._this.count]
+
+    def tokens(self) -> Tensor:
+        return take(self.state.hidden, self.visual_index)
+
+    @property
+    def _all_visual(self) -> Tensor:
+        """Where pictures are: places that an earlier stage emptied or masked are not text either."""
+        prompt = self.state.prompt
+        same = prompt is not None and prompt.hidden.shape[1] == self.state.hidden.shape[1]
+        return (prompt if same and prompt is not None else self.state).visual_index.to(self.state.hidden.device)
+
+    @property
+    def _text_index(self) -> Tensor:
+        """Every token that is not visual, ascending: LongTensor[B, S]."""
+        batch, length = self.state.hidden.shape[:2]
+        visual = torch.zeros(batch, length, dtype=torch.uint8, device=self.state.hidden.device)
+        visual = visual.scatter(1, self._all_visual, 1)
+        return visual.sort(dim=1, stable=True).indices[:, : length - self._all_visual.shape[1]]
+
+    def text(self) -> tuple[Tensor, Tensor]:
+        index = self._text_index
+        instruction = index > self._all_visual[:, -1:]
+        if self.state.attention_mask is not None:
+            instruction = instruction & self.state.attention_mask.gather(1, index)
+        return take(self.state.hidden, index), instruction
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        start = replace(self, state=self.state.prompt or self.state)
+        return start.tokens(), start.text()[0]
+
+    def keys(self) -> Tensor:
+        return layer_keys(self.parts.layers[self.state.layer], self.tokens())
+
+    def vision(self) -> VisionStates:
+        if self.state.vision is None:
+            raise TokenselError(
+                f"method {self.method.name!r}: looks at the vision tower, so it needs a prompt with pixel_values "
+                "and uses_vision = True"
+            )
+        batch, pictures = len(self.state.hidden), len(self.state.pictures)
+        if pictures == 1:
+            return self.state.vision
+        return self.state.vision.rows(torch.arange(batch, device=self.state.hidden.device) * pictures + self.picture)
+
+    def grid(self) -> tuple[int, int]:
+        count = self._this.count
+        side = math.isqrt(count)
+        rows, cols = self._this.grid or (side, side)
+        cols = cols or count
+        if rows * cols != count or self.state.positions is not None:
+            raise TokenselError(
+                f"method {self.method.name!r}: needs the picture's whole grid, not {count} visual tokens"
+                + (" that an earlier stage left" if self.state.positions is not None else "")
+            )
+        return rows, cols
+
+    def attention(self, queries: str, weights: Tensor | None, layer: str) -> Tensor:
+        if weights is not None:
+            return self._attention(queries, weights, layer)
+        known, key = self.state.attention_rows, (queries, layer, self.picture)
+        if key not in known:
+            known[key] = self._attention(queries, None, layer)
+        return known[key].clone()  # a method may write into its own
+
+    def _attention(self, queries: str, weights: Tensor | None, layer: str) -> Tensor:
+        state = self.state
+        if layer == "next":
+            hidden, module = state.hidden, self.parts.layers[state.layer]
+        else:
+            if state.previous is None:
+                raise TokenselError(
+                    f"method {self.method.name!r}: must set uses_attention = True to see the previous layer"
+                )
+            hidden, module = state.previous, self.parts.layers[state.layer - 1]
+        index = {
+            "last": lambda: last_real(state.attention_mask, hidden),
+            "text": lambda: self._text_index,
+            "image": lambda: self.visual_index,
+        }[queries]()
+        if queries == "text":
+            instruction = self.text()[1].to(torch.float32)
+            weights = instruction if weights is None else instruction * weights
+        rotary = self.parts.rotary(state.hidden, state.position_ids)
+        # The previous layer may lie on another device than this one; weights that accelerate has put aside are nowhere.
+        device = next(module.parameters()).device
+        device = state.hidden.device if device.type == "meta" else device
+        hidden, cos, sin, visual, index = (each.to(device) for each in (hidden, *rotary, self.visual_index, index))
+        mask, weights = (None if each is None else each.to(device) for each in (state.attention_mask, weights))
+        rows = attention_to_visual(module, hidden, (cos, sin), mask, visual, index, weights)
+        return rows.to(state.hidden.device)

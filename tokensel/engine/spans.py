@@ -1,0 +1,77 @@
+"""The one place that calls a decoder: its own forward, over some of its layers.
+
+A view of the decoder has a slice of its layers and nothing else of its own, and sees the KV cache as if the slice began
+with layer 0. Masks, sliding windows and rotary embeddings are therefore the model's own, whatever its family.
+"""
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Cache
+
+from tokensel.engine.caches import ReducedCache
+from tokensel.engine.stock import cache_argument
+from tokensel.models.parts import ModelParts
+
+
+def run_span(
+    parts: ModelParts,
+    first: int,
+    last: int,
+    hidden: Tensor,
+    *,
+    attention_mask: Tensor | None,
+    position_ids: Tensor,
+    cache: Cache | None = None,
+    normed: bool = False,
+    layers: Sequence[nn.Module] | None = None,
+    **options: Any,
+) -> Any:
+    """hidden [B, T, D] through decoder layers first .. last - 1: the stock forward's output.
+
+    attention_mask: [B, keys] or None, or 4-D as the layers take it. position_ids: [B or 1, T], or [axes, B or 1, T].
+    cache: what the layers remember, changed in place. normed: with the decoder's final norm. layers: run these in place
+    of the decoder's own. options: of the stock forward.
+    """
+    decoder = parts.decoder
+    forward = type(decoder).forward
+    view = _view(decoder, first, last, normed, layers)
+    device = hidden.device
+    return forward(
+        view,
+        inputs_embeds=hidden,
+        attention_mask=None if attention_mask is None else attention_mask.to(device),
+        position_ids=position_ids.to(device),
+        use_cache=cache is not None,
+        **{cache_argument(forward): None if cache is None else cache_view(cache, first)},
+        **options,
+    )
+
+
+def _view(decoder: Any, first: int, last: int, normed: bool, layers: Sequence[nn.Module] | None) -> Any:
+    """The decoder with layers first .. last - 1 alone, sharing all that it has."""
+    view, config = copy(decoder), copy(decoder.config)
+    vars(config)["num_hidden_layers"] = last - first
+    if getattr(config, "layer_types", None):
+        vars(config)["layer_types"] = config.layer_types[first:last]
+    vars(view)["config"] = config
+    vars(view)["layers"] = list(decoder.layers[first:last] if layers is None else layers)
+    # Hooks that record outputs are on the layers, which the view shares: they must not be installed twice.
+    vars(view)["_output_capturing_hooks_installed"] = True
+    view._modules = {name: module for name, module in decoder._modules.items() if name != "layers"}
+    if not normed:
+        view._modules["norm"] = nn.Identity()
+    return view
+
+
+def cache_view(cache: Cache, first: int) -> Cache:
+    """The cache as layers from `first` on see it. A mask is sized by the cache of the first layer of its kind, so that
+    layer's stands for all before it."""
+    view = copy(cache)
+    if isinstance(cache, ReducedCache):
+        view.__class__ = cache.stock
+        del view.plan
+    view.layers = [cache.layers[first]] * first + cache.layers[first:]
+    return view
