@@ -1,7 +1,6 @@
 """Every method through one matrix: batched as alone, cached as recomputed, valid choices, a model left as it was."""
 
 import copy
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -81,14 +80,12 @@ def row_of(state, row, padding):
     def cut(values):
         return None if values is None else values[row if len(values) > 1 else 0][None, : values.shape[1] - padding]
 
-    return replace(
-        state,
+    return state.followed_by(
         hidden=cut(state.hidden),
         attention_mask=None,
         position_ids=cut(state.position_ids),
-        visual_mask=cut(state.visual_mask),
+        visual_index=state.visual_index[row : row + 1],
         row_keys=state.row_keys[row : row + 1],
-        rotary=tuple(cut(part) for part in state.rotary),
         previous=cut(state.previous),
         prompt=None if state.prompt is None else row_of(state.prompt, row, padding),
         vision=None if state.vision is None else state.vision.rows(torch.tensor([row])),
