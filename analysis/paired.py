@@ -154,7 +154,9 @@ def by_group(results: pd.DataFrame, predictions: pd.DataFrame, group: str = "fam
     counted = answered.groupby(["folder", group], observed=True)["correct"].agg(["size", "sum"]).reset_index()
     counted = counted.rename(columns={group: "group", "size": "n", "sum": "correct"}).astype({"folder": "string"})
     counted["accuracy"] = counted["correct"] / counted["n"]
-    limits = [wilson_interval(int(correct), int(n)) for correct, n in zip(counted["correct"], counted["n"], strict=True)]
+    limits = [
+        wilson_interval(int(correct), int(n)) for correct, n in zip(counted["correct"], counted["n"], strict=True)
+    ]
     counted[["ci_low", "ci_high"]] = np.array(limits).reshape(-1, 2)
     rows = rows.assign(pool_title=rows["pool"].map(pool_titles(rows)))
     named = rows[["pool", "pool_title", "key", *_names(rows), "folder"]]
