@@ -19,7 +19,7 @@ from tokensel.errors import TokenselError
 from tokensel.evaluation.accuracy import ANSWER_TOKENS
 from tokensel.evaluation.answers import row_keys
 from tokensel.evaluation.grid_point import GridPoint
-from tokensel.functional.sampling import cosine_to, inverse_norms, take
+from tokensel.functional import cosine_to, inverse_norms, take
 from tokensel.models import LoadedModel
 
 

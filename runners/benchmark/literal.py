@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import cross_attention, farthest_point_sampling, tome_centers
+from tokensel.functional import cross_attention, farthest_point_sampling, tome_centers
 
 START = 0
 TEMPERATURE = 0.1

@@ -20,8 +20,7 @@ from tokensel import (
     methods,
     register_method,
 )
-from tokensel.functional.sampling import farthest_point_sampling, tome_centers
-from tokensel.functional.seeding import random_subset
+from tokensel.functional import farthest_point_sampling, random_subset, tome_centers
 from tokensel.methods import FastV
 
 TOKENS = torch.randn(3, 40, 8, generator=torch.Generator().manual_seed(0))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import take
+from tokensel.functional import take
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tokensel.engine.compiled import TEXT_MULTIPLE, graphs_of
 from tokensel.engine.stages import Stage
 from tokensel.engine.state import State, reduce_state
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import take
+from tokensel.functional import take
 from tokensel.models.families import ALONG_PROMPT
 from tokensel.models.parts import find_parts
 from tokensel.models.vision import VisionStates, VisionTap

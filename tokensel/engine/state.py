@@ -13,7 +13,7 @@ from tokensel.engine.attention import attention_to_visual, last_real, layer_keys
 from tokensel.engine.layouts import Reduction
 from tokensel.engine.stages import Stage
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import cross_attention, nearest_mean, take
+from tokensel.functional import cross_attention, nearest_mean, take
 from tokensel.methods import Context, Selection
 from tokensel.models.parts import ModelParts
 from tokensel.models.vision import VisionStates

@@ -5,8 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from tokensel.functional.clustering import dpp_greedy
-from tokensel.functional.sampling import inverse_norms
+from tokensel.functional import dpp_greedy, inverse_norms
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from tokensel.errors import TokenselError
-from tokensel.functional.clustering import least_similar
+from tokensel.functional import least_similar
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokensel.errors import TokenselError
-from tokensel.functional.clustering import dpc_knn
+from tokensel.functional import dpc_knn
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 

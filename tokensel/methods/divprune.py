@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokensel.functional.sampling import farthest_point_sampling
+from tokensel.functional import farthest_point_sampling
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 

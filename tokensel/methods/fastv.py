@@ -6,8 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import first_of_best
-from tokensel.functional.seeding import random_subset
+from tokensel.functional import first_of_best, random_subset
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import farthest_point_sampling
-from tokensel.functional.seeding import row_scores
+from tokensel.functional import farthest_point_sampling, row_scores
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 

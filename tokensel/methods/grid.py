@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokensel.functional.cells import cell_centers
+from tokensel.functional import cell_centers
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 

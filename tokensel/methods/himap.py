@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokensel.errors import TokenselError
-from tokensel.functional.seeding import random_subset
+from tokensel.functional import random_subset
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from tokensel.functional.cells import cell_centers, grid_cells
+from tokensel.functional import cell_centers, grid_cells
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 

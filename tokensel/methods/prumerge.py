@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from tokensel.errors import TokenselError
-from tokensel.functional.merging import weighted_merge
+from tokensel.functional import weighted_merge
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 

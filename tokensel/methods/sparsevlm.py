@@ -6,8 +6,7 @@ from typing import ClassVar
 import torch
 
 from tokensel.errors import TokenselError
-from tokensel.functional.clustering import dpc_knn
-from tokensel.functional.sampling import cluster_means, take, text_raters
+from tokensel.functional import cluster_means, dpc_knn, take
 from tokensel.methods.base import Context, Method, Selection, Sizes, geometric, register_method
 
 
@@ -73,3 +72,19 @@ def recycling(count: int, kept: int, recycled: float, clusters: float) -> tuple[
     """How many of the dropped tokens are clustered, and into how many clusters."""
     pool = int(recycled * (count - kept))
     return pool, min(int(clusters * kept), pool)
+
+
+def text_raters(tokens: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
+    """The weight of every text token as a rater: float32 [B, S], 1 / (number of raters) for a rater, else 0.
+
+    A token's relevance is its share of the softmax over the text of visual x text products, averaged over visual
+    tokens. Raters are the instruction's tokens whose relevance is not below the mean of the instruction.
+
+    tokens [B, N, D], text [B, S, D], text_mask BoolTensor[B, S].
+    """
+    product = torch.bmm(tokens.float(), text.float().transpose(1, 2))
+    product = product.masked_fill(~text_mask.unsqueeze(1), torch.finfo(product.dtype).min)
+    share = product.softmax(-1).mean(1)
+    words = text_mask.sum(1, keepdim=True).clamp_min(1)
+    rates = text_mask & (share >= share.sum(1, keepdim=True) / words)
+    return rates / rates.sum(1, keepdim=True).clamp_min(1)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import tome_centers
+from tokensel.functional import tome_centers
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 

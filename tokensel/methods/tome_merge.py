@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokensel.errors import TokenselError
-from tokensel.functional.merging import soft_merge
+from tokensel.functional import soft_merge
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 

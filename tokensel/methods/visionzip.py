@@ -6,8 +6,7 @@ from typing import ClassVar
 import torch
 
 from tokensel.errors import TokenselError
-from tokensel.functional.merging import contextual_tokens
-from tokensel.functional.sampling import take
+from tokensel.functional import contextual_tokens, take
 from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
 
 
