@@ -37,7 +37,7 @@ _NO_FIGURES = ("key", "provenance", "questions")
 
 
 class Point(Protocol):
-    """What is logged of a grid point; `runners.sweeping.work.PointWork` says what each means."""
+    """What is logged of a grid point; `tokensel.evaluation.sweep.work.PointWork` says what each means."""
 
     key: str
     store: PointStore
