@@ -143,7 +143,7 @@ def reduce_state(state: State, stage: Stage, parts: ModelParts) -> tuple[State, 
         count=count,
         layer=state.layer,
         row_keys=state.row_keys,
-        look=_Look(state, stage, parts),
+        source=_ModelSource(state, stage, parts),
         stage=stage.index,
         stages=stage.of,
     )
@@ -193,7 +193,7 @@ def _along_rotary(reduction: Reduction, rotary: Rotary) -> Rotary:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _ModelSource:
     """Answers a Context's questions from the prompt, the decoder's layers and the vision tower's states."""
 
     state: State

@@ -6,7 +6,10 @@ from typing import ClassVar
 import torch
 
 from tokensel.functional import dpp_greedy, inverse_norms
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokensel.functional import farthest_point_sampling
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method

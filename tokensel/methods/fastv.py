@@ -7,7 +7,10 @@ from torch import Tensor
 
 from tokensel.errors import TokenselError
 from tokensel.functional import first_of_best, random_subset
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokensel.methods.base import Method, register_method
+from tokensel.methods.base import Method
+from tokensel.methods.registry import register_method
 
 
 @register_method

@@ -5,7 +5,10 @@ from typing import ClassVar
 
 from tokensel.errors import TokenselError
 from tokensel.functional import random_subset
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method

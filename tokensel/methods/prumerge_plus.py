@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 
 from tokensel.errors import TokenselError
-from tokensel.methods.base import register_method
 from tokensel.methods.prumerge import PruMerge
+from tokensel.methods.registry import register_method
 
 
 @register_method

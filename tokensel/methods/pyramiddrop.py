@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokensel.methods.base import Context, Method, Selection, Sizes, geometric, register_method
+from tokensel.methods.base import Method, geometric
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method

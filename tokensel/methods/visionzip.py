@@ -7,7 +7,10 @@ import torch
 
 from tokensel.errors import TokenselError
 from tokensel.functional import contextual_tokens, take
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
