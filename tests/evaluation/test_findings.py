@@ -1,4 +1,4 @@
-"""What the README says under "What we found", each on the embedded model."""
+"""What docs/findings.md says, each on the embedded model."""
 
 import pytest
 import torch
