@@ -144,7 +144,7 @@ def test_fastv_takes_the_lowest_of_heads_that_tie_but_for_rounding(heads):
         rounded[:, below] *= 1 - 2e-7
         rounded[:, above] *= 1 + 2e-7
         assert rounded.sum(2)[0].argmax() == above
-        scores.append(FastV(heads=heads).score(rounded))
+        scores.append(FastV(heads=heads).over_heads(rounded))
     torch.testing.assert_close(*scores, atol=1e-6, rtol=0)
     alone = attention[:, 1] if heads == "max_head" else 0.7 * attention[:, 1] + 0.1 * attention[:, [0, 2, 3]].sum(1)
     torch.testing.assert_close(scores[0], alone, atol=1e-6, rtol=0)

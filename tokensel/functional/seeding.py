@@ -21,7 +21,7 @@ def row_scores(seed: int, row_keys: Tensor, count: int) -> Tensor:
     """Pseudo-random integers from 0 to 2^31 - 1, one for each of `count` tokens: LongTensor[B, count].
 
     row_keys: LongTensor[B], the key of each row's question. The integers depend on seed, key and index only, not on the
-    batch, its order or the device.
+    batch, its order or the device. `random_subset` keeps the tokens with the smallest ones.
     """
     low, high = row_keys & _MASK, (row_keys >> 31) & _MASK
     state = _mix(low ^ _mix(high ^ _mix(torch.full_like(row_keys, (seed ^ 0x5BD1E995) & _MASK))))

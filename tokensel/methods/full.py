@@ -10,7 +10,11 @@ from tokensel.methods.registry import register_method
 @register_method
 @dataclass
 class Full(Method):
-    """Keep every visual token: the model as it is, bit for bit. `kept` may be left out."""
+    """Keep every visual token: the unchanged model, bit for bit. `kept` may be omitted.
+
+    Source: none, a control.
+    Parameters: none.
+    """
 
     name: ClassVar[str] = "full"
     passes_through: ClassVar[bool] = True

@@ -12,7 +12,11 @@ from tokensel.methods.sizes import Sizes
 @register_method
 @dataclass
 class NoImage(Method):
-    """Remove every visual token. At agg_layer 0 the decoder never sees the picture: what text alone can score."""
+    """Remove every visual token. At agg_layer=0 this measures what the text alone achieves.
+
+    Source: none, a control.
+    Parameters: none.
+    """
 
     name: ClassVar[str] = "no_image"
     fixed_kept: ClassVar[int | None] = 0

@@ -1,4 +1,4 @@
-"""sparsevlm: text tokens that speak of the picture rate it; the best of what is dropped is recycled."""
+"""sparsevlm: rank by the attention of relevant text tokens, and recycle part of what is dropped."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from tokensel.errors import TokenselError
-from tokensel.functional import cluster_means, dpc_knn, take
+from tokensel.functional import cluster_means, dpc_knn, rank, take
 from tokensel.methods.base import Method, geometric
 from tokensel.methods.context import Context, Selection
 from tokensel.methods.registry import register_method
@@ -16,19 +16,21 @@ from tokensel.methods.sizes import Sizes
 @register_method
 @dataclass
 class SparseVLM(Method):
-    """Rank visual tokens by the attention of those words only that are about the picture.
+    """Rank visual tokens by the attention of those text tokens (raters) that are relevant to the image.
 
-    Raters: instruction tokens whose similarity to the picture (softmax over the text of visual x text products as they
-    entered the first layer, mean over visual tokens) is not below the mean. Score: their attention in the layer before,
-    averaged over raters and heads.
-    Of the dropped, the best 30% are clustered by density peaks, and one mean per cluster follows the kept ones.
+    Raters are chosen by `text_raters` at the first layer. The score is their attention in the previous layer, averaged
+    over raters and heads. The best 30% of the dropped tokens are clustered by density peaks, and the clusters' means
+    follow the kept tokens.
 
-    Source: Zhang et al., SparseVLM (ICML 2025). By the paper after layers 2, 6 and 15, keeping 300/200/110 for an
-    average of 192, 303/110/36 for 128 and 66/30/17 for 64; given one number, kept falls to it by equal factors. Our
-    reading: one tenth of kept is clusters, which count towards it, and position ids are numbered anew.
-
-    recycled: share of the dropped that is clustered. clusters: share of kept that the clusters take; 0: no recycling,
-        as in the later version, which also keeps position ids (position="source").
+    Source: Zhang et al., SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference,
+        ICML 2025, https://arxiv.org/abs/2410.04417. The paper reduces after layers 2, 6 and 15 to 300, 200 and 110
+        tokens for an average of 192, to 303, 110 and 36 for 128, and to 66, 30 and 17 for 64.
+    Parameters:
+        recycled: the share of the dropped tokens that is clustered.
+        clusters: the share of kept that is cluster means; 0 = no recycling, as in the paper's later version, which also
+            keeps position ids (position="source").
+    Our reading: cluster means count towards kept and are a tenth of it. Position ids are renumbered. With a single
+        kept, the number of tokens falls to it by equal factors.
     """
 
     name: ClassVar[str] = "sparsevlm"
@@ -50,8 +52,8 @@ class SparseVLM(Method):
         visual, text = context.inputs
         attention = context.attention("text", weights=text_raters(visual, text, context.text_mask))
         if attention is None:
-            raise TokenselError("agg_layer=0: method 'sparsevlm' looks at the layer before; it needs 1 or more")
-        order = attention.mean(1).sort(dim=1, descending=True, stable=True).indices
+            raise TokenselError("agg_layer=0: sparsevlm ranks by the previous layer's attention; use agg_layer >= 1")
+        order = rank(attention.mean(1))
         pool, merged = recycling(context.count, context.kept, self.recycled, self.clusters)
         kept = order[:, : context.kept - merged].sort(dim=1).values
         values = take(context.tokens, kept)
@@ -72,7 +74,7 @@ class SparseVLM(Method):
 
 
 def recycling(count: int, kept: int, recycled: float, clusters: float) -> tuple[int, int]:
-    """How many of the dropped tokens are clustered, and into how many clusters."""
+    """The number of dropped tokens that are clustered, and the number of clusters."""
     pool = int(recycled * (count - kept))
     return pool, min(int(clusters * kept), pool)
 
