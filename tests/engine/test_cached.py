@@ -1,4 +1,4 @@
-"""Prefill and decoding over buffers of a fixed size give the stock model's logits under `reduce_tokens` at each step."""
+"""Prefill and decoding over buffers of a fixed size give the logits of the stock model under `reduce_tokens`."""
 
 import itertools
 import warnings
@@ -218,11 +218,10 @@ def test_a_penalty_on_repetition_is_left_to_the_stock_model(loaded, tmp_path, mo
     monkeypatch.setattr(torch, "compile", lambda *given, **options: pytest.fail("compiled"))
     monkeypatch.setattr(loaded.model.generation_config, "repetition_penalty", 1.3)
     options = {"scoring": "generate", "batch_size": 3}
-    plain, _ = evaluate_points(loaded, tmp_path / "a", make_questions(3), POINTS[:3], **options)
+    questions, points = make_questions(3), POINTS[:3]
+    plain, _ = evaluate_points(loaded, tmp_path / "a", questions, points, **options)
     with pytest.warns(UserWarning, match=r"^compile=true: not compiled: generate, repetition_penalty=1\.3$"):
-        found, failures = evaluate_points(
-            loaded, tmp_path / "b", make_questions(3), POINTS[:3], compiled=True, **options
-        )
+        found, failures = evaluate_points(loaded, tmp_path / "b", questions, points, compiled=True, **options)
     assert not failures
     assert texts_of(found) == texts_of(plain)
 

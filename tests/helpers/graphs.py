@@ -16,7 +16,7 @@ NEEDS_COMPILER = pytest.mark.skipif(
 
 
 class CpuCapture:
-    """In a CUDA graph's place: what it records is nan until it is replayed, which runs the function on the same tensors.
+    """In a CUDA graph's place: the output is nan until a replay, which runs the function again on the same tensors.
 
     count: how many recordings were made.
     """

@@ -20,8 +20,8 @@ MOST_GRAPHS = 256
 # Runs before a CUDA graph is recorded: kernels are built and chosen in them.
 WARMUP = 3
 
-# A function of given tensors is recorded once: capture(function) -> (its output, what replays it). Replayed, it reads the
-# same inputs anew and writes to the same output.
+# capture(function) -> (output, replay): records the function. Each replay() reads the function's tensors again and
+# writes to the same output.
 Capture = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], object]]]
 # Through(layer, hidden, mask, cos, sin[, keys, values, where]) -> hidden.
 Through = Callable[..., Tensor]
@@ -147,7 +147,7 @@ class Graphs:
 
 
 class CudaCapture:
-    """Records functions of CUDA tensors as CUDA graphs. They share one pool of memory, as they run one after another."""
+    """Records functions of CUDA tensors as CUDA graphs, which run one after another and so share one pool of memory."""
 
     def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()
