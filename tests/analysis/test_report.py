@@ -366,7 +366,7 @@ def test_runner_writes_the_page_and_ends_with_json(folder, report, page, tmp_pat
         ([], "give one folder of results"),
         (["{tmp}", "picture=3"], "picture: unknown key; keys are output, pictures"),
         (["{tmp}", "pictures=many"], "pictures=many: must be an integer from 0"),
-        (["{tmp}/*"], "output: needed beside"),
+        (["{tmp}/*"], "output: missing; "),
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, capsys, arguments, said):

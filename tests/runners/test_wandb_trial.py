@@ -15,7 +15,7 @@ from runners import sync
 from runners.configuration import launcher
 from runners.sweep import CONF
 from tokensel.evaluation.sweep.plan import make_plan
-from runners.wandb_logging.logger import run_id
+from runners.wandb_logging.runs import run_id
 
 
 @pytest.fixture(autouse=True)
