@@ -3,6 +3,7 @@
 import ast
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
@@ -214,10 +215,10 @@ def test_a_grid_has_eight_points_a_temperature():
 
 def test_loading_opens_every_picture_once(checkpoint):
     opened = []
-    questions = make_questions(4, per_picture=2)
-    for question in questions:
-        load = question.image
-        object.__setattr__(question, "image", lambda load=load, id=question.image_id: opened.append(id) or load())
+    questions = [
+        replace(question, image=lambda question=question: opened.append(question.image_id) or question.image())
+        for question in make_questions(4, per_picture=2)
+    ]
     (row,) = bench_parts.loading(load_model(checkpoint), questions, passes=1, batch_size=4)
     assert sorted(opened) == ["p0", "p0", "p1", "p1"]  # once in the warm-up pass, once timed
     assert row["pictures"] == 2
