@@ -109,7 +109,7 @@ class Tracer:
         """The picture as the vision tower gets it, scaled and cut by the checkpoint's processor: uint8 [H, W, 3]."""
         pixels, processor = self.inputs["pixel_values"], self.loaded.processor.image_processor
         if pixels.ndim != 4:  # patches in a row: the processor scales such pictures and cuts nothing
-            return np.asarray(self.loaded.show(self.question.load_image()))
+            return np.asarray(self.loaded.prepare_image(self.question.load_image()))
         channels = pixels[0].float().cpu().permute(1, 2, 0).numpy()
         shown = channels * np.array(processor.image_std) + np.array(processor.image_mean)
         return (255 * shown).round().clip(0, 255).astype(np.uint8)
