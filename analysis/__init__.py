@@ -4,9 +4,9 @@
     results = load_results("outputs/sweep")
     compare(results, load_predictions("outputs/sweep"), reference="fastv")
 
-`analysis.figures` draws with matplotlib, for PDF and PNG; `analysis.interactive` draws the same figures with plotly, for
-web pages; `analysis.tables` formats frames as text; `analysis.report` builds one HTML page. The notebooks in this folder
-show how they work together.
+`analysis.figures` draws with matplotlib, for PDF and PNG. `analysis.interactive` draws the same figures with plotly,
+for web pages. `analysis.tables` formats frames as text. `analysis.report` builds one HTML page. The notebooks in this
+folder show how they work together.
 
 Only runners/, notebooks and tests may import this package. It imports tokensel, never runners: it reads the files that
 a sweep wrote, so results can be analysed on a machine that cannot run the sweep.

@@ -34,7 +34,7 @@ class _Answers:
     answered: np.ndarray
 
     def pair(self, key: str, reference: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """Returns ((right, right of the reference), (prediction, prediction of the reference)) over shared questions."""
+        """Returns (right, right of reference), (prediction, prediction of reference) over the shared questions."""
         one, other = self.keys.index(key), self.keys.index(reference)
         shared = self.answered[one] & self.answered[other]
         both = [one, other]

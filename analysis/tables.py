@@ -1,4 +1,4 @@
-"""Formats results as tables of text: rounded, with intervals, failed points named. `.to_latex(index=False)` suits papers."""
+"""Formats results as tables of rounded text with intervals. For a paper, call `.to_latex(index=False)` on a table."""
 
 import pandas as pd
 
