@@ -153,7 +153,7 @@ class ClassicModel(_Wrapper):
         image_sizes      accepted but ignored: every picture is one square crop
         attention_mask   [B, T]; None: all but leading pad tokens
         row_keys         LongTensor[B] that seeds random choices together with config.custom_seed; a sweep uses
-                         `tokensel.evaluation.accuracy.row_keys(questions, device)`
+                         `tokensel.evaluation.answers.row_keys(questions, device)`
         options          of transformers' `generate`; output_attentions is ignored, since no method needs it
 
         Returns LongTensor[B, T + new], or with return_dict_in_generate an output with these `sequences`. The first T
