@@ -14,7 +14,7 @@ from tokensel.data import Question
 from tokensel.data.protocol import Protocol
 from tokensel.evaluation.flops import picture_flops, prefill_cost
 from tokensel.functional import centers_cpu as central
-from tokensel.methods import FarthestPoint, HiMAP, Method, RandomSubset
+from tokensel.methods import FarthestPoint, FastV, HiMAP, Method, RandomSubset
 from tokensel.models import load_model
 
 # In addition to every method with its defaults: options, several stages, layouts, aggregations and layers.
@@ -159,8 +159,8 @@ def test_cost_of_the_vision_tower_equals_the_flop_counter(families, family):
     cost = picture_flops(model.config, visual_tokens, pictures)
     assert sum(cost) == counter.get_total_flops()
     # Without the pictures it is an estimate, exact only for families whose pictures have one fixed size.
-    estimate = sum(picture_flops(model.config, visual_tokens)) / sum(cost)
-    assert estimate == 1 if family in ("llava", "vipllava") else 0.5 < estimate < 1.5
+    ratio = sum(picture_flops(model.config, visual_tokens)) / sum(cost)
+    assert ratio == 1 if family in ("llava", "vipllava") else 0.5 < ratio < 1.5
 
 
 def test_a_kept_cls_token_is_projected_too():
@@ -252,6 +252,11 @@ class OverridesSelect(FarthestPoint):
         return Selection(context.row_keys.new_zeros(1, context.kept))
 
 
+class OverridesScore(FastV):
+    def score(self, context: Context) -> torch.Tensor:
+        return context.row_keys.new_zeros(1, context.count)
+
+
 class ReportsAgain(OverridesSelect):
     def flops(self, sizes):
         return sizes.cosines(7)
@@ -259,7 +264,13 @@ class ReportsAgain(OverridesSelect):
 
 @pytest.mark.parametrize(
     ("method", "counted"),
-    [(NoReport(), False), (OverridesSelect(), False), (ReportsAgain(), True), (FarthestPoint(), True)],
+    [
+        (NoReport(), False),
+        (OverridesSelect(), False),
+        (OverridesScore(), False),
+        (ReportsAgain(), True),
+        (FarthestPoint(), True),
+    ],
 )
 def test_a_cost_states_whether_the_selection_is_counted(method, counted):
     config = tiny_llama().config
