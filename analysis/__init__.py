@@ -1,11 +1,15 @@
-"""Results of sweeps as pandas frames: loading, paired comparison, figures.
+"""Loads the results of sweeps into pandas frames, compares grid points question by question, and draws figures.
 
     from analysis import compare, load_predictions, load_results
     results = load_results("outputs/sweep")
     compare(results, load_predictions("outputs/sweep"), reference="fastv")
 
-Figures for paper are in `analysis.figures`, the same ones for pages in `analysis.interactive`; the notebooks beside
-this file show all of it at work.
+`analysis.figures` draws with matplotlib, for PDF and PNG. `analysis.interactive` draws the same figures with plotly,
+for web pages. `analysis.tables` formats frames as text. `analysis.report` builds one HTML page. The notebooks in this
+folder show how they work together.
+
+Only runners/, notebooks and tests may import this package. It imports tokensel, never runners: it reads the files that
+a sweep wrote, so results can be analysed on a machine that cannot run the sweep.
 """
 
 from analysis.literature import published

@@ -1,16 +1,13 @@
-"""What the figures show, worked out once for paper (`analysis.figures`) and pages (`analysis.interactive`).
+"""Turns frames into the contents of figures, shared by `analysis.figures` and `analysis.interactive`.
 
-Nothing is averaged: every grid point is a mark of its own, every pool a panel of its own.
+Nothing is averaged: every grid point is one mark, and every pool has its own panel.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
 
 import pandas as pd
 
 from analysis.grouping import (
-    series_of,
     facets,
     floats,
     hover,
@@ -18,15 +15,17 @@ from analysis.grouping import (
     limits,
     percent,
     point_words,
+    series_of,
     shortfall,
     span,
     variants,
 )
+from analysis.panels import Bars, Chart, Grid, Panel, Series
 from analysis.results import CONTROLS, complete
 from tokensel.errors import TokenselError
 from tokensel.evaluation.statistics import wilson_interval
 
-# Of each cost: the columns of its lower, middle and upper value, what one unit is, and the axis' words.
+# For each cost: its column (a time has three: median, lower and upper quartile), the unit, and the label of the axis.
 COSTS: dict[str, tuple[tuple[str, ...], float, str]] = {
     time: ((f"{time}_p50", f"{time}_p25", f"{time}_p75"), 1, f"{words} at batch 1, ms (median and quartiles)")
     for time, words in (
@@ -41,81 +40,10 @@ COSTS: dict[str, tuple[tuple[str, ...], float, str]] = {
     "kv_bytes": (("kv_bytes",), 2**20, "KV cache after prefill, MiB"),
     "peak_memory_bytes": (("peak_memory_bytes",), 2**20, "peak memory, MiB"),
 }
-Part = TypeVar("Part")
-
-
-@dataclass(frozen=True)
-class Series:
-    """The points of one method, or of one of its settings.
-
-    x_limits, y_limits: (low, high) of each; marks: words beside the points; hover: words on a page, plain text;
-    strength: from 0 (faint) to 1.
-    """
-
-    name: str
-    method: str
-    x: list[float]
-    y: list[float]
-    y_limits: list[tuple[float, float]]
-    hover: list[str]
-    x_limits: list[tuple[float, float]] = field(default_factory=list)
-    marks: list[str] = field(default_factory=list)
-    hollow: list[bool] = field(default_factory=list)
-    joined: bool = True
-    strength: float = 1.0
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Series over one pair of axes.
-
-    levels: horizontal lines as (name, value, dash); ticks: (place, words); front: corners of the Pareto front.
-    """
-
-    title: str
-    x_label: str
-    y_label: str
-    series: list[Series]
-    levels: list[tuple[str, float, str]] = field(default_factory=list)
-    ticks: list[tuple[float, str]] = field(default_factory=list)
-    log: bool = False
-    front: list[tuple[float, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One heat map: values[layer][temperature] in percent, None where there is no point; words: what a cell says."""
-
-    title: str
-    layers: list[int]
-    temperatures: list[float]
-    values: list[list[float | None]]
-    words: list[list[str]]
-
-
-@dataclass(frozen=True)
-class Bars:
-    """Shares in percent to both sides of zero, a row per point, with the limits of each share and how many answers."""
-
-    title: str
-    n: str
-    rows: list[str]
-    methods: list[str]
-    lost: list[tuple[float, float, float]]
-    won: list[tuple[float, float, float]]
-    counts: list[tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class Chart(Generic[Part]):
-    """All panels of a figure, and what has to be said below them."""
-
-    panels: list[Part]
-    note: str = ""
 
 
 def accuracy_over_kept(results: pd.DataFrame) -> Chart[Panel]:
-    """A line per method and setting; full, no_image and chance are levels."""
+    """One line per method and setting. full, no_image and chance are horizontal lines."""
     rows = complete(results)
     return Chart([_kept_panel(title, same) for title, same in facets(rows, ["pool"])], shortfall(results))
 
@@ -145,7 +73,7 @@ def _kept_panel(title: str, rows: pd.DataFrame) -> Panel:
 
 
 def accuracy_over_cost(results: pd.DataFrame, cost: str = "prefill_ms") -> Chart[Panel]:
-    """Every point that has this cost, marked with its kept, and the Pareto front of those measured on one device."""
+    """Every point that has this cost, labelled with its kept, and the Pareto front. Each device has its own panel."""
     if cost not in COSTS:
         raise TokenselError(f"cost={cost}: unknown; choose one of {', '.join(COSTS)}")
     columns, unit, label = COSTS[cost]
@@ -153,7 +81,7 @@ def accuracy_over_cost(results: pd.DataFrame, cost: str = "prefill_ms") -> Chart
     rows = rows.assign(prefill_ratio=1 / rows["speedup"]).dropna(subset=columns[0])
     if rows.empty:
         raise TokenselError(
-            f"cost={cost}: no complete point has it; choose another cost, or time them: latency.repeats=5"
+            f"cost={cost}: no complete point has it; choose another cost, or measure times with latency.repeats=5"
         )
     by = ["pool"] if cost in ("flops", "flops_ratio", "kv_bytes") else ["pool", "device", "threads"]
     note = f"Numbers: kept visual tokens. {shortfall(results)}"
@@ -174,13 +102,16 @@ def _cost_panel(title: str, rows: pd.DataFrame, columns: Sequence[str], unit: fl
         )
         for named, same, _ in series_of(rows)
     ]
-    words = f"accuracy, % (n = {span(rows['n'])}, 95% intervals)"
+    y_label = f"accuracy, % (n = {span(rows['n'])}, 95% intervals)"
     points = [point for each in series for point in zip(each.x, each.y, strict=True)]
-    return Panel(title, label, words, series, front=pareto_front(points))
+    return Panel(title, label, y_label, series, front=pareto_front(points))
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, accuracy) points those that no other beats in one without being worse in the other, by rising cost."""
+    """Returns the (cost, accuracy) points that no other point dominates, by rising cost.
+
+    A point dominates another if it is better in cost or accuracy and not worse in the other.
+    """
     front: list[tuple[float, float]] = []
     for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or accuracy > front[-1][1]:
@@ -189,9 +120,9 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 
 
 def accuracy_by_group(groups: pd.DataFrame) -> Chart[Panel]:
-    """Every method's accuracy in each group of questions, a panel for each kept. groups: of `by_group`."""
+    """Every method's accuracy in each group of questions, with one panel per kept. groups: from `by_group`."""
     if groups.empty:
-        raise TokenselError("by_group: no complete point has answered a question of any group")
+        raise TokenselError("by_group: no complete point answered any question that has a group")
     reduced = groups[~groups["method"].isin(CONTROLS)]
     controls = groups[groups["method"].isin(CONTROLS)]
     panels = []
@@ -200,8 +131,8 @@ def accuracy_by_group(groups: pd.DataFrame) -> Chart[Panel]:
         names = sorted(rows["group"].unique())
         series = []
         parts = list(series_of(rows))
-        for place, (named, own, _) in enumerate(parts):
-            shift = 0.7 * ((place + 0.5) / len(parts) - 0.5)
+        for index, (named, own, _) in enumerate(parts):
+            shift = 0.7 * ((index + 0.5) / len(parts) - 0.5)
             series.append(
                 Series(
                     **named,
@@ -212,8 +143,8 @@ def accuracy_by_group(groups: pd.DataFrame) -> Chart[Panel]:
                     joined=False,
                 )
             )
-        ticks = [(float(place), str(name)) for place, name in enumerate(names)]
-        label = f"accuracy, % (n = {span(rows['n'])} in a group, 95% intervals)"
+        ticks = [(float(index), str(name)) for index, name in enumerate(names)]
+        label = f"accuracy, % (n = {span(rows['n'])} per group, 95% intervals)"
         panels.append(
             Panel(f"{same['pool_title'].iloc[0]}, {kept} kept", "group of questions", label, series, ticks=ticks)
         )
@@ -221,11 +152,13 @@ def accuracy_by_group(groups: pd.DataFrame) -> Chart[Panel]:
 
 
 def difference_to_reference(comparison: pd.DataFrame) -> Chart[Panel]:
-    """Each point's accuracy less the reference's over kept. comparison: of `compare`. Full marks are those that Holm's
-    correction leaves significant."""
+    """Each point's accuracy minus the reference's, over kept. comparison: from `compare`.
+
+    Markers are filled if the difference is significant after Holm's correction, else hollow.
+    """
     rows = comparison.dropna(subset="difference")
     if rows.empty:
-        raise TokenselError("compare: no point has a partner to be compared with")
+        raise TokenselError("compare: no point has a reference at its kept, so there is no difference to draw")
     reference = rows["reference"].iloc[0]
     panels = []
     for _, same in rows.groupby("pool", sort=False):
@@ -242,20 +175,21 @@ def difference_to_reference(comparison: pd.DataFrame) -> Chart[Panel]:
             )
             for named, own, shift in series_of(same)
         ]
-        label = f"accuracy less {reference}'s, points (n = {span(same['n'])} pairs, 95% intervals)"
+        label = f"accuracy minus {reference}'s, points (n = {span(same['n'])} pairs, 95% intervals)"
         title = same["pool_title"].iloc[0]
         panels.append(Panel(title, "kept visual tokens", label, series, [(reference, 0.0, "-")], ticks, log))
-    lone = comparison["difference"].isna().sum()
-    note = "Full marks: McNemar p < 0.05 after Holm's correction."
-    return Chart(panels, note + (f" {lone} points have no partner at their kept." if lone else ""))
+    note = "Filled markers: McNemar p < 0.05 after Holm's correction."
+    if count := comparison["difference"].isna().sum():
+        note += f" Not shown: {count} without {reference} at the same kept."
+    return Chart(panels, note)
 
 
 def layer_temperature(results: pd.DataFrame, method: str | None = None, kept: int | None = None) -> Chart[Grid]:
-    """Accuracy over agg_layer and temperature, a map for each method, kept and other setting."""
+    """Accuracy over agg_layer and temperature, with one heat map for each method, kept and other setting."""
     rows = complete(results).dropna(subset=["agg_layer", "temperature"])
     rows = rows[(rows["method"] == method) | (method is None)]
     rows = rows[(rows["kept"] == kept) | (kept is None)]
-    rows = rows.assign(setting=variants(rows, but=("agg_layer", "temperature")))
+    rows = rows.assign(setting=variants(rows, ignore=("agg_layer", "temperature")))
     grids = [
         _grid(title, same)
         for title, same in facets(rows, ["pool", "method", "kept", "setting"])
@@ -273,29 +207,28 @@ def _grid(title: str, rows: pd.DataFrame) -> Grid:
     layers = sorted({int(layer) for layer in rows["agg_layer"]})
     temperatures = sorted(set(floats(rows["temperature"])))
     values: list[list[float | None]] = [[None] * len(temperatures) for _ in layers]
-    words = [[""] * len(temperatures) for _ in layers]
+    texts = [[""] * len(temperatures) for _ in layers]
     for row in rows.to_dict("records"):
-        place = layers.index(row["agg_layer"]), temperatures.index(row["temperature"])
-        values[place[0]][place[1]] = 100 * row["accuracy"]
-        words[place[0]][place[1]] = (
-            f"{100 * row['accuracy']:.1f}\n[{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]"
-        )
-    return Grid(f"{title}: accuracy, % [95%] (n = {span(rows['n'])})", layers, temperatures, values, words)
+        layer, temperature = layers.index(row["agg_layer"]), temperatures.index(row["temperature"])
+        accuracy, low, high = (100 * row[name] for name in ("accuracy", "ci_low", "ci_high"))
+        values[layer][temperature] = accuracy
+        texts[layer][temperature] = f"{accuracy:.1f}\n[{low:.0f}, {high:.0f}]"
+    return Grid(f"{title}: accuracy, % [95%] (n = {span(rows['n'])})", layers, temperatures, values, texts)
 
 
 def answer_flips(counts: pd.DataFrame) -> Chart[Bars]:
-    """What became of the reference's answers, a row per point. counts: of `flip_counts`."""
+    """Shares of the reference's answers that changed, with one pair of bars per point. counts: from `flip_counts`."""
     if counts.empty:
-        raise TokenselError("flip_counts: no point has a partner to be compared with")
+        raise TokenselError("flip_counts: no point has a reference at its kept, so there are no changes to draw")
     bars = []
     for _, same in counts.groupby("pool", sort=False):
         rows = pd.concat([own for _, own, _ in series_of(same)]).sort_values("kept", kind="stable", na_position="first")
-        told = zip(rows["method"], rows["kept"], rows["setting"], strict=True)
+        names = zip(rows["method"], rows["kept"], rows["setting"], strict=True)
         bars.append(
             Bars(
                 title=f"{same['pool_title'].iloc[0]}, against {same['reference'].iloc[0]}",
                 n=span(same["n"]),
-                rows=[point_words(*each) for each in told],
+                labels=[point_words(*each) for each in names],
                 methods=list(rows["method"]),
                 lost=[_share(*pair) for pair in zip(rows["right_to_wrong"], rows["n"], strict=True)],
                 won=[_share(*pair) for pair in zip(rows["wrong_to_right"], rows["n"], strict=True)],
@@ -306,6 +239,6 @@ def answer_flips(counts: pd.DataFrame) -> Chart[Bars]:
 
 
 def _share(count: int, n: int) -> tuple[float, float, float]:
-    """A share and its interval, in percent."""
+    """Returns (share, low, high) in percent, with Wilson's 95% interval."""
     low, high = wilson_interval(int(count), int(n))
     return 100 * int(count) / int(n), 100 * low, 100 * high

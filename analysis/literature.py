@@ -1,4 +1,4 @@
-"""Figures that others have published, to draw beside measured results: never in one column with them."""
+"""Published figures, to be shown next to measured results but never mixed with them."""
 
 from pathlib import Path
 
@@ -8,11 +8,12 @@ _TYPES = {"kept": "Int64", "n": "Int64", "correct": "Int64", "accuracy": "Float6
 
 
 def published() -> pd.DataFrame:
-    """One row per published figure.
+    """Loads one row per published figure.
 
-    Columns: method (by its name here; full: the model unreduced), kept (visual tokens; 0: all cut), accuracy (share),
-    n and correct (where the source tells them), model, data, latency_s (seconds per question), setting, source, note.
-    They come from different prompts, scorings and ways to count kept tokens: read setting and note before comparing.
+    Columns: method (its name in this project; full is the unreduced model), kept (visual tokens; 0 means that all were
+    removed), accuracy (share), n and correct (where the source states them), model, data, latency_s (seconds per
+    question), setting, source, note. The sources differ in prompts, scoring and how they count kept tokens: read
+    setting and note before comparing.
     """
     frame = pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=False, na_values=[""])
     text = [name for name in frame.columns if name not in _TYPES]

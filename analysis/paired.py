@@ -34,7 +34,7 @@ class _Answers:
     answered: np.ndarray
 
     def pair(self, key: str, reference: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """Returns ((right, right of the reference), (prediction, prediction of the reference)) over shared questions."""
+        """Returns (right, right of reference), (prediction, prediction of reference) over the shared questions."""
         one, other = self.keys.index(key), self.keys.index(reference)
         shared = self.answered[one] & self.answered[other]
         both = [one, other]
@@ -154,7 +154,9 @@ def by_group(results: pd.DataFrame, predictions: pd.DataFrame, group: str = "fam
     counted = answered.groupby(["folder", group], observed=True)["correct"].agg(["size", "sum"]).reset_index()
     counted = counted.rename(columns={group: "group", "size": "n", "sum": "correct"}).astype({"folder": "string"})
     counted["accuracy"] = counted["correct"] / counted["n"]
-    limits = [wilson_interval(int(correct), int(n)) for correct, n in zip(counted["correct"], counted["n"], strict=True)]
+    limits = [
+        wilson_interval(int(correct), int(n)) for correct, n in zip(counted["correct"], counted["n"], strict=True)
+    ]
     counted[["ci_low", "ci_high"]] = np.array(limits).reshape(-1, 2)
     rows = rows.assign(pool_title=rows["pool"].map(pool_titles(rows)))
     named = rows[["pool", "pool_title", "key", *_names(rows), "folder"]]

@@ -117,8 +117,8 @@ def _of_figures(
 ) -> list[dict[str, Any]]:
     """The predictions that the point's figures were computed from.
 
-    A folder can store more: a run with a larger limit was interrupted, or a later run had a smaller limit. A limit takes
-    the first questions of a fixed order, so every shorter prefix of that order is tried.
+    A folder can store more: a run with a larger limit was interrupted, or a later run had a smaller limit. A limit
+    takes the first questions of a fixed order, so every shorter prefix of that order is tried.
     """
     records = sorted(records, key=lambda record: order.get(record["id"], (stable_hash(record["id"]), "")))
     for count in range(len(records) - 1, 0, -1):

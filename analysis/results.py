@@ -1,4 +1,4 @@
-"""Loads what sweeps wrote to disk into one tidy frame: one row per grid point, whether complete, failed or unfinished."""
+"""Loads what sweeps wrote to disk into one frame: a row for every grid point, complete, failed or unfinished."""
 
 import glob
 import json

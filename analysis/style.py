@@ -1,16 +1,16 @@
-"""One look for all figures: a colour, a marker and a dash for each method, the same wherever it is drawn."""
+"""The style of each method, a colour, a marker and a line, which is the same in every figure."""
 
 import hashlib
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-# Okabe and Ito's colours, which colour-blind readers tell apart, less their yellow, which white paper swallows.
+# Okabe and Ito's palette, which colour-blind readers can distinguish. Its yellow is left out: too pale on white.
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
 PURPLE, ORANGE, SKY = "#CC79A7", "#E69F00", "#56B4E9"
 GREY, BLACK = "#8A8A8A", "#000000"
 
-# matplotlib's markers and plotly's names for them.
+# plotly's names of matplotlib's markers and lines.
 _SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
 _SYMBOLS |= {"X": "x", "*": "star", ">": "triangle-right", "<": "triangle-left", "p": "pentagon", "h": "hexagon"}
 _SYMBOLS |= {"d": "diamond-tall", "8": "octagon"}
@@ -27,12 +27,12 @@ class MethodStyle:
 
     @property
     def symbol(self) -> str:
-        """plotly's name of the marker."""
+        """The marker's name in plotly."""
         return _SYMBOLS[self.marker]
 
     @property
     def dash(self) -> str:
-        """plotly's name of the line."""
+        """The line's name in plotly."""
         return _DASHES[self.line]
 
 
@@ -57,12 +57,12 @@ STYLES = {
     "grid": MethodStyle(GREY, "s", "--"),
     "pool": MethodStyle(GREY, "o", ":"),
 }
-# Those of the user's own methods, which no method above has.
-_OWN = [
+# Styles for users' own methods. Their markers occur in none of the styles above.
+_USER_STYLES = [
     MethodStyle(color, marker, "-.")
     for marker, color in product(("p", "h", "d", "8"), (PURPLE, ORANGE, SKY, BLUE, VERMILLION, GREEN))
 ]
-RC: Any = {  # matplotlib's own type of it lists every key there is
+RC: Any = {  # matplotlib types rcParams by listing every possible key
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
@@ -76,13 +76,13 @@ RC: Any = {  # matplotlib's own type of it lists every key there is
     "errorbar.capsize": 2,
     "legend.frameon": False,
     "legend.fontsize": 8,
-    "pdf.fonttype": 42,  # text that can be searched and edited
+    "pdf.fonttype": 42,  # keeps text searchable and editable
     "savefig.dpi": 150,
 }
 
 
 def method_style(name: str) -> MethodStyle:
-    """The style of a method, by its name alone: the same whatever else is in the figure, in every process."""
+    """Returns the style of a method. It depends on the name alone, so it is the same in every figure and process."""
     if name in STYLES:
         return STYLES[name]
-    return _OWN[int(hashlib.sha256(name.encode()).hexdigest(), 16) % len(_OWN)]
+    return _USER_STYLES[int(hashlib.sha256(name.encode()).hexdigest(), 16) % len(_USER_STYLES)]

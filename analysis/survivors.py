@@ -1,4 +1,4 @@
-"""Which visual tokens of a picture survive a reduction, what each centroid gathers, and what the model then answers."""
+"""Traces a reduction on one picture: which visual tokens survive, what each gathers, and what the model answers."""
 
 import math
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from tokensel.errors import TokenselError
 from tokensel.evaluation.accuracy import ANSWER_TOKENS
 from tokensel.evaluation.answers import row_keys
 from tokensel.evaluation.grid_point import GridPoint
-from tokensel.functional.sampling import cosine_to, inverse_norms, take
+from tokensel.functional import cosine_to, inverse_norms, take
 from tokensel.models import LoadedModel
 
 
 @dataclass(frozen=True)
 class Survivors:
-    """What one grid point leaves of one picture.
+    """The result of one grid point on one picture.
 
-    positions    [M] indices into the picture's visual tokens in reading order, in the order in which they now stand
-    weights      [M, N] float32, each row what a survivor gathers from the picture's N visual tokens, summing to 1;
-                 None where nothing is gathered, or the method makes the values itself (gathers says which)
-    gathers      "cross_attention", "mean", "none", or "own": values of the method's making
-    layer        the decoder layer before which they were chosen
-    answer       the choice's letter, Yes or No, or what is written where the question is put in words
-    margin       by how much the answer's logit leads; None for written text
+    positions    [M] indices into the picture's visual tokens (row by row), in the order that the decoder now has
+    weights      [M, N] float32: the weights with which each survivor gathers the picture's N visual tokens. They sum
+                 to 1 for each survivor. None if nothing is gathered or if the method computes the values itself
+    gathers      "cross_attention", "mean", "none", or "own" (the method computes the values)
+    layer        the decoder layer before which the tokens were chosen
+    answer       the choice's letter, Yes or No, or the text that the model writes
+    margin       logit of the answer minus that of the second-best choice; None for text that the model writes
     """
 
     point: GridPoint
@@ -46,46 +46,51 @@ class Survivors:
 
 
 def gathered_weights(queries: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """softmax(cosine(queries, tokens) / temperature): the weights by which `cross_attention`
-    gathers. queries [B, M, D], tokens [B, N, D] -> float32 [B, M, N], rows summing to 1."""
+    """Computes the weights of `cross_attention`: softmax(cosine(queries, tokens) / temperature).
+
+    queries [B, M, D], tokens [B, N, D] -> float32 [B, M, N]; the last dimension sums to 1.
+    """
     return (_cosines(queries, tokens).transpose(1, 2) / temperature).softmax(-1)
 
 
 def mean_weights(queries: Tensor, tokens: Tensor) -> Tensor:
-    """The weights of `nearest_mean`: the same shapes; a query nobody is nearest to has zeros."""
+    """Computes the weights of `nearest_mean`.
+
+    Shapes are those of `gathered_weights`. A query that is nearest to no token has weights of 0.
+    """
     nearest = torch.nn.functional.one_hot(_cosines(queries, tokens).argmax(2), queries.shape[1])
     members = nearest.transpose(1, 2).float()
     return members / members.sum(2, keepdim=True).clamp_min(1)
 
 
 def _cosines(queries: Tensor, tokens: Tensor) -> Tensor:
-    """[B, N, M]"""
-    values, asked = tokens.float(), queries.float()
-    return cosine_to(values, inverse_norms(values), asked * inverse_norms(asked).unsqueeze(-1))
+    """Returns cosines [B, N, M]."""
+    values, queries = tokens.float(), queries.float()
+    return cosine_to(values, inverse_norms(values), queries * inverse_norms(queries).unsqueeze(-1))
 
 
 @dataclass(frozen=True)
-class AsItIs(Protocol):
-    """A protocol that puts the question's text alone, without choices and instruction."""
+class TextOnly(Protocol):
+    """A protocol whose prompt is the question's text alone, without choices or instruction."""
 
     def text(self, question: Question) -> str:
         return question.text
 
 
 class Tracer:
-    """Asks a model one question about one picture, under as many grid points as wanted.
+    """Runs one question about one picture at any number of grid points.
 
-    in_words: the question's text is put as it is, and answered in words; its choices play no part.
+    in_words: the prompt is the question's text alone, the model writes its answer, and choices are ignored.
 
-    Raises TokenselError for a question without a picture, or a model whose visual tokens form no grid.
+    Raises TokenselError if the question has no picture, or if the visual tokens do not form one grid.
     """
 
     def __init__(self, loaded: LoadedModel, question: Question, in_words: bool = False) -> None:
         if question.image is None:
-            raise TokenselError(f"question {question.id}: has no picture to draw on")
+            raise TokenselError(f"question={question.id}: has no picture; choose a question with one")
         self.in_words, self.question = in_words, question
         kept = {name: getattr(loaded.protocol, name) for name in ("conv", "image_aspect")}
-        self.loaded = loaded.with_protocol(AsItIs(**kept)) if in_words else loaded
+        self.loaded = loaded.with_protocol(TextOnly(**kept)) if in_words else loaded
         self.inputs: dict[str, Any] = self.loaded.prepare([question])
         self.keys = row_keys([question], loaded.device)
         self.split = SplitModel(loaded.model)
@@ -100,30 +105,30 @@ class Tracer:
             rows = columns = math.isqrt(self.visual_tokens)
         if rows * columns != self.visual_tokens or rows == 0:
             raise TokenselError(
-                f"model.path={self.loaded.path}: its {self.visual_tokens} visual tokens form no single grid, so "
-                "survivors cannot be drawn on the picture; choose a model of LLaVA-1.5's kind"
+                f"model.path={self.loaded.path}: its {self.visual_tokens} visual tokens do not form one grid, so "
+                "survivors cannot be drawn on the picture; choose a model such as LLaVA-1.5"
             )
         return rows, columns
 
     def picture(self) -> np.ndarray:
-        """The picture as the vision tower gets it, scaled and cut by the checkpoint's processor: uint8 [H, W, 3]."""
+        """Returns the picture that the vision tower sees, resized and cropped by the processor: uint8 [H, W, 3]."""
         pixels, processor = self.inputs["pixel_values"], self.loaded.processor.image_processor
-        if pixels.ndim != 4:  # patches in a row: the processor scales such pictures and cuts nothing
-            return np.asarray(self.loaded.show(self.question.load_image()))
+        if pixels.ndim != 4:  # a sequence of patches: such processors resize pictures but do not crop them
+            return np.asarray(self.loaded.prepare_image(self.question.load_image()))
         channels = pixels[0].float().cpu().permute(1, 2, 0).numpy()
         shown = channels * np.array(processor.image_std) + np.array(processor.image_mean)
         return (255 * shown).round().clip(0, 255).astype(np.uint8)
 
     @torch.inference_mode()
     def full_answer(self) -> tuple[str, float | None]:
-        """The unreduced model's answer, and its margin."""
+        """Returns the answer of the full model, and its margin."""
         return self._answer(GridPoint("full"), self.split.embed(**self.inputs, row_keys=self.keys))
 
     @torch.inference_mode()
     def survivors(self, point: GridPoint) -> Survivors:
-        """Runs one point. Where several stages choose, positions and weights are those of the last that leaves any.
+        """Runs one grid point. With several stages, the result describes the last stage that left any visual token.
 
-        Raises TokenselError for a point that leaves nothing to draw: full, no_image, kept of all visual tokens.
+        Raises TokenselError if the point keeps all visual tokens or none.
         """
         stages = [stage for stage in point.stages(self.split.num_layers) if stage.layer < self.split.num_layers]
         state = self.split.embed(
@@ -137,8 +142,8 @@ class Tracer:
                 last = entering, state, stage
         if last is None:
             raise TokenselError(
-                f"method={point.method} kept={point.final_kept}: leaves all or none of the {self.visual_tokens} visual "
-                "tokens, so there are no survivors to draw; choose a method that selects and a smaller kept"
+                f"method={point.method} kept={point.final_kept}: keeps all or none of the {self.visual_tokens} visual "
+                "tokens, so there are no survivors to draw; choose a method that selects, and a smaller kept"
             )
         entering, left, stage = last
         positions: Any = left.positions
@@ -152,16 +157,17 @@ class Tracer:
         if stage.aggregation not in ("cross_attention", "mean"):
             return None, "none"
         tokens = take(entering.hidden, entering.visual_index)
-        whole = torch.arange(self.visual_tokens, device=tokens.device).unsqueeze(0)
-        there = whole if entering.positions is None else entering.positions  # [1, tokens now]
-        places = (positions.unsqueeze(2) == there.unsqueeze(1)).to(torch.uint8).argmax(2)
-        queries = take(tokens, places)
+        # Visual tokens that enter the stage, [1, count], and where among them the survivors are, [1, M].
+        every = torch.arange(self.visual_tokens, device=tokens.device).unsqueeze(0)
+        present = every if entering.positions is None else entering.positions
+        chosen = (positions.unsqueeze(2) == present.unsqueeze(1)).to(torch.uint8).argmax(2)
+        queries = take(tokens, chosen)
         if stage.aggregation == "mean":
-            now = mean_weights(queries, tokens)
+            weights = mean_weights(queries, tokens)
         else:
-            now = gathered_weights(queries, tokens, stage.temperature)
-        over_picture = now.new_zeros(now.shape[1], self.visual_tokens)
-        over_picture.index_copy_(1, there[0], now[0])
+            weights = gathered_weights(queries, tokens, stage.temperature)
+        over_picture = weights.new_zeros(weights.shape[1], self.visual_tokens)
+        over_picture.index_copy_(1, present[0], weights[0])
         return over_picture.cpu().numpy(), str(stage.aggregation)
 
     def _answer(self, point: GridPoint, state: State) -> tuple[str, float | None]:
@@ -171,8 +177,8 @@ class Tracer:
         scores = self.split.logits(self.split.run(state, self.split.num_layers))[0, letters].float().cpu()
         best = scores.topk(min(2, len(scores)))
         choice = int(best.indices[0])
-        said = self.question.choices[choice] if is_yes_no(self.question) else LETTERS[choice]
-        return said, float(best.values[0] - best.values[-1])
+        answer = self.question.choices[choice] if is_yes_no(self.question) else LETTERS[choice]
+        return answer, float(best.values[0] - best.values[-1])
 
     def _write(self, point: GridPoint) -> str:
         with reduce_tokens(self.loaded.model, point.make_method(), row_keys=self.keys, **point.reduction()):
@@ -182,6 +188,9 @@ class Tracer:
 
 
 def effective_tokens(weights: np.ndarray) -> np.ndarray:
-    """How many tokens each row of weights [M, N] in effect gathers from, exp of its entropy: 1 for one, N for all."""
+    """Computes how many tokens each survivor effectively gathers from: exp of the entropy of its weights.
+
+    weights [M, N] -> [M], from 1 (a single token) to N (all tokens equally).
+    """
     logs = np.log(np.where(weights > 0, weights, 1))
     return np.exp(-(weights * logs).sum(1))

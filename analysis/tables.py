@@ -1,4 +1,4 @@
-"""Results as tables to read: rounded, with intervals, failed points named. For a paper: `.to_latex(index=False)`."""
+"""Formats results as tables of rounded text with intervals. For a paper, call `.to_latex(index=False)` on a table."""
 
 import pandas as pd
 
@@ -7,8 +7,11 @@ from analysis.results import pool_titles, tidy
 
 
 def accuracy_table(results: pd.DataFrame) -> pd.DataFrame:
-    """Every point of `load_results` as text: method, kept, setting (where a method has several), n, accuracy in percent
-    with its interval, or that it failed or is unfinished, and what it costs; of several pools, the pool."""
+    """Formats each point of `load_results` as one line of text.
+
+    Columns: pool (if there are several), method, kept, setting (if a method has several), n, accuracy in percent with
+    its interval ("failed" or "unfinished" for points without one), prefill ms, speed-up, FLOPs ratio.
+    """
     rows = tidy(results)
     shares = 100 * rows[["accuracy", "ci_low", "ci_high"]]
     accuracies = [
@@ -23,8 +26,11 @@ def accuracy_table(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Every row of `compare` as text: the difference in percentage points with its interval, b and c, p, p after
-    Holm's correction, and the smallest difference that could have been found."""
+    """Formats each row of `compare` as one line of text.
+
+    Columns: those that name the point, n, the difference in percentage points with its interval, b : c, p, p after
+    Holm's correction, detectable, note.
+    """
     table = _named(comparison, comparison["pool_title"])
     reference = "" if comparison.empty else comparison["reference"].iloc[0]
     differences = zip(comparison["difference"], comparison["diff_low"], comparison["diff_high"], strict=True)
@@ -39,7 +45,7 @@ def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def probability(value: float) -> str:
-    """A p-value as it is written."""
+    """Formats a p-value with three decimal places."""
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -54,8 +60,8 @@ def _named(rows: pd.DataFrame, pools: pd.Series) -> pd.DataFrame:
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Without columns that say nothing; NA as a blank."""
+    """Drops columns without information and shows NA as a blank."""
     text = table.astype(object).where(table.notna(), "")
-    silent = [name for name in ("setting", "note", "detectable") if name in text and (text[name] == "").all()]
-    silent += ["pool"] if text["pool"].nunique() <= 1 else []
-    return text.drop(columns=silent).reset_index(drop=True)
+    empty = [name for name in ("setting", "note", "detectable") if name in text and (text[name] == "").all()]
+    empty += ["pool"] if text["pool"].nunique() <= 1 else []
+    return text.drop(columns=empty).reset_index(drop=True)

@@ -1,13 +1,13 @@
-"""A saved W&B workspace for a project of sweeps: what each method costs in accuracy and saves in time.
+"""Saves a W&B workspace for a project of sweeps: what each method costs in accuracy and saves in time.
 
     python -m runners.dashboard project=tokensel
     python -m runners.dashboard project=tokensel entity=my-team name="Visual tokens"
     python -m runners.dashboard project=tokensel --dry-run
 
-Accuracy and latency over kept with a line per method, the Pareto front of accuracy over prefill time and FLOPs, the
-grid as parallel coordinates, the pictures and predictions that runners/wandb_logger.py logs, and the run table with its
-columns. Needs wandb-workspaces. Each call saves a new workspace; the project's runs stay as they are. --dry-run prints
-the workspace's specification instead, without network or login. The last line of standard output is one JSON object.
+The workspace shows accuracy and latency over kept, a line per method; the Pareto front of accuracy over prefill time
+and FLOPs; the grid as parallel coordinates; the logged pictures and predictions; and the table of runs. It needs
+wandb-workspaces. Each call saves a new workspace and leaves the project's runs unchanged. --dry-run prints the
+workspace's specification instead, without network or login. The last line of standard output is one JSON object.
 """
 
 import json
@@ -15,14 +15,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from runners.sync import NOT_LOGGED_IN, key_values
-from runners.wandb_logging.logger import logged_in
+from runners.terminal.arguments import read_arguments
+from runners.terminal.command import run_command
+from runners.wandb_logging.destination import NOT_LOGGED_IN, check_names, logged_in
 from tokensel.errors import TokenselError
 from tokensel.evaluation.provenance import scrub
 
 TITLE = "Visual-token reduction"
 KEPT = "kept visual tokens"
-# The run table: what was done, and what it gave.
+# Columns of the table of runs: settings, then figures.
 COLUMNS = (
     *(f"config:{key}.value" for key in ("method", "agg_layer", "temperature", "layout", "scoring")),
     *(f"summary:{key}" for key in ("kept", "n", "accuracy", "ci_low", "ci_high", "prefill_ms_p50", "speedup", "flops")),
@@ -30,23 +31,15 @@ COLUMNS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Makes the workspace with these arguments (default: the command line's). Returns the exit status.
+    """Saves the workspace that these arguments describe (default: the command line's). Returns the exit status.
 
-    0: saved, or printed. 1: W&B refused or cannot be reached. 2: a mistake in the arguments, or no login.
+    0: saved, or printed. 1: W&B refused it or cannot be reached. 2: a mistake in the arguments, or no login.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
-    try:
-        return _dashboard(arguments)
-    except TokenselError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(__doc__, argv, _run)
 
 
 def workspace(project: str, entity: str = "", name: str = TITLE) -> Any:
-    """The workspace, unsaved. Raises TokenselError if wandb-workspaces is not installed."""
+    """The workspace, not saved. Raises TokenselError if wandb-workspaces is not installed."""
     ws, wr = _workspaces()
     return ws.Workspace(
         entity=entity,
@@ -69,7 +62,7 @@ def workspace(project: str, entity: str = "", name: str = TITLE) -> Any:
 
 
 def _over_kept(wr: Any) -> list[Any]:
-    """A line per method. A method run at several layers or temperatures has their mean and range."""
+    """Plots with a line per method: the mean and range over its layers and temperatures."""
     shown = {
         "accuracy": "Accuracy",
         "prefill_ms_p50": "Latency: prefill, ms",
@@ -93,7 +86,7 @@ def _over_kept(wr: Any) -> list[Any]:
 
 
 def _pareto(wr: Any) -> list[Any]:
-    """A point per run; the running maximum over rising cost is the Pareto front."""
+    """Plots with a dot per run; the running maximum over rising cost is the Pareto front."""
     costs = {"prefill_ms_p50": "prefill ms", "flops": "FLOPs", "kv_bytes": "KV-cache bytes"}
     return [
         wr.ScatterPlot(
@@ -143,13 +136,15 @@ def _workspaces() -> tuple[Any, Any]:
     return ws, wr
 
 
-def _dashboard(arguments: list[str]) -> int:
-    dry = "--dry-run" in arguments
-    values = key_values([each for each in arguments if each != "--dry-run"], ("project", "entity", "name"))
-    if "project" not in values:
+def _run(arguments: Sequence[str]) -> int:
+    flags, given = read_arguments(arguments, ("project", "entity", "name"))
+    if unknown := sorted(set(flags) - {"--dry-run"}):
+        raise TokenselError(f"{unknown[0]}: unknown; allowed are project=, entity=, name= and --dry-run")
+    check_names(given)
+    if "project" not in given:
         raise TokenselError("project: missing; name the W&B project of your sweeps, such as project=tokensel")
-    made = workspace(**values)
-    if dry:
+    made = workspace(**given)
+    if flags:
         print(json.dumps(made._spec), flush=True)
         return 0
     if not logged_in():
@@ -158,7 +153,7 @@ def _dashboard(arguments: list[str]) -> int:
         line = _save(made)
     except TokenselError:
         raise
-    except Exception as error:  # W&B raises many kinds: no network, no right, no such entity
+    except Exception as error:  # W&B may raise anything: no network, no permission, no such entity
         lines = str(error).splitlines() or [type(error).__name__]
         print(f"error: W&B could not save the workspace ({scrub(lines[0])})", file=sys.stderr)
         return 1
@@ -167,10 +162,10 @@ def _dashboard(arguments: list[str]) -> int:
 
 
 def _save(made: Any) -> dict[str, Any]:
-    """Saves it where the project is. Raises TokenselError if there is no such project."""
+    """Saves the workspace in its project. Raises TokenselError if there is no such project."""
     import wandb
 
-    # W&B would try an address that does not answer for minutes.
+    # By default, W&B retries an unreachable address for minutes.
     retries = {"x_graphql_retry_max": 2, "x_graphql_retry_wait_min_seconds": 0.5, "x_graphql_retry_wait_max_seconds": 2}
     wandb.setup(wandb.Settings(silent=True, **retries))
     api = wandb.Api(timeout=30)
@@ -178,7 +173,7 @@ def _save(made: Any) -> dict[str, Any]:
     if made.project not in (project.name for project in api.projects(made.entity)):
         raise TokenselError(
             f"project={made.project}: {made.entity} has no such project; "
-            f"python -m runners.sync outputs/sweep project={made.project} makes it"
+            f"python -m runners.sync outputs/sweep project={made.project} creates it"
         )
     made.save()
     return {"entity": made.entity, "project": made.project, "name": made.name, "url": made.url}

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from runners.terminal.progress import SweepProgress
-from tokensel.compat.arguments import in_flags, parse_flags
+from tokensel.compat.arguments import parse_flags, with_flag_names
 from tokensel.compat.config import DEFAULTS, active_scheme, classic_reduction
 from tokensel.compat.model import ClassicModel, tokenizer_image_token
 from tokensel.data import LETTERS, Question, load_questions
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
             _run(flags)
     except TokenselError as error:
-        print(f"error: {in_flags(str(error), flags)}", file=sys.stderr)
+        print(f"error: {with_flag_names(str(error), flags)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)

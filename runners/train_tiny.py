@@ -1,13 +1,13 @@
-"""Makes the embedded tiny LLaVA from nothing, and measures it.
+"""Trains the embedded tiny LLaVA from scratch, and measures whether it sees.
 
-The model is only worth shipping if it really sees: with the picture it must answer far better than without it, and
-without it be at chance. `--evaluate` prints exactly that, for the model that is shipped or any other folder.
+The model is worth shipping only if it answers far better with the picture than without, and without it only at chance.
+`--evaluate` prints both accuracies, for the embedded model or for any other folder.
 
     python -m runners.train_tiny --out /tmp/tiny            # hours on two cores, minutes on a GPU; continues if stopped
     python -m runners.train_tiny --evaluate                 # the embedded model, on 1200 questions of each data set
-    python -m runners.train_tiny --evaluate --limit 0       # on all of them: half an hour on two cores
+    python -m runners.train_tiny --evaluate --limit 0       # on all questions: half an hour on two cores
 
-Figures are written beside the weights as figures.json. The last line of standard output is JSON.
+The figures are written beside the weights as figures.json. The last line of standard output is JSON.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.statistics import wilson_interval
 from tokensel.evaluation.store import PointStore
 from tokensel.models import load_model
-from tokensel.training.train import Plan, make_student, save_student, train_language, train_vision
+from tokensel.training.schedule import TrainingSchedule
+from tokensel.training.train import make_student, save_student, train_language, train_vision
 
 LINE_SECONDS = 30.0
 
 
 class _Log:
-    """Running means of what a stage reports: on a terminal beside a bar, elsewhere as a line now and then."""
+    """Prints running means of figures: beside a progress bar on a terminal, else one line every LINE_SECONDS."""
 
     def __init__(self, title: str, steps: int):
         self.title, self.steps = title, steps
         self.sums: dict[str, list[float]] = defaultdict(list)
-        self.spoke = time.monotonic()
+        self.printed_at = time.monotonic()
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -61,8 +62,8 @@ class _Log:
         for name, value in figures.items():
             self.sums[name].append(value)
         self.bar.update(self.task, completed=step)
-        if step == self.steps or time.monotonic() - self.spoke >= LINE_SECONDS:
-            self.spoke = time.monotonic()
+        if step == self.steps or time.monotonic() - self.printed_at >= LINE_SECONDS:
+            self.printed_at = time.monotonic()
             means = " ".join(f"{name} {sum(v) / len(v):.3f}" for name, v in sorted(self.sums.items()))
             self.bar.console.print(f"{self.title} {step}/{self.steps}: {means}", highlight=False, soft_wrap=True)
             self.sums.clear()
@@ -70,17 +71,20 @@ class _Log:
             self.bar.stop()
 
 
-def train(plan: Plan, out: Path, work: Path, device: str) -> None:
-    """Both stages, then the checkpoint in `out`. `work` holds what a stopped training continues from."""
-    model, processor = make_student(plan.seed)
-    train_vision(model, plan, work, device, _Log("vision", plan.vision_steps))
-    train_language(model, processor.tokenizer, plan, work, device, _Log("language", plan.steps))
+def train(schedule: TrainingSchedule, out: Path, work: Path, device: str) -> None:
+    """Runs both stages and writes the checkpoint to `out`.
+
+    work: the folder with the state from which a stopped training continues.
+    """
+    model, processor = make_student(schedule.seed)
+    train_vision(model, schedule, work, device, _Log("vision", schedule.vision_steps))
+    train_language(model, processor.tokenizer, schedule, work, device, _Log("language", schedule.steps))
     save_student(model, processor, out)
     print(f"wrote {out}", flush=True)
 
 
 def measure(path: str, device: str, limit: int | None, batch_size: int = 16) -> dict:
-    """Accuracy by letter scoring: {"diagrams": {full, no_image, chance, n, families}, "easy_vqa": {full, n, ...}}."""
+    """Accuracy with letter scoring: {"diagrams": {full, no_image, chance, n, families}, "easy_vqa": {full, n, ...}}."""
     loaded = load_model(path, device=device)
     points = [GridPoint("full"), GridPoint("no_image", agg_layer=0)]
     figures: dict[str, dict] = {}
@@ -99,27 +103,27 @@ def measure(path: str, device: str, limit: int | None, batch_size: int = 16) -> 
             failed = evaluate(loaded, questions, points, stores, batch_size=batch_size, progress=progress)
             for error in failed.values():
                 raise error
-            full, blind = ({row["id"]: row["correct"] for row in store.predictions()} for store in stores)
-        figures[data] = _figures(questions, full, blind)
+            full, no_image = ({record["id"]: record["correct"] for record in store.predictions()} for store in stores)
+        figures[data] = _figures(questions, full, no_image)
     return figures
 
 
-def _figures(questions: list[Question], full: dict[str, bool], blind: dict[str, bool]) -> dict:
+def _figures(questions: list[Question], full: dict[str, bool], no_image: dict[str, bool]) -> dict:
     families: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
         families[question.family].append(question)
 
-    def share(asked: list[Question], correct: dict[str, bool]) -> float:
-        return round(sum(correct[q.id] for q in asked) / len(asked), 4)
+    def share(chosen: list[Question], correct: dict[str, bool]) -> float:
+        return round(sum(correct[q.id] for q in chosen) / len(chosen), 4)
 
     low, high = wilson_interval(sum(full.values()), len(full))
     return {
         "full": share(questions, full),
         "ci": [round(low, 4), round(high, 4)],
-        "no_image": share(questions, blind),
+        "no_image": share(questions, no_image),
         "chance": round(sum(1 / len(q.choices) for q in questions) / len(questions), 4),
         "n": len(questions),
-        "families": {name: share(asked, full) for name, asked in families.items()},
+        "families": {name: share(members, full) for name, members in families.items()},
     }
 
 
@@ -128,16 +132,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--evaluate", action="store_true", help="measure a model instead of training one")
     parser.add_argument("--path", default="tiny", help="the model to evaluate: tiny (embedded), or a folder")
     parser.add_argument(
-        "--limit", type=int, default=1200, help="evaluate on so many questions of each data set; 0: all (default: 1200)"
+        "--limit", type=int, default=1200, help="questions of each data set to evaluate; 0: all (default: 1200)"
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/tiny"), help="folder for the trained checkpoint")
-    parser.add_argument("--work", type=Path, help="folder for training state (default: OUT-work)")
+    parser.add_argument("--work", type=Path, help="folder for the state of a stopped training (default: OUT-work)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    parser.add_argument("--seed", type=int, default=Plan.seed)
-    parser.add_argument("--vision-steps", type=int, default=Plan.vision_steps)
-    parser.add_argument("--steps", type=int, default=Plan.steps, help="optimizer steps of the language stage")
-    parser.add_argument("--batch", type=int, default=Plan.batch, help="pictures a step of the language stage")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the decoder: a third off each step")
+    parser.add_argument("--seed", type=int, default=TrainingSchedule.seed)
+    parser.add_argument("--vision-steps", type=int, default=TrainingSchedule.vision_steps)
+    parser.add_argument("--steps", type=int, default=TrainingSchedule.steps, help="steps of the language stage")
+    parser.add_argument("--batch", type=int, default=TrainingSchedule.batch, help="pictures per language step")
+    parser.add_argument("--compile", action="store_true", help="compile the decoder: a third faster per step")
     options = parser.parse_args(argv)
     device = options.device
     if device == "auto":
@@ -145,8 +149,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         path = options.path
         if not options.evaluate:
-            plan = replace(
-                Plan(),
+            schedule = replace(
+                TrainingSchedule(),
                 seed=options.seed,
                 vision_steps=options.vision_steps,
                 steps=options.steps,
@@ -154,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
                 compiled=options.compile,
             )
             work = options.work or options.out.with_name(options.out.name + "-work")
-            train(plan, options.out, work, device)
+            train(schedule, options.out, work, device)
             path = str(options.out)
         figures = measure(path, device, options.limit or None)
         if not options.evaluate:
@@ -163,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
                 "device": device,
-                "plan": vars(plan),
+                "plan": vars(schedule),
             }
             (options.out / "figures.json").write_text(json.dumps(figures | {"made_with": made}, indent=1) + "\n")
     except TokenselError as error:

@@ -1,4 +1,7 @@
-"""A sweep's results as one HTML page that can be sent to anyone: build_report and what it is made of."""
+"""Builds one self-contained HTML page from the results of sweeps.
+
+`runners.report` calls `build_report`; `runners.show` uses `survivors_page`. Nothing else imports this package.
+"""
 
 from analysis.report.build import Report, build_report
 

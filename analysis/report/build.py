@@ -1,4 +1,4 @@
-"""Builds the page: reads the results, packs them, and puts the sections together."""
+"""Builds the report: loads the results, packs them for the scripts, and assembles the sections."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ SCRIPTS = ("dom.js", "table.js", "charts.js", "views.js", "gallery.js", "questio
 DASHES = ("solid", "dash", "dot", "dashdot")
 _SECTIONS = {
     "findings": "Findings",
-    "points": "Every point",
+    "points": "All points",
     "charts": "Charts",
-    "pictures": "What was kept",
+    "pictures": "Kept visual tokens",
     "questions": "Questions",
     "run": "How it was run",
 }
@@ -31,7 +31,7 @@ _SECTIONS = {
 
 @dataclass(frozen=True)
 class Report:
-    """A finished page. questions: how many different ones it holds."""
+    """A finished page, and how many points, complete points, different questions and pictures it contains."""
 
     html: str
     points: int
@@ -41,9 +41,11 @@ class Report:
 
 
 def build_report(source: str | Path, pictures: int = 300) -> Report:
-    """The page of everything in `source`, which is what `analysis.load_results` takes; pictures: see `report_of`.
+    """Builds the page for all results in a source.
 
-    Raises TokenselError for a source that holds no grid point.
+    source: as in `analysis.load_results`. pictures: see `report_of`.
+
+    Raises TokenselError if the source holds no grid point.
     """
     results = load_results(source)
     pools = evaluations(results, load_predictions(source), pool_titles(results))
@@ -52,22 +54,23 @@ def build_report(source: str | Path, pictures: int = 300) -> Report:
 
 
 def report_of(pools: Sequence[Evaluation], title: str, pictures: int = 300) -> Report:
-    """The page of these evaluations, each by itself.
+    """Builds the page for these evaluations, which it shows one at a time.
 
-    pictures    so many questions at most get a small picture in the list, those that methods disagree on most; fewer if
-                the page would grow beyond MAX_BYTES
+    title       the heading
+    pictures    how many questions of the list get a small picture: those that methods disagree on most, and fewer if
+                the page would become larger than MAX_BYTES
     """
-    looks = _looks([row.method for pool in pools for row in pool.rows])
-    data = _data(pools, looks, pictures)
+    styles = _styles([row.method for pool in pools for row in pool.rows])
+    data = _data(pools, styles, pictures)
     page = assemble(
         title=f"{title}: visual-token reduction",
         name=title,
         meta=_meta(pools),
         nav=join(*(tag("a", text, href=f"#{name}") for name, text in _SECTIONS.items())),
-        body=_body(pools, {method: look["color"] for method, look in looks.items()}),
+        body=_body(pools, {method: style["color"] for method, style in styles.items()}),
         data=data,
         scripts=SCRIPTS,
-        styles=_color_styles(looks),
+        styles=_color_rules(styles),
     )
     return Report(
         html=page,
@@ -78,7 +81,7 @@ def report_of(pools: Sequence[Evaluation], title: str, pictures: int = 300) -> R
     )
 
 
-def _data(pools: Sequence[Evaluation], looks: dict[str, dict[str, Any]], pictures: int) -> dict[str, Any]:
+def _data(pools: Sequence[Evaluation], styles: dict[str, dict[str, Any]], pictures: int) -> dict[str, Any]:
     sets: list[dict[str, Any]] = []
     packed: dict[int, dict[str, Any]] = {}
     groups = _by_data(pools)
@@ -86,21 +89,21 @@ def _data(pools: Sequence[Evaluation], looks: dict[str, dict[str, Any]], picture
         questions = payload.question_set(group)
         order = payload.contested(group, questions)
         galleries = {id(pool): payload.gallery_ids(pool, order) for pool in group}
-        wanted = list(dict.fromkeys(asked for ids in galleries.values() for asked in ids))
+        wanted = list(dict.fromkeys(name for ids in galleries.values() for name in ids))
         aspects = {row.point.get("image_aspect") for pool in group for row in pool.complete}
         shown = payload.gallery_pictures(wanted, questions, aspects.pop() if len(aspects) == 1 else None)
         for pool in group:
-            packed[id(pool)] = _pool(pool, len(sets), questions, galleries[id(pool)], shown, looks)
+            packed[id(pool)] = _pool(pool, len(sets), questions, galleries[id(pool)], shown, styles)
         sets.append(payload.pack_set(questions, shown, Pictures()))
-        # Small pictures last, from what the rest leaves; a text below the list says so where they end.
-        room = MAX_BYTES - 1_000_000 - len(to_json({"sets": sets, "pools": list(packed.values())}))
-        rest = [asked for asked in order if asked not in shown.uris][:pictures]
-        sets[-1] = payload.pack_set(questions, shown, payload.thumbnails(rest, questions, room // len(groups)))
+        # Small pictures get the bytes that everything else leaves. Questions without one say so.
+        remaining = MAX_BYTES - 1_000_000 - len(to_json({"sets": sets, "pools": list(packed.values())}))
+        rest = [name for name in order if name not in shown.uris][:pictures]
+        sets[-1] = payload.pack_set(questions, shown, payload.thumbnails(rest, questions, remaining // len(groups)))
     return {"pools": [packed[id(pool)] for pool in pools], "sets": sets}
 
 
 def _by_data(pools: Sequence[Evaluation]) -> list[list[Evaluation]]:
-    """The evaluations in groups of the same questions, so that those are stored once."""
+    """Groups the evaluations by data set, so that its questions are stored once."""
     groups: dict[str, list[Evaluation]] = {}
     for pool in pools:
         digest = next((row.point["data_digest"] for row in pool.rows if "data_digest" in row.point), pool.pool)
@@ -110,14 +113,14 @@ def _by_data(pools: Sequence[Evaluation]) -> list[list[Evaluation]]:
 
 def _pool(
     pool: Evaluation,
-    place: int,
+    set_index: int,
     questions: payload.QuestionSet,
     ids: Sequence[str],
     shown: Pictures,
-    looks: dict[str, dict[str, Any]],
+    styles: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     side = payload.square_side(pool)
-    drawn = [questions.number[asked] for asked in ids if asked in shown.uris] if side else []
+    drawn = [questions.number[name] for name in ids if name in shown.uris] if side else []
     series: dict[str, list[str]] = {}
     for row in pool.rows:
         listed = series.setdefault(row.method, [])
@@ -125,14 +128,14 @@ def _pool(
             listed.append(row.series)
     rows = []
     for row in pool.rows:
-        look = looks[row.method]
-        dash = (look["dash"] + series[row.method].index(row.series)) % len(DASHES)
-        rows.append(payload.pack_row(row, questions, look | {"dash": dash}))
+        style = styles[row.method]
+        dash = (style["dash"] + series[row.method].index(row.series)) % len(DASHES)
+        rows.append(payload.pack_row(row, questions, style | {"dash": dash}))
     reduced = [row for row in pool.complete if not row.is_control and row.method not in ("fastv", "random")]
     featured = min(reduced, key=lambda row: (row.kept or 0, row.label), default=None)
     return {
         "title": pool.title,
-        "set": place,
+        "set": set_index,
         "side": side,
         "rows": rows,
         "gallery": drawn,
@@ -145,20 +148,20 @@ def _why_no_gallery(pool: Evaluation, ids: Sequence[str], shown: Pictures) -> st
     if pool.missing:
         return pool.missing
     if not ids:
-        return "None of these points stored which visual tokens it kept."
+        return "None of these points stored the positions of its kept visual tokens."
     if shown.lost:
-        return f"The pictures could not be read, the first: {next(iter(shown.lost.values()))}"
+        return f"The pictures could not be read. The first error: {next(iter(shown.lost.values()))}"
     if payload.square_side(pool) is None:
-        return "The visual tokens of these points are no square grid, so they cannot be drawn on the pictures."
+        return "The visual tokens of these points do not form a square, so they cannot be drawn on the pictures."
     return "The questions have no pictures."
 
 
 def _meta(pools: Sequence[Evaluation]) -> Html:
     rows = [row for pool in pools for row in pool.rows]
     counts = [(status, sum(row.status == status for row in rows)) for status in ("complete", "failed", "unfinished")]
-    told = ", ".join(f"{count} {status}" for status, count in counts if count)
+    summary = ", ".join(f"{count} {status}" for status, count in counts if count)
     titles = " \u00b7 ".join(pool.title for pool in pools) if len(pools) < 3 else f"{len(pools)} evaluations"
-    return tag("span", f"{titles} \u00b7 points: {told}", dir="auto")
+    return tag("span", f"{titles} \u00b7 points: {summary}", dir="auto")
 
 
 def _body(pools: Sequence[Evaluation], colors: dict[str, str]) -> Html:
@@ -166,7 +169,7 @@ def _body(pools: Sequence[Evaluation], colors: dict[str, str]) -> Html:
         return tag("section", tag("h2", _SECTIONS[name]), *content, id=name)
 
     def each(part: Any) -> list[Html]:
-        return [tag("div", part(pool), data_pool=str(place)) for place, pool in enumerate(pools)]
+        return [tag("div", part(pool), data_pool=str(index)) for index, pool in enumerate(pools)]
 
     return join(
         _chooser(pools),
@@ -184,53 +187,54 @@ def _body(pools: Sequence[Evaluation], colors: dict[str, str]) -> Html:
 
 
 _TABLE_NOTE = (
-    "Click a heading to sort by it. Differences are in percentage points on the same questions, with 95% intervals; "
-    "p is McNemar's exact test. First token: the median, vision tower included. Speed-up, of the first token, and "
-    "FLOPs: over the full model."
+    "Click a heading to sort. Differences are percentage points on the same questions, with 95% intervals; p comes "
+    "from McNemar's exact test. First token is the median time to the first token, including the vision tower. "
+    "Speed-up is the full model's time divided by the point's. FLOPs are a share of the full model's."
 )
 _CHARTS_NOTE = (
-    "Point at a mark, or focus a chart and use the arrow keys, for its figures. The names switch methods on and off."
+    "To see the figures of a point, move the pointer to its marker, or focus a chart and press the arrow keys. Click "
+    "the name of a method to hide or show it."
 )
 _PICTURES_NOTE = (
-    "The visual tokens that each method kept, bright on the picture as the model saw it, for the few questions of "
-    "which points store them. Most contested questions first."
+    "The visual tokens that each method kept are bright; the picture is shown as the model saw it. Points store kept "
+    "tokens only for a few questions. Questions that methods disagree on most come first."
 )
-_QUESTIONS_NOTE = "What changes from one point to another. Open a question for its choices and who took which."
+_QUESTIONS_NOTE = "Compare the answers of two points. Open a question to see which points chose which answer."
 
 
 def _chooser(pools: Sequence[Evaluation]) -> Html | None:
     if len(pools) < 2:
         return None
-    options = [tag("option", pool.title, value=str(place)) for place, pool in enumerate(pools)]
+    options = [tag("option", pool.title, value=str(index)) for index, pool in enumerate(pools)]
     why = (
-        f"These results are {len(pools)} evaluations that cannot be compared: they differ in the model, the questions "
-        "or the way of asking. They are shown one at a time."
+        f"These results form {len(pools)} evaluations that cannot be compared, because they differ in the model, the "
+        "questions, the scoring or the protocol. The page shows one at a time."
     )
     chosen = tag("div", tag("label", "evaluation", tag("select", *options, id="pool")), class_="controls")
     return tag("div", tag("p", why, class_="warn"), chosen)
 
 
-def _looks(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Each method's class of colour, marker and first dash, the same as in all other figures."""
-    looks: dict[str, dict[str, Any]] = {}
+def _styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Returns the CSS class of the colour, the marker and the first dash of each method, as in all other figures."""
+    styles: dict[str, dict[str, Any]] = {}
     for method in dict.fromkeys(methods):
         style = method_style(method)
-        looks[method] = {"color": f"c{len(looks)}", "marker": style.symbol, "dash": DASHES.index(style.dash)}
-    return looks
+        styles[method] = {"color": f"c{len(styles)}", "marker": style.symbol, "dash": DASHES.index(style.dash)}
+    return styles
 
 
-def _color_styles(looks: dict[str, dict[str, Any]]) -> str:
-    """The colours, lighter on dark; black is the text's own colour."""
+def _color_rules(styles: dict[str, dict[str, Any]]) -> str:
+    """Writes the CSS of the methods' colours. They are lighter on a dark page; black becomes the colour of the text."""
     light, dark = [], []
-    for method, look in looks.items():
+    for method, style in styles.items():
         color = method_style(method).color
-        light.append(f".{look['color']} {{ --c: {'var(--text)' if color == BLACK else color}; }}")
+        light.append(f".{style['color']} {{ --c: {'var(--text)' if color == BLACK else color}; }}")
         if color != BLACK:
-            dark.append(f".{look['color']} {{ --c: {_lighter(color)}; }}")
+            dark.append(f".{style['color']} {{ --c: {_lighter(color)}; }}")
     return "\n".join(["", *light, "@media (prefers-color-scheme: dark) {", *dark, "}", ""])
 
 
 def _lighter(color: str) -> str:
-    """#RRGGBB, a quarter of the way to white."""
-    parts = (int(color[place : place + 2], 16) for place in (1, 3, 5))
-    return "#" + "".join(f"{round(part + (255 - part) / 4):02x}" for part in parts)
+    """Mixes a colour, #RRGGBB, with a quarter of white."""
+    channels = (int(color[start : start + 2], 16) for start in (1, 3, 5))
+    return "#" + "".join(f"{round(channel + (255 - channel) / 4):02x}" for channel in channels)

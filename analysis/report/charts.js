@@ -1,4 +1,4 @@
-// By plotly's names, which analysis.style gives each method.
+// SVG paths by plotly's names of markers. analysis/style.py says which method has which marker.
 const MARKERS = {
   circle: "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0Z",
   square: "M-3.6-3.6h7.2v7.2h-7.2Z",
@@ -17,7 +17,7 @@ const MARKERS = {
 };
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
 
-/** Round values between two numbers, about `count` of them. */
+/** About `count` round values between two numbers. */
 function ticks(low, high, count) {
   const rough = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -27,22 +27,31 @@ function ticks(low, high, count) {
   return values;
 }
 
-/** What a chart shows of its points: a frame with axes, series with intervals, and rules across.
+/** A chart: axes, series of points with intervals, and horizontal rules.
  *
- * spec: points [{x, y, low, high, left, right, row, lines, hollow}], rules [{y, low, high, text, dash}],
- * xTicks, log, xFormat, yFormat, xLabel, yLabel, range [low, high], join (a line through each series), nudge.
+ * draw(spec) takes
+ *   points            [{x, y, low, high, left, right, row, lines, hollow}]: low and high bound y, left and right
+ *                     bound x, and lines is the text of the tip
+ *   rules             horizontal lines [{y, low, high, text, dash}]
+ *   range             [lowest y, highest y]
+ *   log, xTicks       whether the x axis is logarithmic, and its ticks
+ *   xFormat, yFormat  from a value to its text
+ *   xLabel            of the x axis
+ *   join              whether a line joins the points of a series
+ *   nudge             whether points of different series at one x are drawn side by side
+ *   empty             the text to show without points
  */
 class Chart {
   constructor(host, title, note, label) {
     this.svg = svg("svg", { tabindex: 0, role: "group", "aria-label": label });
     this.note = el("figcaption", {}, note);
     host.append(el("figure", { class: "chart" }, el("h3", {}, title), this.svg, this.note));
-    this.at = -1;
-    this.svg.addEventListener("pointermove", (event) => this.point(event));
-    this.svg.addEventListener("pointerdown", (event) => this.point(event));
+    this.at = -1;  // index of the picked point in this.marks, -1 for none
+    this.svg.addEventListener("pointermove", (event) => this.pickNearest(event));
+    this.svg.addEventListener("pointerdown", (event) => this.pickNearest(event));
     this.svg.addEventListener("pointerleave", () => this.pick(-1));
     this.svg.addEventListener("blur", () => this.pick(-1));
-    this.svg.addEventListener("keydown", (event) => this.key(event));
+    this.svg.addEventListener("keydown", (event) => this.pickByKey(event));
   }
 
   draw(spec) {
@@ -53,15 +62,15 @@ class Chart {
     this.svg.replaceChildren();
     if (!spec.points.length) {
       this.svg.append(svg("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, spec.empty));
-      this.places = [];
+      this.marks = [];
       return;
     }
     const xs = spec.points.flatMap((point) => [point.x, point.left ?? point.x, point.right ?? point.x]);
-    const measure = spec.log ? Math.log2 : (value) => value;
-    let [from, to] = [measure(Math.min(...xs)), measure(Math.max(...xs))];
-    const room = (to - from) * 0.07 || 0.5;
-    [from, to] = [from - room, to + room];
-    this.x = (value) => box.left + ((measure(value) - from) / (to - from)) * (box.right - box.left);
+    const scale = spec.log ? Math.log2 : (value) => value;
+    let [from, to] = [scale(Math.min(...xs)), scale(Math.max(...xs))];
+    const margin = (to - from) * 0.07 || 0.5;
+    [from, to] = [from - margin, to + margin];
+    this.x = (value) => box.left + ((scale(value) - from) / (to - from)) * (box.right - box.left);
     this.y = (value) =>
       box.bottom - ((value - spec.range[0]) / (spec.range[1] - spec.range[0])) * (box.bottom - box.top);
     this.axes(box, spec.xTicks || ticks(from, to, Math.max(3, Math.round(width / 110))), width, height);
@@ -80,11 +89,11 @@ class Chart {
         svg("text", { x: box.left - 6, y: y + 4, "text-anchor": "end" }, spec.yFormat(value)),
       );
     }
-    let free = -Infinity;
+    let lastEnd = -Infinity;
     for (const value of xTicks) {
       const text = spec.xFormat(value), x = this.x(value), half = 3.6 * text.length;
-      if (x < box.left - 1 || x > box.right + 1 || x - half < free) continue;
-      free = x + half + 4;
+      if (x < box.left - 1 || x > box.right + 1 || x - half < lastEnd) continue;
+      lastEnd = x + half + 4;
       this.svg.append(
         svg("line", { class: "gridline", x1: x, x2: x, y1: box.bottom, y2: box.bottom + 5 }),
         svg("text", { x, y: box.bottom + 19, "text-anchor": "middle" }, text),
@@ -122,18 +131,18 @@ class Chart {
       groups.get(point.row.series).push(point);
     }
     const nudge = this.spec.nudge ? Math.min(6, 44 / groups.size) : 0;
-    this.places = [];
+    this.marks = [];
     [...groups.values()].forEach((points, index) => {
       const shift = nudge * (index - (groups.size - 1) / 2);
       points.sort((a, b) => a.x - b.x);
-      const places = points.map((point) => ({ point, x: this.x(point.x) + shift, y: this.y(point.y) }));
+      const marks = points.map((point) => ({ point, x: this.x(point.x) + shift, y: this.y(point.y) }));
       const group = svg("g", { class: points[0].row.color });
-      if (this.spec.join && places.length > 1) {
-        const d = places.map(({ x, y }, at) => `${at ? "L" : "M"}${x} ${y}`).join("");
+      if (this.spec.join && marks.length > 1) {
+        const d = marks.map(({ x, y }, at) => `${at ? "L" : "M"}${x} ${y}`).join("");
         const dash = DASHES[points[0].row.dash % DASHES.length];
         group.append(svg("path", { class: "through", d, "stroke-dasharray": dash }));
       }
-      for (const { point, x, y } of places) {
+      for (const { point, x, y } of marks) {
         let d = point.low === undefined ? "" : `M${x} ${this.y(point.low)}V${this.y(point.high)}`;
         if (point.left !== undefined) d += `M${this.x(point.left)} ${y}H${this.x(point.right)}`;
         group.append(svg("path", { class: "interval", d }));
@@ -141,28 +150,28 @@ class Chart {
         group.append(svg("path", { class: kind, d: MARKERS[point.row.marker], transform: `translate(${x} ${y})` }));
       }
       this.svg.append(group);
-      this.places.push(...places);
+      this.marks.push(...marks);
     });
-    this.places.sort((a, b) => a.x - b.x || a.y - b.y);
+    this.marks.sort((a, b) => a.x - b.x || a.y - b.y);
   }
 
-  point(event) {
+  pickNearest(event) {
     const area = this.svg.getBoundingClientRect();
     const [x, y] = [event.clientX - area.left, event.clientY - area.top];
     let best = -1, least = 26;
-    this.places.forEach((place, at) => {
-      const distance = Math.hypot(place.x - x, place.y - y);
+    this.marks.forEach((mark, at) => {
+      const distance = Math.hypot(mark.x - x, mark.y - y);
       if (distance < least) [best, least] = [at, distance];
     });
     this.pick(best);
   }
 
-  key(event) {
+  pickByKey(event) {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (event.key === "Escape") this.pick(-1);
-    if (!step || !this.places.length) return;
+    if (!step || !this.marks.length) return;
     event.preventDefault();
-    this.pick((this.at + step + this.places.length + (this.at < 0 && step < 0 ? 1 : 0)) % this.places.length);
+    this.pick((this.at + step + this.marks.length + (this.at < 0 && step < 0 ? 1 : 0)) % this.marks.length);
   }
 
   pick(at) {
@@ -170,7 +179,7 @@ class Chart {
     if (!this.ring) return;
     this.ring.setAttribute("visibility", at < 0 ? "hidden" : "visible");
     if (at < 0) return hideTip();
-    const { x, y, point } = this.places[at];
+    const { x, y, point } = this.marks[at];
     this.ring.setAttribute("transform", `translate(${x} ${y})`);
     const area = this.svg.getBoundingClientRect();
     showTip(area.left + x, area.top + y, point.lines);

@@ -2,10 +2,10 @@
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
-// In the place of a prediction: read as none of the choices, skipped, never asked.
-const UNREADABLE = 255, SKIPPED = 254, NOT_ASKED = 253;
+// Codes that replace the index of a choice; payload.py has the same ones.
+const UNREADABLE = 255, SKIPPED = 254, NOT_EVALUATED = 253;
 
-/** An element with its attributes and children. Strings become text nodes: data is never markup here. */
+/** Makes an element. Strings become text nodes, so data is never interpreted as markup. */
 function el(name, attributes, ...children) {
   return fill(document.createElement(name), attributes, children);
 }
@@ -31,7 +31,7 @@ function bytes(base64) {
   return array;
 }
 
-/** The point's choice on each question of its data set, decoded when first asked for. */
+/** The index of the choice, or a code, for each question of the data set. Decoded on first use. */
 function predictions(row) {
   row.decoded = row.decoded || bytes(row.predictions);
   return row.decoded;
@@ -44,13 +44,13 @@ function isCorrect(row, question) {
 
 function answered(row, question) {
   const choice = predictions(row)[question];
-  return choice !== SKIPPED && choice !== NOT_ASKED;
+  return choice !== SKIPPED && choice !== NOT_EVALUATED;
 }
 
 function letter(choice) {
   if (choice === UNREADABLE) return "no readable answer";
   if (choice === SKIPPED) return "skipped";
-  if (choice === NOT_ASKED) return "not asked";
+  if (choice === NOT_EVALUATED) return "not evaluated";
   return LETTERS[choice];
 }
 
@@ -68,7 +68,7 @@ function probability(p) {
   return p < 0.001 ? "p < 0.001" : "p = " + p.toFixed(3);
 }
 
-/** The tip beside a place on the page. lines: the first is its heading. */
+/** Shows the tip beside a point of the page. lines: the first one is its heading. */
 function showTip(x, y, lines) {
   const tip = document.getElementById("tip");
   tip.replaceChildren(el("b", {}, lines[0]), ...lines.slice(1).map((line) => el("div", {}, line)));

@@ -1,4 +1,4 @@
-"""One evaluation: the rows that were asked the same questions in the same way, and their comparisons."""
+"""Groups results into evaluations: grid points that answered the same questions in the same way."""
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -20,21 +20,22 @@ COMPARED = ("difference", "diff_low", "diff_high", "p_value", "p_holm", "detecta
 
 
 @dataclass
-class Row:
-    """One point of the table.
+class TableRow:
+    """One line of the report's table: a grid point, its comparisons and its predictions.
 
-    point       its row of `load_results`, without what it does not have
-    label       names it among all rows; series: the same without kept
-    versus      by reference: what `compare` says, without what it does not know
-    told        its provenance
-    answers     its predictions, a row per question
+    point       its row of `load_results`, without missing values
+    label       its name, unique within the evaluation
+    series      the label without kept
+    versus      for each reference, its row of `compare`, without missing values
+    provenance  where and how it was computed
+    answers     its predictions, one row per question
     """
 
     point: dict[str, Any]
     label: str
     series: str
     versus: dict[str, dict[str, float]] = field(default_factory=dict)
-    told: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
     answers: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
@@ -60,44 +61,48 @@ class Row:
 
 @dataclass
 class Evaluation:
-    """One pool of results. varying: the settings in which rows of one method differ.
+    """The results of one pool.
 
-    questions   those that were asked, as they are in the data set today; empty where missing says why there are none
+    pool        its identifier, from `load_results`
+    title       its short name
+    varying     the settings in which rows of one method differ
+    questions   of the data set, with texts and pictures; empty if they cannot be loaded
+    missing     why the questions cannot be loaded; "" if they can
     """
 
     pool: str
     title: str
-    rows: list[Row]
+    rows: list[TableRow]
     varying: list[str]
     questions: list[Question]
     missing: str
 
     @property
-    def complete(self) -> list[Row]:
+    def complete(self) -> list[TableRow]:
         return [row for row in self.rows if row.is_complete]
 
     @property
     def visual_tokens(self) -> int | None:
-        """How many visual tokens a picture has, if all points agree on that."""
-        counts = {(row.told.get("protocol") or {}).get("visual_tokens") for row in self.complete}
+        """The number of visual tokens of a picture; None if it is unknown or differs between points."""
+        counts = {(row.provenance.get("protocol") or {}).get("visual_tokens") for row in self.complete}
         return next(iter(counts)) if len(counts) == 1 else None
 
 
 def evaluations(
     results: pd.DataFrame, predictions: pd.DataFrame, titles: Mapping[str, str] | None = None
 ) -> list[Evaluation]:
-    """One evaluation for each pool of the results, those with most complete points first.
+    """Makes one evaluation for each pool of the results. Those with most complete points come first.
 
-    titles: of the pools, by pool.
+    titles: short name of each pool.
     """
     versus = _comparisons(results, predictions)
     answers = {str(folder): rows for folder, rows in predictions.groupby("folder", observed=True)}
     made = []
     for pool, points in results.groupby("pool", sort=False):
         varying = _varying(points)
-        told = zip(points.to_dict("records"), variants(points).fillna(""), strict=True)
-        rows = [_row(record, where, versus, answers) for record, where in told]
-        _number_twins(rows)
+        described = zip(points.to_dict("records"), variants(points).fillna(""), strict=True)
+        rows = [_row(record, setting, versus, answers) for record, setting in described]
+        _make_labels_unique(rows)
         questions, missing = _questions(points)
         title = (titles or {}).get(str(pool)) or str(pool)
         made.append(Evaluation(str(pool), title, rows, varying, questions, missing))
@@ -105,7 +110,7 @@ def evaluations(
 
 
 def known(record: Mapping[Hashable, Any]) -> dict[str, Any]:
-    """The record without what is missing, in Python's own types."""
+    """Returns the record without missing values, and with Python's own types."""
     plain = {str(name): value.item() if hasattr(value, "item") else value for name, value in record.items()}
     return {name: value for name, value in plain.items() if not _is_missing(value)}
 
@@ -115,23 +120,23 @@ def _is_missing(value: Any) -> bool:
 
 
 def _row(
-    record: Mapping[Hashable, Any], where: str, versus: Mapping[tuple[str, str], Any], answers: Mapping[str, Any]
-) -> Row:
-    """where: what tells the row from the other settings of its method."""
+    record: Mapping[Hashable, Any], setting: str, versus: Mapping[tuple[str, str], Any], answers: Mapping[str, Any]
+) -> TableRow:
+    """setting: how the point differs from other points of its method, from `variants`."""
     point = known(record)
     method, kept = point.get("method", "unknown"), point.get("kept")
-    setting = f" ({where})" if where and method not in CONTROLS else ""
-    named = method if kept is None or method in CONTROLS else f"{method} {kept}"
-    row = Row(point, named + setting, method + setting)
+    suffix = f" ({setting})" if setting and method not in CONTROLS else ""
+    name = method if kept is None or method in CONTROLS else f"{method} {kept}"
+    row = TableRow(point, name + suffix, method + suffix)
     row.versus = {name: found for name in REFERENCES if (found := versus.get((name, point["key"])))}
     if folder := point.get("folder"):
-        row.told = (PointStore(folder).metrics() or {}).get("provenance") or {}
+        row.provenance = (PointStore(folder).metrics() or {}).get("provenance") or {}
         row.answers = answers.get(folder, pd.DataFrame())
     return row
 
 
-def _number_twins(rows: Sequence[Row]) -> None:
-    """The same point in two sweeps is told apart by the sweep's name."""
+def _make_labels_unique(rows: Sequence[TableRow]) -> None:
+    """Adds the sweep's name to labels that occur more than once: several sweeps can contain the same point."""
     labels = [row.label for row in rows]
     for row in rows:
         if labels.count(row.label) > 1:
@@ -146,12 +151,12 @@ def _varying(points: pd.DataFrame) -> list[str]:
 
 
 def _comparisons(results: pd.DataFrame, predictions: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
-    """By reference and key: what `compare` says."""
+    """The results of `compare` by (reference, key)."""
     found = {}
     for reference in REFERENCES:
         try:
             table = compare(results, predictions, reference)
-        except TokenselError:  # no complete point of this method
+        except TokenselError:  # no complete point has this method
             continue
         for record in table.dropna(subset="p_value").to_dict("records"):
             found[reference, record["key"]] = known({name: record[name] for name in COMPARED})
@@ -162,22 +167,22 @@ def _questions(points: pd.DataFrame) -> tuple[list[Question], str]:
     try:
         return questions_of(points), ""
     except (TokenselError, OSError, ImportError) as error:
-        return [], f"Texts and pictures cannot be had: {error}"
+        return [], f"Texts and pictures cannot be loaded: {error}"
 
 
-def differing(rows: Iterable[Row], fact: str) -> dict[str, list[str]]:
-    """The values of a fact of the rows' provenance ("device", "protocol.batch_size"), each with its rows' labels."""
+def labels_by_value(rows: Iterable[TableRow], fact: str) -> dict[str, list[str]]:
+    """Returns the labels of the rows for each value of a fact in their provenance, such as "protocol.batch_size"."""
     values: dict[str, list[str]] = {}
     for row in rows:
-        value: Any = row.told
+        value: Any = row.provenance
         for part in fact.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if value is not None:
-            values.setdefault(_told(value), []).append(row.label)
+            values.setdefault(_as_text(value), []).append(row.label)
     return values
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_told(item)}" for name, item in value.items() if item is not None)
+        return ", ".join(f"{name} {_as_text(item)}" for name, item in value.items() if item is not None)
     return str(value)

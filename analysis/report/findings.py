@@ -1,18 +1,18 @@
-"""The main comparison in plain words: which method is ahead at each kept, by how much, and how sure that is."""
+"""States the main results in sentences: the best method at each kept, its lead, and whether it is significant."""
 
 from collections.abc import Sequence
 from itertools import groupby
 
-from analysis.report.evaluation import Evaluation, Row
+from analysis.report.evaluation import Evaluation, TableRow
 from analysis.report.page import Html, join, tag
 
 SIGNIFICANT = 0.05
-MOST_LISTED = 4
+MAX_LISTED = 4
 NAMES = {"full": "the full model", "fastv": "FastV", "random": "random choice"}
 
 
 def findings(evaluation: Evaluation) -> Html:
-    """The findings of one evaluation as markup."""
+    """Writes the findings of one evaluation as markup."""
     rows = evaluation.complete
     if not rows:
         return tag("p", "No point of this evaluation is complete, so there is nothing to compare yet.", class_="lead")
@@ -32,108 +32,112 @@ def findings(evaluation: Evaluation) -> Html:
 
 
 def overall(evaluation: Evaluation) -> str:
-    """The frame in which all else stands: the full model, no image, and chance."""
+    """Writes one sentence on the accuracies to compare with: the full model, no image, and chance."""
     rows = evaluation.complete
-    asked = sorted({row.point["n"] for row in rows})
-    count = f"{asked[0]}" if len(asked) == 1 else f"{asked[0]} to {asked[-1]}"
+    counts = sorted({row.point["n"] for row in rows})
+    count = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     first = rows[0].point
-    said = f"{first.get('model', 'The model')} on {count} questions of {first.get('data', 'its data set')}: "
     parts = []
-    for method, words in (("full", "with all visual tokens it is right in"), ("no_image", "without the picture in")):
+    for method, condition in (("full", "with all visual tokens"), ("no_image", "without the picture")):
         if row := next((row for row in rows if row.method == method), None):
-            parts.append(f"{words} {_accuracy(row)}")
+            parts.append(f"{_accuracy(row)} {condition}")
     if (chance := first.get("chance")) is not None:
-        parts.append(f"guessing would give {_percent(chance)}")
-    return said + (", ".join(parts) if parts else "no controls were run") + "."
+        parts.append(f"{_percent(chance)} by guessing")
+    accuracies = ", ".join(parts) or "the full model and no image were not run"
+    model, data = first.get("model", "the model"), first.get("data", "its data set")
+    return f"Accuracy of {model} on {count} questions of {data}: {accuracies}."
 
 
-def against(reduced: Sequence[Row], reference: str) -> str:
-    """What can be said of all comparisons with a reference at the same kept, corrected for their number."""
+def against(reduced: Sequence[TableRow], reference: str) -> str:
+    """Summarises all comparisons with a reference at the same kept, corrected for their number."""
     name = NAMES[reference]
     others = {"fastv", "random"} - {reference}
     compared = [row for row in reduced if reference in row.versus and row.method not in others]
     if not compared:
-        return f"Nothing was compared with {name}: no point of it is complete at the same kept."
-    sure = [row for row in compared if row.versus[reference]["p_holm"] < SIGNIFICANT]
-    # Controls are told about where each kept is.
-    aside = "" if len(compared) == len([row for row in reduced if reference in row.versus]) else ", controls aside,"
-    count = f"{len(compared)} comparison{'s' if len(compared) > 1 else ''} with {name}{aside} at the same kept"
-    if not sure:
+        return f"No method can be compared with {name}: no point of {name} is complete at the same kept."
+    significant = [row for row in compared if row.versus[reference]["p_holm"] < SIGNIFICANT]
+    # FastV and random choice are compared with each other only in the list by kept.
+    all_compared = len(compared) == len([row for row in reduced if reference in row.versus])
+    apart_from = "" if all_compared else f" (not counting {NAMES[others.pop()]})"
+    count = f"{len(compared)} comparison{'s' if len(compared) > 1 else ''} with {name} at the same kept{apart_from}"
+    if not significant:
         return (
-            f"None of {count} is significant (Holm-corrected p of at least {SIGNIFICANT}): these answers do not tell "
-            f"any method from {name}. {_reach(compared, reference)}"
+            f"None of {count} is significant (Holm-corrected p of at least {SIGNIFICANT}): these answers do not show "
+            f"whether any method differs from {name}. {_detectable(compared, reference)}"
         )
-    sure.sort(key=lambda row: -abs(row.versus[reference]["difference"]))
-    told = "; ".join(f"{row.label} is {_ahead(row, reference)}" for row in sure[:MOST_LISTED])
-    if len(sure) > MOST_LISTED:
-        ahead = sum(row.versus[reference]["difference"] > 0 for row in sure)
-        told = f"{ahead} ahead, {len(sure) - ahead} behind. The largest: {told}"
-    left = len(compared) - len(sure)
-    rest = f" The other {left} are not significant. {_reach(compared, reference)}" if left else ""
-    verb = "is" if len(sure) == 1 else "are"
-    return f"Of {count}, {len(sure)} {verb} significant after Holm's correction: {told}.{rest}"
+    significant.sort(key=lambda row: -abs(row.versus[reference]["difference"]))
+    listed = "; ".join(f"{row.label} is {_ahead(row, reference)}" for row in significant[:MAX_LISTED])
+    if len(significant) > MAX_LISTED:
+        ahead = sum(row.versus[reference]["difference"] > 0 for row in significant)
+        listed = f"{ahead} ahead, {len(significant) - ahead} behind. The largest differences: {listed}"
+    others_left = len(compared) - len(significant)
+    rest = ""
+    if others_left:
+        rest = " The other one is not" if others_left == 1 else f" The other {others_left} are not"
+        rest += f" significant. {_detectable(compared, reference)}"
+    verb = "is" if len(significant) == 1 else "are"
+    return f"Of {count}, {len(significant)} {verb} significant after Holm's correction: {listed}.{rest}"
 
 
-def at_kept(same: Sequence[Row]) -> list[Html | None]:
-    """What can be said of the rows of one kept: the most accurate one first, then its comparisons, a line each."""
+def at_kept(same: Sequence[TableRow]) -> list[Html | None]:
+    """Writes the findings at one kept: the most accurate row, then its comparisons, one line each."""
     ranked = sorted(same, key=lambda row: (-row.point["accuracy"], row.method in ("fastv", "random"), row.label))
     best = ranked[0]
-    level = [row for row in ranked if row.point["accuracy"] == best.point["accuracy"]]
-    if len(level) > 1:
-        head = (
-            f"{_listed([row.series for row in level])} share the highest accuracy, {_accuracy(best)}. Of {best.series}:"
-        )
+    tied = [row for row in ranked if row.point["accuracy"] == best.point["accuracy"]]
+    if len(tied) > 1:
+        names = _listed([row.series for row in tied])
+        head = f"{names} share the highest accuracy, {_accuracy(best)}. Comparisons of {best.series}:"
     else:
         head = f"{best.series} has the highest accuracy, {_accuracy(best)}."
-    said: list[str | None] = []
+    lines: list[str | None] = []
     if best.method == "random":
-        said.append("Nothing did better than choosing at random.")
-    said += [_versus(best, reference) for reference in NAMES]
+        lines.append("No method is more accurate than random choice.")
+    lines += [_versus(best, reference) for reference in NAMES]
     other = next((row for row in ranked if row.method not in ("fastv", "random")), None)
     if best.method in ("fastv", "random") and other is not None:
-        said.append(f"Of the other methods {other.series} comes closest, {_accuracy(other)}.")
-        said.append(_versus(other, best.method))
-    return [tag("b", head), *(tag("span", text, class_="line") for text in said if text)]
+        lines.append(f"The most accurate of the other methods is {other.series}, {_accuracy(other)}.")
+        lines.append(_versus(other, best.method))
+    return [tag("b", head), *(tag("span", text, class_="line") for text in lines if text)]
 
 
-def _versus(row: Row, reference: str) -> str | None:
-    """One comparison. Only a difference that stands after correction is put as a fact."""
+def _versus(row: TableRow, reference: str) -> str | None:
+    """Writes one comparison. Only a difference that is significant after correction is stated as a fact."""
     found = row.versus.get(reference)
     if found is None:
         return None
     name, points, p = NAMES[reference], found["difference"], found["p_value"]
     limits = f"[{found['diff_low']:+.1f}, {found['diff_high']:+.1f}]"
     if found["p_holm"] < SIGNIFICANT:
-        side = "ahead of" if points > 0 else "below"
+        side = "ahead of" if points > 0 else "behind"
         return _minus(f"{abs(points):.1f} points {side} {name} {limits}, {probability(p)}.")
     if p < SIGNIFICANT:
         return _minus(
-            f"{points:+.1f} points against {name} {limits}, {probability(p)} by itself, but "
-            f"{probability(found['p_holm'])} corrected for the number of comparisons."
+            f"{points:+.1f} points against {name} {limits}, {probability(p)} for this test alone, but "
+            f"{probability(found['p_holm'])} after correction for the number of comparisons."
         )
-    reach = f"; differences from about {found['detectable']:.1f} points would be found" if "detectable" in found else ""
-    return _minus(f"Not told apart from {name}: {points:+.1f} points {limits}, {probability(p)}{reach}.")
+    detectable = f"; detectable: about {found['detectable']:.1f} points" if "detectable" in found else ""
+    return _minus(f"No significant difference to {name}: {points:+.1f} points {limits}, {probability(p)}{detectable}.")
 
 
 def _minus(text: str) -> str:
     return text.replace("-", "\u2212")
 
 
-def _reach(compared: Sequence[Row], reference: str) -> str:
-    """The smallest differences that so many questions could have shown."""
+def _detectable(compared: Sequence[TableRow], reference: str) -> str:
+    """Writes one sentence on the smallest differences that this many questions can show."""
     sizes = [found["detectable"] for row in compared if "detectable" in (found := row.versus[reference])]
     if not sizes:
-        return "So few questions cannot show any difference."
+        return "This many questions are too few to show any difference."
     low, high = f"{min(sizes):.1f}", f"{max(sizes):.1f}"
     span = low if low == high else f"{low} to {high}"
     questions = compared[0].versus[reference]["n"]
     return (
-        f"With {questions:.0f} questions a true difference has to be about {span} points for one test to find it in 4 "
-        "of 5 runs; smaller ones may well be there."
+        f"With {questions:.0f} questions, a single test finds a true difference of about {span} points in 4 of 5 runs; "
+        "smaller differences may exist."
     )
 
 
-def _ahead(row: Row, reference: str) -> str:
+def _ahead(row: TableRow, reference: str) -> str:
     found = row.versus[reference]
     side = "ahead" if found["difference"] > 0 else "behind"
     return f"{abs(found['difference']):.1f} points {side} ({_corrected(found['p_holm'])})"
@@ -144,24 +148,24 @@ def _corrected(p: float) -> str:
 
 
 def probability(p: float) -> str:
-    """p = 0.012, or p < 0.001."""
+    """Formats a p-value: "p = 0.012", or "p < 0.001"."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _caution(reduced: Sequence[Row]) -> str:
-    said = (
-        "In brackets: 95% intervals (Wilson's of an accuracy, Agresti and Min's of a difference on the same questions)."
-        " p: McNemar's exact test; corrected: by Holm's method, for all comparisons with that reference. A difference "
-        "that would be found: in 4 of 5 such runs."
+def _caution(reduced: Sequence[TableRow]) -> str:
+    text = (
+        "Brackets contain 95% intervals: Wilson's for an accuracy, Agresti and Min's for a difference on the same "
+        "questions. p comes from McNemar's exact test; corrected p comes from Holm's method, over all comparisons with "
+        "the same reference. A detectable difference is the smallest that such a run would find 4 times in 5."
     )
     if len({row.series for row in reduced}) > 2:
-        said += (
-            " The highest of several accuracies was picked on these same questions, so its lead is likely overstated."
+        text += (
+            " The highest of several accuracies was chosen on these same questions, so its lead is probably overstated."
         )
-    return said
+    return text
 
 
-def _accuracy(row: Row) -> str:
+def _accuracy(row: TableRow) -> str:
     point = row.point
     return f"{_percent(point['accuracy'])} [{100 * point['ci_low']:.1f}, {100 * point['ci_high']:.1f}]"
 

@@ -1,4 +1,4 @@
-/** The path that covers every visual token but the kept ones, and the one around those. */
+/** Two SVG paths: `cover` fills the visual tokens that were not kept, `kept` outlines those that were. */
 function survivorPaths(positions, rows, columns) {
   let kept = "";
   for (const position of new Set(positions)) {
@@ -7,7 +7,7 @@ function survivorPaths(positions, rows, columns) {
   return { cover: `M0 0H${columns}V${rows}H0Z${kept}`, kept };
 }
 
-/** A picture with all but the kept visual tokens darkened. positions: null for all of them. grid: rows, columns. */
+/** A picture with the visual tokens outside `positions` darkened; null darkens none. grid: [rows, columns]. */
 function seenPicture(source, alt, positions, grid, color) {
   const frame = el("div", { class: "seen" }, el("img", { src: source, alt }));
   if (positions !== null) {
@@ -18,7 +18,7 @@ function seenPicture(source, alt, positions, grid, color) {
   return frame;
 }
 
-/** One pictured question at a time, with what each method kept of it, side by side. */
+/** Shows one question at a time: its picture once for each method, with the kept visual tokens bright. */
 class Gallery {
   constructor(host, pool) {
     this.pool = pool;
@@ -61,7 +61,7 @@ class Gallery {
     const rows = this.pool.rows.filter((row) => isComplete(row) && (row.control || row.kept === this.count));
     const figures = rows.filter((row) => row.positions || row.method === "full").map((row) => this.figure(row));
     this.view.replaceChildren(
-      el("div", { class: "asked" }, questionWords(set, question)), el("div", { class: "gallery" }, figures));
+      el("div", { class: "question" }, questionWords(set, question)), el("div", { class: "gallery" }, figures));
   }
 
   figure(row) {
@@ -69,10 +69,10 @@ class Gallery {
     const positions = row.method === "full" ? null : row.positions[question];
     if (positions === undefined) {
       return el("figure", {}, el("figcaption", {}, row.label,
-        el("small", {}, "no positions stored for this question")));
+        el("small", {}, "positions were not stored for this question")));
     }
     const choice = predictions(row)[question], right = isCorrect(row, question);
-    const alt = positions ? `what ${row.label} kept of the picture` : "the whole picture";
+    const alt = positions ? `visual tokens that ${row.label} kept` : "the whole picture";
     const offered = (set.choices[question] || [])[choice];
     const said = letter(choice) + (offered === undefined ? "" : `. ${offered}`);
     return el("figure", {},
@@ -83,7 +83,7 @@ class Gallery {
   }
 }
 
-/** The question's hint, text and choices; the right one is named. */
+/** The question's hint, text and choices. The right choice is marked. */
 function questionWords(set, question) {
   const choices = (set.choices[question] || []).map((choice, at) => el("li", { dir: "auto" },
     `${LETTERS[at]}. ${choice}`,

@@ -1,4 +1,4 @@
-/** Shows one pool and hides the others, whose figures must not be read beside it. */
+/** Shows one pool and hides the others, because figures of different pools cannot be compared. */
 function showPool(index) {
   for (const element of document.querySelectorAll("[data-pool]")) {
     element.hidden = Number(element.dataset.pool) !== index;

@@ -1,4 +1,4 @@
-"""Puts a page together: template, styles, scripts and data in one file that loads nothing and trusts no text."""
+"""Assembles a page from template, styles, scripts and data: one file that makes no requests and escapes all texts."""
 
 import base64
 import hashlib
@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 _FOLDER = Path(__file__).parent
-# What could end the element that holds the data, or a line of script in old engines.
+# Characters that could end the element around the data, or that old engines take for the end of a line of script.
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
 class Html(str):
-    """Markup that is safe to stand in a page: made by `tag`, or written in this package."""
+    """Markup that is safe to insert: made by `tag` and `join`, or written in this package."""
 
 
 def tag(name: str, *children: object, **attributes: object) -> Html:
-    """An element. Children that are not Html are escaped; so are attributes. None children are left out.
+    """Makes an element. Attributes are escaped, and so are children that are not Html; None children are left out.
 
-    attributes: class_ for class, data_value for data-value; None and False leave one out, True gives it no value.
+    attributes: class_ stands for class, data_value for data-value. None and False omit an attribute; True gives it no
+    value.
     """
     written = "".join(
         f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{escape(str(value), quote=True)}"')
@@ -32,14 +33,14 @@ def tag(name: str, *children: object, **attributes: object) -> Html:
 
 
 def join(*children: object) -> Html:
-    """The children one after the other, those that are not Html escaped; None is left out."""
+    """Concatenates the children. Those that are not Html are escaped; None is left out."""
     return Html(
         "".join(child if isinstance(child, Html) else escape(str(child)) for child in children if child is not None)
     )
 
 
 def to_json(value: Any) -> str:
-    """JSON that can stand inside a script element whatever texts it holds. NaN and infinities are null."""
+    """Encodes a value as JSON that is safe inside a script element. NaN and infinities become null."""
     written = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character, code in _UNSAFE.items():
         written = written.replace(character, code)
@@ -57,17 +58,23 @@ def _finite(value: Any) -> Any:
 
 
 def read_part(name: str) -> str:
-    """A file of this package: a style, a script or a template."""
+    """Reads a style, script or template of this package."""
     return (_FOLDER / name).read_text(encoding="utf-8")
 
 
 def assemble(
     *, title: str, name: str, meta: Html, nav: Html, body: Html, data: Any, scripts: Sequence[str], styles: str = ""
 ) -> str:
-    """The whole page. scripts: files of this package, in order; styles: added to style.css; data: what they read.
+    """Assembles the whole page.
 
-    Only these scripts and styles may run: the page's Content-Security-Policy names their digests, and forbids any
-    request.
+    title       of the browser's tab; name: the heading
+    meta        line below the heading; nav: links to the sections; body: the sections
+    data        values that the scripts read
+    scripts     names of files of this package, in the order in which they run
+    styles      CSS to append to style.css
+
+    The page's Content-Security-Policy contains the digests of these scripts and styles, so no others can run, and it
+    forbids all requests.
     """
     style = read_part("style.css") + styles
     script = "\n".join(read_part(file) for file in scripts)
@@ -86,7 +93,7 @@ def assemble(
         "data": to_json(data),
         "script": script,
     }
-    # One pass over the template, so that no text of the data is ever taken for a place in it.
+    # The template is filled in one pass, so that "{{name}}" within a text is never replaced.
     pieces = read_part("page.html").split("{{")
     filled = [parts[key] + rest for key, _, rest in (piece.partition("}}") for piece in pieces[1:])]
     return pieces[0] + "".join(filled)

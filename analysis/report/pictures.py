@@ -1,4 +1,4 @@
-"""Pictures of questions as data URIs, the way the model saw them, within a budget of bytes."""
+"""Encodes the pictures of questions as data URIs, within a budget of bytes."""
 
 import base64
 import io
@@ -18,7 +18,12 @@ _QUALITY = 82
 
 @dataclass
 class Pictures:
-    """Data URIs by question id. lost: why some could not be read, one line each; left_out: those beyond the budget."""
+    """Encoded pictures.
+
+    uris        data URIs by question id
+    lost        reason by question id, for pictures that could not be read
+    left_out    number of pictures beyond the budget
+    """
 
     uris: dict[str, str] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
@@ -30,11 +35,13 @@ class Pictures:
 
 
 def as_seen(picture: Image.Image, image_aspect: str | None) -> Image.Image:
-    """The square that a LLaVA's vision tower gets of a picture. image_aspect: the protocol's; "pad" fills up to a
-    square, anything else cuts the middle out."""
+    """Returns the square that LLaVA's vision tower sees of a picture.
+
+    image_aspect: of the protocol. "pad" pads the picture to a square; anything else crops its centre.
+    """
     side = max(picture.size)
     if image_aspect == "pad" and picture.size != (side, side):
-        # Grey is what LLaVA's mean colour comes to; here it only shows where the picture ends.
+        # LLaVA pads with CLIP's mean colour.
         square = Image.new("RGB", (side, side), (122, 116, 104))
         square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
         return square
@@ -42,15 +49,15 @@ def as_seen(picture: Image.Image, image_aspect: str | None) -> Image.Image:
 
 
 def data_uri(picture: Image.Image, side: int) -> str:
-    """The picture as a WebP data URI, its longer side at most `side` pixels."""
+    """Encodes the picture as a WebP data URI whose longer side has at most `side` pixels."""
     scaled = picture.copy()
     scaled.thumbnail((side, side))
-    if max(scaled.size) < side // 2:  # small originals stay sharp where a browser would blur them
+    if max(scaled.size) < side // 2:  # a browser would blur small pictures when it enlarges them
         factor = math.ceil(side / 2 / max(scaled.size))
         scaled = scaled.resize((scaled.width * factor, scaled.height * factor), Image.Resampling.NEAREST)
-    written = io.BytesIO()
-    scaled.save(written, "WEBP", quality=_QUALITY, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(written.getvalue()).decode()}"
+    buffer = io.BytesIO()
+    scaled.save(buffer, "WEBP", quality=_QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def encode_pictures(
@@ -62,9 +69,12 @@ def encode_pictures(
     image_aspect: str | None = None,
     seen: bool = False,
 ) -> Pictures:
-    """The pictures of the wanted questions, in that order, until the budget is used up.
+    """Encodes the pictures of the wanted questions, in that order, until the budget is used up.
 
-    seen: cut or padded to the model's square, for survivors to be drawn on. Questions without a picture are left out.
+    wanted          ids of questions; those without a picture are ignored
+    side            largest width or height in pixels
+    image_aspect    see `as_seen`
+    seen            encode what the model saw, so that survivors can be drawn on it, instead of the whole picture
     """
     pictures = Pictures()
     for id in wanted:

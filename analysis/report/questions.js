@@ -3,12 +3,12 @@ const CHANGES = {
   any: ["all questions", () => true],
   lost: ["right \u2192 wrong", (before, after) => before && !after],
   won: ["wrong \u2192 right", (before, after) => !before && after],
-  changed: ["right in one only", (before, after) => before !== after],
+  changed: ["right in only one", (before, after) => before !== after],
   both: ["right in both", (before, after) => before && after],
   neither: ["wrong in both", (before, after) => !before && !after],
 };
 
-/** The questions of a pool: two points beside each other, filtered by what changed, by family and by words. */
+/** The questions of a pool, with the answers of two points. Filters: change of the answer, family, words. */
 class Questions {
   constructor(host, pool) {
     this.pool = pool;
@@ -48,8 +48,8 @@ class Questions {
       } }),
     };
     const labelled = (text, input) => el("label", {}, text, input);
-    const controls = el("div", { class: "controls" }, labelled("from", this.inputs.before),
-      labelled("to", this.inputs.after), labelled("show", this.inputs.change));
+    const controls = el("div", { class: "controls" }, labelled("from point", this.inputs.before),
+      labelled("to point", this.inputs.after), labelled("show", this.inputs.change));
     for (const [name, text] of [["family", "family"], ["topic", "topic"], ["subject", "subject"]]) {
       const values = [...new Set(this.set[name].filter(Boolean))].sort();
       if (values.length < 2) continue;
@@ -67,16 +67,16 @@ class Questions {
     const keep = CHANGES[value("change")][1], words = value("search").trim().toLocaleLowerCase();
     this.pair = [before, after];
     this.found = [];
-    let asked = 0;
+    let total = 0;
     for (let at = 0; at < this.set.id.length; at++) {
       if (!answered(before, at) || !answered(after, at)) continue;
-      asked++;
+      total++;
       if (!keep(isCorrect(before, at), isCorrect(after, at)) || !this.words[at].includes(words)) continue;
       if (["family", "topic", "subject"].some((name) => value(name) && this.set[name][at] !== value(name))) continue;
       this.found.push(at);
     }
     this.count.dataset.count = this.found.length;
-    this.count.textContent = `${this.found.length} of ${asked} questions that both answered`;
+    this.count.textContent = `${this.found.length} of the ${total} questions that both points answered`;
     this.list.replaceChildren();
     this.extend();
   }
@@ -102,21 +102,21 @@ class Questions {
     return el("li", { "data-id": this.set.id[at] }, details);
   }
 
-  /** The picture, and each choice with the points that took it. */
+  /** The picture, and the choices with the points that chose them. */
   body(at) {
     const { set } = this;
-    const takers = new Map();
+    const labels = new Map();
     for (const row of this.rows) {
       const choice = predictions(row)[at];
-      if (choice === NOT_ASKED) continue;
-      takers.set(choice, [...(takers.get(choice) || []), row.label]);
+      if (choice === NOT_EVALUATED) continue;
+      labels.set(choice, [...(labels.get(choice) || []), row.label]);
     }
     const choices = set.choices[at] || [];
-    const items = choices.map((choice, place) => [place, `${LETTERS[place]}. ${choice}`]);
-    for (const choice of takers.keys()) if (choice >= choices.length) items.push([choice, letter(choice)]);
-    const list = items.map(([place, text]) => el("li", { dir: "auto" }, text,
-      place === set.answer[at] ? el("span", { class: "right" }, " \u2713 the answer") : null,
-      takers.has(place) ? el("span", { class: "by", dir: "auto" }, "chosen by ", takers.get(place).join(", ")) : null));
+    const items = choices.map((choice, index) => [index, `${LETTERS[index]}. ${choice}`]);
+    for (const choice of labels.keys()) if (choice >= choices.length) items.push([choice, letter(choice)]);
+    const list = items.map(([index, text]) => el("li", { dir: "auto" }, text,
+      index === set.answer[at] ? el("span", { class: "right" }, " \u2713 the answer") : null,
+      labels.has(index) ? el("span", { class: "by", dir: "auto" }, "chosen by ", labels.get(index).join(", ")) : null));
     const words = el("div", {}, set.hint[at] ? el("p", { class: "note", dir: "auto" }, set.hint[at]) : null,
       el("ul", { class: "choices" }, list), el("p", { class: "tag", dir: "auto" }, set.id[at]));
     const picture = set.pictures[at] || set.thumbnails[at];

@@ -1,11 +1,11 @@
-"""The parts of a report that say where its figures come from, and which figures there are not."""
+"""The parts of a report about its figures: warnings, missing figures, and how the figures were computed."""
 
 from collections.abc import Sequence
 
-from analysis.report.evaluation import Evaluation, Row, differing
+from analysis.report.evaluation import Evaluation, TableRow, labels_by_value
 from analysis.report.page import Html, join, tag
 
-# What must be the same for two rows' accuracies to be of one kind is in the pool; these may differ within it.
+# Facts of the provenance that may differ within one pool, and their titles.
 _FACTS = {
     "device": "device",
     "platform": "platform",
@@ -20,75 +20,74 @@ _FACTS = {
     "protocol.image_aspect": "pictures",
     "protocol.reading": "reading of answers",
     "protocol.batch_size": "batch size",
-    "protocol.visual_tokens": "visual tokens of a picture",
+    "protocol.visual_tokens": "visual tokens per picture",
     "protocol.text_tokens": "text tokens of the timed prompt",
     "protocol.latency": "timing",
 }
-# A difference in these makes times incomparable.
-_OF_TIMES = ("device", "platform", "threads", "gpus", "versions", "protocol.latency", "protocol.text_tokens")
+# If one of these differs, times cannot be compared.
+_TIMING_FACTS = ("device", "platform", "threads", "gpus", "versions", "protocol.latency", "protocol.text_tokens")
 
 
 def warnings_of(evaluation: Evaluation) -> list[Html]:
-    """What a reader has to know before comparing figures of one evaluation."""
-    said = []
-    differ = [name for name in _OF_TIMES if len(differing(evaluation.complete, name)) > 1]
+    """Returns what a reader must know before comparing figures of one evaluation."""
+    warnings = []
+    differ = [name for name in _TIMING_FACTS if len(labels_by_value(evaluation.complete, name)) > 1]
     if differ:
         names = ", ".join(_FACTS[name] for name in differ)
-        said.append(f"Times of these points were taken under different conditions ({names}): do not compare them. ")
+        warnings.append(f"The times were measured under different conditions ({names}): do not compare them.")
     counts = sorted({row.point["n"] for row in evaluation.complete})
     if len(counts) > 1:
-        said.append(
+        warnings.append(
             f"The points answered different numbers of questions ({counts[0]} to {counts[-1]}). "
-            "Differences are over the questions that both points answered. "
+            "Each difference covers only the questions that both points answered."
         )
     skipped = max((row.point.get("skipped", 0) for row in evaluation.complete), default=0)
     if skipped:
-        said.append(f"Up to {skipped} questions were skipped, because their pictures could not be read. ")
-    return [tag("p", text, class_="warn") for text in said]
+        warnings.append(f"Up to {skipped} questions were skipped because their pictures could not be read.")
+    return [tag("p", text, class_="warn") for text in warnings]
 
 
-def without_figures(rows: Sequence[Row]) -> Html:
-    """The points that failed or are not finished, with what they failed of."""
+def without_figures(rows: Sequence[TableRow]) -> Html:
+    """Lists the points that failed, with the error, and those that are unfinished."""
     items = []
     for row in rows:
         if row.status == "failed":
-            told = join(tag("b", row.label, dir="auto"), " failed: ", tag("code", row.point.get("error", "?")))
+            text = join(tag("b", row.label, dir="auto"), " failed: ", tag("code", row.point.get("error", "?")))
         elif row.status == "unfinished":
-            told = join(tag("b", row.label, dir="auto"), f" is unfinished, {len(row.answers)} answers are stored.")
+            text = join(tag("b", row.label, dir="auto"), f" is unfinished; {len(row.answers)} answers are stored.")
         else:
             continue
-        items.append(tag("li", told))
+        items.append(tag("li", text))
     if not items:
         return Html("")
     return join(tag("h3", "Points without figures"), tag("ul", *items))
 
 
 def how_it_was_run(evaluation: Evaluation) -> Html:
-    """Commands, and a table of everything else that the points' provenance tells. A fact in which they differ names its
-    points at each value."""
-    commands = differing(evaluation.rows, "command")
+    """Shows the commands, and a table of the other facts in the points' provenance.
+
+    If a fact differs between points, each of its values lists its points.
+    """
+    commands = labels_by_value(evaluation.rows, "command")
     parts = [tag("pre", tag("code", command)) for command in commands]
     if not parts:
-        parts = [tag("p", "No point tells the command it came from.", class_="note")]
+        parts = [tag("p", "No point states the command that computed it.", class_="note")]
     first = next(iter(evaluation.complete or evaluation.rows)).point
-    facts = [tag("tr", tag("th", name, scope="row"), tag("td", value, dir="auto")) for name, value in _asked(first)]
+    facts = [tag("tr", tag("th", name, scope="row"), tag("td", value, dir="auto")) for name, value in _identity(first)]
     for fact, name in _FACTS.items():
-        values = differing(evaluation.rows, fact)
+        values = labels_by_value(evaluation.rows, fact)
         if values:
             facts.append(tag("tr", tag("th", name, scope="row"), tag("td", *_values(values))))
     return join(*parts, tag("div", tag("table", tag("tbody", *facts), class_="facts"), class_="frame"))
 
 
-def _asked(point: dict) -> list[tuple[str, str]]:
+def _identity(point: dict) -> list[tuple[str, str]]:
     names = {"model": "model", "dtype": "dtype", "data": "data", "data_options": "data options"}
-    names |= {"data_digest": "digest of the data", "questions": "digest of the questions asked"}
+    names |= {"data_digest": "digest of the data set", "questions": "digest of the questions"}
     return [(title, str(point[name])) for name, title in names.items() if name in point]
 
 
 def _values(values: dict[str, list[str]]) -> list[object]:
     if len(values) == 1:
         return list(values)
-    told: list[object] = []
-    for value, labels in values.items():
-        told.append(tag("div", value, tag("small", f" ({', '.join(labels)})")))
-    return told
+    return [tag("div", value, tag("small", f" ({', '.join(labels)})")) for value, labels in values.items()]

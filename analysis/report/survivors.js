@@ -1,4 +1,4 @@
-/** Weights as colours: each to its own maximum, over the picture in grey. Row of bytes, one per visual token. */
+/** A canvas that shows weights as colours. weights: one byte per visual token. colors: three bytes per weight. */
 function heatCanvas(weights, colors, grid) {
   const canvas = el("canvas", { width: grid[1], height: grid[0], "aria-hidden": "true" });
   const context = canvas.getContext("2d"), image = context.createImageData(grid[1], grid[0]);
@@ -10,52 +10,52 @@ function heatCanvas(weights, colors, grid) {
   return canvas;
 }
 
-/** One method at one kept: its survivors on the picture, and a map for each centroid that shows itself large. */
+/** One method at one kept: its survivors on the picture, and a small map for each centroid, which can be enlarged. */
 class Cell {
   constructor(cell, picture, grid, colors) {
     Object.assign(this, { cell, picture, grid, colors });
     this.weights = cell.weights === null ? null : bytes(cell.weights);
     this.large = el("div", {});
-    this.told = el("small", { role: "status" });
+    this.status = el("small", { role: "status" });
     this.maps = el("div", { class: "maps" });
-    this.whole();
+    this.showAll();
     if (this.weights) cell.positions.forEach((position, at) => this.maps.append(this.map(position, at)));
-    this.maps.addEventListener("pointerleave", () => this.whole());
+    this.maps.addEventListener("pointerleave", () => this.showAll());
   }
 
   element() {
     return el("figure", {}, this.large, el("figcaption", {}, el("b", {}, this.cell.label),
-      el("span", { dir: "auto" }, `answers ${this.cell.answer}`), this.told), this.maps);
+      el("span", { dir: "auto" }, `answers ${this.cell.answer}`), this.status), this.maps);
   }
 
-  whole() {
-    const alt = `what ${this.cell.label} kept of the picture`;
+  showAll() {
+    const alt = `visual tokens kept by ${this.cell.label}`;
     this.large.replaceChildren(seenPicture(this.picture, alt, this.cell.positions, this.grid, this.cell.color));
-    this.told.textContent = this.cell.told;
+    this.status.textContent = this.cell.description;
   }
 
-  of(at) {
+  weightsOf(at) {
     const count = this.grid[0] * this.grid[1];
     return this.weights.subarray(at * count, (at + 1) * count);
   }
 
-  seen(position, at) {
+  heatMap(position, at) {
     const frame = seenPicture(this.picture, "", [position], this.grid, "own");
     frame.querySelector(".cover").remove();
-    frame.querySelector("img").after(heatCanvas(this.of(at), this.colors, this.grid));
+    frame.querySelector("img").after(heatCanvas(this.weightsOf(at), this.colors, this.grid));
     return frame;
   }
 
   map(position, at) {
-    const place = `centroid ${at + 1}, row ${Math.floor(position / this.grid[1]) + 1}, `
+    const name = `centroid ${at + 1}, row ${Math.floor(position / this.grid[1]) + 1}, `
       + `column ${(position % this.grid[1]) + 1}`;
     const show = () => {
-      this.large.replaceChildren(this.seen(position, at));
-      this.told.textContent = `${place}: gathers from ${this.cell.effective[at]} tokens in effect`;
+      this.large.replaceChildren(this.heatMap(position, at));
+      this.status.textContent = `${name}: gathers from ${this.cell.effective[at]} effective tokens`;
     };
-    const whole = () => this.whole();
-    return el("button", { type: "button", "aria-label": place, pointerenter: show, focus: show, blur: whole },
-      this.seen(position, at));
+    const restore = () => this.showAll();
+    return el("button", { type: "button", "aria-label": name, pointerenter: show, focus: show, blur: restore },
+      this.heatMap(position, at));
   }
 }
 

@@ -1,4 +1,4 @@
-"""Survivors of one picture as a page of its own: every centroid's gathered weights, small and large."""
+"""Builds a page that shows the survivors of one picture, and a map of the weights that each centroid gathers with."""
 
 import base64
 from collections.abc import Sequence
@@ -16,18 +16,21 @@ from analysis.survivors import Survivors, effective_tokens
 SCRIPTS = ("dom.js", "gallery.js", "survivors.js")
 _PICTURE_SIDE = 672
 _NOTE = (
-    "Bright: the visual tokens that are left. The small maps show what each centroid gathers, coloured to its own "
-    "maximum, its own token outlined. Point at one, or walk through them with the tab key, to see it large."
+    "The kept visual tokens are bright. Each small map shows the weights with which one centroid gathers tokens, "
+    "relative to its largest weight; the centroid's own token is outlined. To enlarge a map, point at it or move to it "
+    "with the tab key."
 )
 
 
 def survivors_page(
     picture: np.ndarray, table: Sequence[Sequence[Survivors]], grid: tuple[int, int], question: str, meta: str
 ) -> str:
-    """The page: a row of `table` for each kept, a column for each method.
+    """Builds the page as HTML.
 
-    picture: uint8 [H, W, 3] as the model sees it. grid: rows and columns of its visual tokens. question, meta: shown as
-    they are.
+    picture     uint8 [H, W, 3], as the model sees it
+    table       usually one line per kept and one column per method
+    grid        rows and columns of the picture's visual tokens
+    question    plain text for the heading; meta: plain text below it
     """
     methods = list(dict.fromkeys(survivors.point.method for line in table for survivors in line))
     data = {
@@ -51,8 +54,8 @@ def survivors_page(
 def _cell(survivors: Survivors, methods: Sequence[str]) -> dict[str, Any]:
     weights, effective = None, []
     if survivors.weights is not None:
-        most = np.maximum(survivors.weights.max(1, keepdims=True), 1e-12)
-        weights = _base64((255 * survivors.weights / most).round().astype(np.uint8))
+        largest = np.maximum(survivors.weights.max(1, keepdims=True), 1e-12)
+        weights = _base64((255 * survivors.weights / largest).round().astype(np.uint8))
         effective = [round(float(count), 1) for count in effective_tokens(survivors.weights)]
     method = survivors.point.method
     return {
@@ -61,7 +64,7 @@ def _cell(survivors: Survivors, methods: Sequence[str]) -> dict[str, Any]:
         "positions": list(survivors.positions),
         "weights": weights,
         "effective": effective,
-        "told": f"each {GATHERED[survivors.gathers]}",
+        "description": f"each {GATHERED[survivors.gathers]}",
         "answer": survivors.answer,
     }
 
@@ -69,7 +72,7 @@ def _cell(survivors: Survivors, methods: Sequence[str]) -> dict[str, Any]:
 def _colors(methods: Sequence[str]) -> str:
     colors = (method_style(method).color for method in methods)
     return "".join(
-        f".c{place} {{ --c: {'var(--text)' if color == BLACK else color}; }}\n" for place, color in enumerate(colors)
+        f".c{index} {{ --c: {'var(--text)' if color == BLACK else color}; }}\n" for index, color in enumerate(colors)
     )
 
 

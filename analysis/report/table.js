@@ -1,4 +1,4 @@
-/** Sorts a table by one column, rows without a value last in either direction; equal rows stay as they stand. */
+/** Sorts a table by one column. Rows without a value come last; equal rows keep their order. */
 function sortTable(table, column, descending) {
   const body = table.tBodies[0];
   const value = (row) => row.cells[column].dataset.value;

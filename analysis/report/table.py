@@ -1,28 +1,35 @@
-"""The table of all points, with every figure in full beside its rounded text."""
+"""The table of all points. Each cell shows a rounded figure and stores the exact one as data-value."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.report.evaluation import Evaluation, Row
+from analysis.report.evaluation import Evaluation, TableRow
 from analysis.report.findings import probability
 from analysis.report.page import Html, join, tag
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column. value: what is sorted by, None where a row has none; text: how it is shown, given value and row."""
+    """One column.
+
+    name    identifies the column; title: its heading
+    value   the value of a row, by which the table is sorted; None if the row has none
+    text    the text of a cell, from value and row
+    kind    "number" or "text"
+    spoken  for screen readers, where the title alone is ambiguous
+    """
 
     name: str
     title: str
-    value: Callable[[Row], Any]
-    text: Callable[[Any, Row], object]
+    value: Callable[[TableRow], Any]
+    text: Callable[[Any, TableRow], object]
     kind: str = "number"
-    spoken: str | None = None  # where the title alone does not say what it is of
+    spoken: str | None = None
 
 
 def points_table(evaluation: Evaluation, colors: Mapping[str, str]) -> Html:
-    """The evaluation's rows as a sortable table. colors: each method's class."""
+    """Makes a sortable table of the evaluation's rows. colors: CSS class of each method."""
     columns = _columns(evaluation)
     head = tag(
         "tr",
@@ -42,24 +49,24 @@ def points_table(evaluation: Evaluation, colors: Mapping[str, str]) -> Html:
     rows = [_row(row, columns, colors) for row in evaluation.rows]
     table = tag("table", tag("thead", head), tag("tbody", *rows), class_="points")
     return tag(
-        "div", table, class_="frame", tabindex="0", role="region", aria_label=f"Every point of {evaluation.title}"
+        "div", table, class_="frame", tabindex="0", role="region", aria_label=f"All points of {evaluation.title}"
     )
 
 
-def _row(row: Row, columns: Sequence[Column], colors: Mapping[str, str]) -> Html:
+def _row(row: TableRow, columns: Sequence[Column], colors: Mapping[str, str]) -> Html:
     cells = []
-    for place, column in enumerate(columns):
+    for index, column in enumerate(columns):
         value = column.value(row)
         shown: Any = "" if value is None else column.text(value, row)
-        if place == 0:
+        if index == 0:
             shown = join(tag("span", class_=f"swatch {colors[row.method]}", aria_hidden="true"), shown)
         cells.append(
             tag(
-                "td" if place else "th",
+                "td" if index else "th",
                 shown,
                 data_value="" if value is None else str(value),
                 class_=None if column.kind == "number" else "text",
-                scope=None if place else "row",
+                scope=None if index else "row",
                 dir=None if column.kind == "number" else "auto",
             )
         )
@@ -69,14 +76,14 @@ def _row(row: Row, columns: Sequence[Column], colors: Mapping[str, str]) -> Html
 
 def _columns(evaluation: Evaluation) -> list[Column]:
     rows = evaluation.rows
-    columns = [Column("method", "method", lambda row: row.method, _as_it_is, "text")]
-    columns.append(Column("kept", "kept", _figure("kept"), _as_it_is))
+    columns = [Column("method", "method", lambda row: row.method, _plain, "text")]
+    columns.append(Column("kept", "kept", _figure("kept"), _plain))
     columns += [_setting(name, rows) for name in evaluation.varying]
     if any(row.status != "complete" for row in rows):
         columns.append(Column("status", "status", lambda row: row.status, _status, "text"))
     if len({row.point.get("sweep") for row in rows}) > 1:
-        columns.append(Column("sweep", "sweep", _figure("sweep"), _as_it_is, "text"))
-    columns.append(Column("n", "n", _figure("n"), _as_it_is))
+        columns.append(Column("sweep", "sweep", _figure("sweep"), _plain, "text"))
+    columns.append(Column("n", "n", _figure("n"), _plain))
     columns.append(Column("accuracy", "accuracy [95%]", _figure("accuracy"), _accuracy))
     for reference, title in (("full", "vs full"), ("fastv", "vs FastV"), ("random", "vs random")):
         if any(reference in row.versus for row in rows):
@@ -89,55 +96,55 @@ def _columns(evaluation: Evaluation) -> list[Column]:
         Column("flops_ratio", "FLOPs", _figure("flops_ratio"), lambda value, row: f"{100 * value:.1f}%"),
         Column("kv_bytes", "KV cache", _figure("kv_bytes"), lambda value, row: f"{value / 2**20:.2f} MiB"),
         Column("tokens_layer_mean", "tokens per layer", _figure("tokens_layer_mean"), _decimals(".1f")),
-        Column("skipped", "skipped", _figure("skipped"), _as_it_is),
-        Column("near_ties", "near ties", _figure("near_ties"), _as_it_is),
+        Column("skipped", "skipped", _figure("skipped"), _plain),
+        Column("near_ties", "near ties", _figure("near_ties"), _plain),
     ]
     always = {"method", "kept", "n", "accuracy", *evaluation.varying}
-    rarely = {"skipped", "near_ties"}  # nothing to tell where they are 0 everywhere
+    unless_zero = {"skipped", "near_ties"}  # columns that are left out if they are 0 everywhere
     return [
         column
         for column in columns
         if column.name in always
-        or any(value is not None and (value or column.name not in rarely) for value in map(column.value, rows))
+        or any(value is not None and (value or column.name not in unless_zero) for value in map(column.value, rows))
     ]
 
 
-def _figure(name: str) -> Callable[[Row], Any]:
+def _figure(name: str) -> Callable[[TableRow], Any]:
     return lambda row: row.point.get(name)
 
 
-def _versus(reference: str, name: str) -> Callable[[Row], Any]:
+def _versus(reference: str, name: str) -> Callable[[TableRow], Any]:
     return lambda row: row.versus.get(reference, {}).get(name)
 
 
-def _setting(name: str, rows: Sequence[Row]) -> Column:
+def _setting(name: str, rows: Sequence[TableRow]) -> Column:
     numeric = all(isinstance(row.point.get(name), int | float) for row in rows if name in row.point)
-    text = _short if name == "code" else _as_it_is
+    text = _short if name == "code" else _plain
     return Column(name, name.removeprefix("method."), _figure(name), text, "number" if numeric else "text")
 
 
-def _as_it_is(value: Any, row: Row) -> str:
+def _plain(value: Any, row: TableRow) -> str:
     return str(value)
 
 
-def _short(value: str, row: Row) -> str:
+def _short(value: str, row: TableRow) -> str:
     return value[:6]
 
 
-def _decimals(form: str, unit: str = "") -> Callable[[Any, Row], str]:
+def _decimals(form: str, unit: str = "") -> Callable[[Any, TableRow], str]:
     return lambda value, row: format(value, form) + unit
 
 
-def _accuracy(value: float, row: Row) -> Html:
+def _accuracy(value: float, row: TableRow) -> Html:
     low, high = 100 * row.point["ci_low"], 100 * row.point["ci_high"]
     return join(f"{100 * value:.1f}%", tag("small", f"[{low:.1f}, {high:.1f}]"))
 
 
-def _difference(reference: str) -> Callable[[Any, Row], Html]:
-    def text(value: float, row: Row) -> Html:
+def _difference(reference: str) -> Callable[[Any, TableRow], Html]:
+    def text(value: float, row: TableRow) -> Html:
         found = row.versus[reference]
         limits = f"[{found['diff_low']:+.1f}, {found['diff_high']:+.1f}]"
-        # Room for one interval only: the others are in the charts' tips and the findings.
+        # There is room for one interval only. Charts and findings show the others.
         return join(_signed(f"{value:+.1f}"), tag("small", _signed(limits)) if reference == "fastv" else None)
 
     return text
@@ -147,12 +154,12 @@ def _signed(text: str) -> str:
     return text.replace("-", "\u2212")
 
 
-def _probability(value: float, row: Row) -> str:
+def _probability(value: float, row: TableRow) -> str:
     return probability(value).removeprefix("p = ").removeprefix("p ")
 
 
-def _status(value: str, row: Row) -> Html:
-    said = value
+def _status(value: str, row: TableRow) -> Html:
+    text = value
     if value == "unfinished":
-        said += f", {len(row.answers)} answers so far"
-    return join(tag("span", said, class_=f"status {value}"))
+        text += f", {len(row.answers)} answers so far"
+    return join(tag("span", text, class_=f"status {value}"))

@@ -1,7 +1,7 @@
 const COSTS = {
   flops_ratio: { text: "FLOPs", label: "prefill FLOPs, % of the full model's (exact)", format: percent },
-  prefill_ms: { text: "Time to first token", label: "time to first token, ms (quartiles)", format: milliseconds },
-  total_ms: { text: "Whole answer", label: "time of a whole answer, ms (quartiles)", format: milliseconds },
+  prefill_ms: { text: "Time to first token", label: "time to first token, ms", format: milliseconds },
+  total_ms: { text: "Whole answer", label: "time of the whole answer, ms", format: milliseconds },
   kv_bytes: { text: "KV cache", label: "KV cache after the prompt, MiB", format: mebibytes },
 };
 
@@ -19,11 +19,11 @@ function interval(figures) {
   return `${percent(figures.accuracy)} [${percent(figures.ci_low)}, ${percent(figures.ci_high)}], n = ${figures.n}`;
 }
 
-/** What the tip says of a row, in every chart. */
-function told(row) {
+/** The lines of a row's tip. */
+function tipLines(row) {
   const lines = [row.label, interval(row.figures)];
   const fastv = row.versus.fastv;
-  if (fastv) lines.push(`${signed(fastv.points)} points against fastv, ${probability(fastv.p)}`);
+  if (fastv) lines.push(`${signed(fastv.points)} points against FastV, ${probability(fastv.p)}`);
   if (row.figures.prefill_ms_p50 != null) {
     lines.push(`first token ${row.figures.prefill_ms_p50.toFixed(1)} ms, FLOPs ${percent(row.figures.flops_ratio)}`);
   }
@@ -35,7 +35,7 @@ function swatch(row) {
     svg("path", { class: "through", d: "M-14 0H14" }), svg("path", { class: "mark", d: MARKERS[row.marker] }));
 }
 
-/** The three charts of a pool under one legend. */
+/** The charts of a pool: accuracy, difference to FastV and cost, which share one legend, and accuracy by family. */
 class Charts {
   constructor(host, pool) {
     this.rows = pool.rows.filter((row) => isComplete(row) && row.figures.accuracy != null);
@@ -44,14 +44,15 @@ class Charts {
     const charts = el("div", { class: "charts" });
     host.replaceChildren(this.legend(), charts);
     this.accuracy = new Chart(charts, "Accuracy over kept visual tokens",
-      "Bars: Wilson's 95% intervals. Points at the same kept stand side by side.", "Accuracy over kept visual tokens");
+      "Bars show Wilson's 95% intervals. Points of the same kept are drawn side by side.", "Accuracy over kept visual tokens");
     this.difference = new Chart(charts, "Difference to FastV at the same kept",
-      "Percentage points on the same questions, 95% intervals. Filled: p < 0.05 by McNemar's exact test, "
-      + "each test by itself.", "Difference to FastV in percentage points, over kept visual tokens");
+      "Percentage points on the same questions, with 95% intervals. Filled markers: p < 0.05 by McNemar's exact "
+      + "test, without correction.", "Difference to FastV in percentage points, over kept visual tokens");
     const third = el("div", {});
     charts.append(third);
     this.tradeoff = new Chart(third, "Accuracy against cost",
-      "Bars: 95% intervals, and quartiles of times. A line joins one method's points. Neither axis begins at 0.",
+      "Bars show 95% intervals; a time is a median with its quartiles. Lines join the points of a method. "
+      + "The axes need not start at 0.",
       "Accuracy against cost");
     third.querySelector("h3").after(this.costs());
     charts.append(familyTable(pool));
@@ -123,9 +124,9 @@ class Charts {
     }
     const values = [...rules.map((rule) => rule.low ?? rule.y), ...reduced.map((row) => 100 * row.figures.ci_low)];
     return {
-      ...keptAxis(reduced), rules, join: true, nudge: true, empty: "No reduced point is shown.",
+      ...keptAxis(reduced), rules, join: true, nudge: true, empty: "No point with reduced tokens is shown.",
       points: reduced.map((row) => ({ x: row.kept, y: 100 * row.figures.accuracy, low: 100 * row.figures.ci_low,
-        high: 100 * row.figures.ci_high, row, lines: told(row) })),
+        high: 100 * row.figures.ci_high, row, lines: tipLines(row) })),
       range: [Math.max(0, Math.floor(Math.min(...values) / 10) * 10), 100], yFormat: (y) => plain(y) + "%",
     };
   }
@@ -135,9 +136,9 @@ class Charts {
     const ends = compared.flatMap(({ versus: { fastv } }) => [fastv.low, fastv.high, 0]);
     return {
       ...keptAxis(compared), rules: [{ y: 0, text: "fastv", dash: "" }], join: false, nudge: true,
-      empty: "No point has FastV beside it.",
+      empty: "No point shown here can be compared with FastV.",
       points: compared.map((row) => ({ x: row.kept, y: row.versus.fastv.points, low: row.versus.fastv.low,
-        high: row.versus.fastv.high, hollow: row.versus.fastv.p >= 0.05, row, lines: told(row) })),
+        high: row.versus.fastv.high, hollow: row.versus.fastv.p >= 0.05, row, lines: tipLines(row) })),
       range: [Math.floor(Math.min(...ends) / 5) * 5, Math.ceil(Math.max(...ends) / 5) * 5],
       yFormat: (y) => (y ? signed(y).replace(".0", "") : "0"),
     };
@@ -148,7 +149,7 @@ class Charts {
     const priced = name ? rows.filter((row) => this.costOf(row, name) != null && row.method !== "no_image") : [];
     const reduced = priced.filter((row) => !row.control);
     const timed = name && name.endsWith("_ms");
-    // The full model lies far off: across, so that the others stay apart.
+    // The full model costs far more: as a point it would squeeze the others together, so it is a horizontal line.
     const rules = priced.filter((row) => row.control).map((row) => ({ y: 100 * row.figures.accuracy, dash: "",
       text: `${row.series} ${percent(row.figures.accuracy)} at ${COSTS[name].format(this.costOf(row, name))}` }));
     const values = [...rules.map((rule) => rule.y), ...reduced.map((row) => 100 * row.figures.ci_low)];
@@ -157,10 +158,10 @@ class Charts {
         x: this.costOf(row, name) / scale, y: 100 * row.figures.accuracy,
         low: 100 * row.figures.ci_low, high: 100 * row.figures.ci_high,
         left: timed ? row.figures[name + "_p25"] : undefined, right: timed ? row.figures[name + "_p75"] : undefined,
-        row, lines: [...told(row), `${COSTS[name].text}: ${COSTS[name].format(this.costOf(row, name))}`],
+        row, lines: [...tipLines(row), `${COSTS[name].text}: ${COSTS[name].format(this.costOf(row, name))}`],
       })),
       rules, range: [Math.max(0, Math.floor(Math.min(...values) / 10) * 10), 100], yFormat: (y) => plain(y) + "%",
-      join: true, xFormat: plain, xLabel: name ? COSTS[name].label : "", empty: "No costs were measured.",
+      join: true, xFormat: plain, xLabel: name ? COSTS[name].label : "", empty: "No costs are known.",
     };
   }
 }
@@ -170,7 +171,7 @@ function keptAxis(rows) {
   return { xTicks: kept, log: kept[0] > 0, xFormat: plain, xLabel: "kept visual tokens" };
 }
 
-/** Accuracy by family of questions, of the full model and of every method at one kept. */
+/** A table of accuracy by family of questions: the full model, and every method at one kept. */
 function familyTable(pool) {
   const set = DATA.sets[pool.set], host = el("figure", { class: "chart" });
   const name = ["family", "topic", "subject"].find((kind) => new Set(set[kind].filter(Boolean)).size > 1);
@@ -181,7 +182,7 @@ function familyTable(pool) {
   const buttons = el("div", { class: "group", role: "group", "aria-label": "Kept visual tokens" });
   buttons.append(el("span", {}, "kept"));
   const frame = el("div", { class: "frame", tabindex: 0, role: "region", "aria-label": `Accuracy by ${name}` });
-  const note = "Percent right. Groups are small: look here for where a method fails, not for which is best.";
+  const note = "Percentage of right answers. Groups are small: they show where a method fails, not which is best.";
   host.append(el("h3", {}, `Accuracy by ${name}`), el("div", { class: "controls" }, buttons), frame,
     el("figcaption", {}, note));
   const show = (count) => {
@@ -202,10 +203,10 @@ function groupTable(rows, set, name, groups) {
   const head = el("tr", {}, named(name), rows.map((row) => named(row.series)));
   const body = groups.map((group) => {
     const members = set[name].flatMap((value, at) => (value === group ? [at] : []));
-    const asked = rows.map((row) => members.filter((question) => answered(row, question)));
-    const most = Math.max(...asked.map((questions) => questions.length));
+    const answers = rows.map((row) => members.filter((question) => answered(row, question)));
+    const most = Math.max(...answers.map((questions) => questions.length));
     return el("tr", {}, el("th", { dir: "auto" }, group, el("small", {}, `of ${most}`)), rows.map((row, at) => {
-      const count = asked[at].length, right = asked[at].filter((question) => isCorrect(row, question)).length;
+      const count = answers[at].length, right = answers[at].filter((question) => isCorrect(row, question)).length;
       return el("td", { "data-value": count ? right / count : "" },
         count ? String(Math.round((100 * right) / count)) : "",
         count < most ? el("small", {}, `of ${count}`) : null);

@@ -1,13 +1,13 @@
-"""How much faster the functional core is than its formulae written out: the selections and the aggregation.
+"""Compares the speed of the functional core with its formulas written out literally.
 
-What is compared with is a literal transcription of the original's formulae, for comparison only: normalised copies,
-the whole N x N matrix of cosines, one row, Python loops over the kept tokens and the clusters. Both get the same
-random float32 tokens and take turns, so that each ratio is the median of paired times; indices are compared first.
+The literal versions transcribe the original's formulas: normalised copies, the whole N x N matrix of cosines, a batch
+of one, and Python loops over the kept tokens and the clusters. Both versions get the same random float32 tokens and
+alternate, so that each ratio is a median of paired ratios. Their results are compared as well.
 
     python -m runners.benchmark.literal                                     # 576 tokens of size 4096, one thread
     python -m runners.benchmark.literal --hidden 192 --kept 8,64 --repeats 51
 
-The last line of standard output is JSON: milliseconds of both and their ratio for every function and kept.
+The last line of standard output is JSON: the milliseconds of both and their ratio for every function and kept.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import cross_attention, farthest_point_sampling, tome_centers
+from tokensel.functional import cross_attention, farthest_point_sampling, tome_centers
 
 START = 0
 TEMPERATURE = 0.1
@@ -32,13 +32,13 @@ ITERATIONS = 3
 
 
 def literal_cosines(tokens: Tensor) -> Tensor:
-    """All cosines of tokens [N, D] -> [N, N]."""
+    """The cosines of all pairs of tokens: [N, D] -> [N, N]."""
     unit = normalize(tokens, dim=-1)
     return unit @ unit.T
 
 
 def literal_fps(tokens: Tensor, kept: int, start: int = START) -> Tensor:
-    """Farthest point sampling over the whole matrix of distances: tokens [N, D] -> LongTensor[M]."""
+    """Farthest point sampling from the whole matrix of distances: tokens [N, D] -> LongTensor[M]."""
     distance = 1 - literal_cosines(tokens)
     nearest = torch.full_like(distance[0], torch.inf)
     order = [start]
@@ -49,7 +49,7 @@ def literal_fps(tokens: Tensor, kept: int, start: int = START) -> Tensor:
 
 
 def literal_tome(tokens: Tensor, kept: int) -> Tensor:
-    """Degrees as row sums of the whole matrix, then rounds of assigning and moving: tokens [N, D] -> LongTensor[M]."""
+    """Degrees as sums over the whole matrix, then rounds of assigning and moving: tokens [N, D] -> LongTensor[M]."""
     cosines = literal_cosines(tokens)
     degree = cosines.sum(1)
     centers = degree.topk(kept).indices
@@ -63,12 +63,12 @@ def literal_tome(tokens: Tensor, kept: int) -> Tensor:
 
 
 def literal_cross_attention(queries: Tensor, tokens: Tensor) -> Tensor:
-    """Queries [M, D], tokens [N, D] -> [M, D]."""
+    """Cross attention: queries [M, D], tokens [N, D] -> [M, D]."""
     weights = (normalize(queries, dim=-1) @ normalize(tokens, dim=-1).T / TEMPERATURE).softmax(-1)
     return weights @ tokens
 
 
-def contests(tokens: Tensor, kept: int) -> dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]]:
+def contenders(tokens: Tensor, kept: int) -> dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]]:
     """Each function as (literal, ours), on tokens [N, D]."""
     batch = tokens.unsqueeze(0)
     queries = tokens[farthest_point_sampling(batch, kept, START)[0]]
@@ -83,21 +83,21 @@ def contests(tokens: Tensor, kept: int) -> dict[str, tuple[Callable[[], Tensor],
 
 
 def milliseconds(work: Callable[[], Tensor], clock: Callable[[], float]) -> float:
-    began = clock()
+    start = clock()
     work()
-    return 1000 * (clock() - began)
+    return 1000 * (clock() - start)
 
 
 @torch.inference_mode()
 def compare(
     tokens: Tensor, kept: int, repeats: int, warmup: int = 2, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, dict[str, float | bool]]:
-    """For every function: literal_ms and ours_ms (medians), ratio (median of literal over ours), same (one result).
+    """For every function: literal_ms and ours_ms (medians), ratio (median of literal / ours), same (equal results).
 
-    tokens [N, D]; clock: seconds, such as time.thread_time, which leaves out what other programs take.
+    tokens [N, D]; clock: returns seconds; time.thread_time excludes the time of other programs.
     """
     figures: dict[str, dict[str, float | bool]] = {}
-    for name, pair in contests(tokens, kept).items():
+    for name, pair in contenders(tokens, kept).items():
         runs = [[milliseconds(work, clock) for work in pair] for _ in range(warmup + repeats)]
         times = np.array(runs[warmup:])
         literal, ours = (work().double() for work in pair)
@@ -115,10 +115,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=576, help="visual tokens (default: 576)")
     parser.add_argument("--hidden", type=int, default=4096, help="hidden size (default: 4096)")
-    parser.add_argument("--kept", default="8,64", help="tokens that remain, comma-separated (default: 8,64)")
+    parser.add_argument("--kept", default="8,64", help="kept tokens, comma-separated (default: 8,64)")
     parser.add_argument("--repeats", type=int, default=15, help="timed runs of each (default: 15)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random tokens (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random tokens (default: 0)")
     options = parser.parse_args(argv)
     try:
         kept = _kept(options.kept, options.tokens)
@@ -149,10 +149,10 @@ def _kept(text: str, tokens: int) -> list[int]:
 def _print(figures: dict[int, dict[str, dict[str, float | bool]]]) -> None:
     table = Table("function", "kept", "literal ms", "ours ms", "ratio", "same result")
     for kept, functions in figures.items():
-        for name, row in functions.items():
-            same = "yes" if row["same"] else "NO"
+        for name, times in functions.items():
+            same = "yes" if times["same"] else "NO"
             table.add_row(
-                name, str(kept), f"{row['literal_ms']:.2f}", f"{row['ours_ms']:.2f}", f"{row['ratio']:.1f}", same
+                name, str(kept), f"{times['literal_ms']:.2f}", f"{times['ours_ms']:.2f}", f"{times['ratio']:.1f}", same
             )
     Console().print(table)
 

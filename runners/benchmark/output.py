@@ -1,4 +1,4 @@
-"""What a benchmark shows and writes: a bar while it runs, a table for each part, a parquet file and a figure."""
+"""What a benchmark prints and writes: a progress bar, a table for each part, a parquet file and a figure."""
 
 import importlib
 import sys
@@ -7,39 +7,105 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
+# A line of a part's table; times are dictionaries of quartiles.
+TableRow = dict[str, Any]
 LINE_SECONDS = 20.0
 BAR_WIDTH = 30
 FILE_WIDTH = 160
+TITLES = {
+    "a": "selection and aggregation, milliseconds",
+    "b": "one prompt, milliseconds",
+    "c": "a sweep",
+    "d": "loading pictures",
+}
+# For each part: (heading, key of the line, format).
+COLUMNS: dict[str, list[tuple[str, str, str]]] = {
+    "a": [
+        ("function", "function", ""),
+        ("tokens", "tokens", ""),
+        ("hidden", "hidden", ""),
+        ("kept", "kept", ""),
+        ("literal", "literal_ms", ".2f"),
+        ("ours", "ours_ms", ".2f"),
+        ("ratio", "ratio", ".2f"),
+        ("same", "same", ""),
+    ],
+    "b": [
+        ("method", "name", ""),
+        ("kept", "kept", ""),
+        ("layer", "agg_layer", ""),
+        ("prefill", "prefill_ms", ".1f"),
+        ("select", "select_ms", ".1f"),
+        ("decode", "decode_ms", ".1f"),
+        ("speed-up", "speedup", ".2f"),
+        ("implied", "implied", ".2f"),
+        ("of it", "measured_over_implied", ".0%"),
+        ("causal", "implied_causal", ".2f"),
+        ("of it", "measured_over_causal", ".0%"),
+        ("roofline", "roofline_ms", ".1f"),
+        ("cache MiB", "kv_mib", ".1f"),
+        ("peak MiB", "peak_mib", ".0f"),
+        ("error", "error", ""),
+    ],
+    "c": [
+        ("run", "run", ""),
+        ("questions", "questions", ""),
+        ("points", "points", ""),
+        ("seconds", "seconds", ".2f"),
+        ("over full", "over_full", ".2f"),
+        ("over half", "over_half", ".2f"),
+        ("peak MiB", "peak_mib", ".0f"),
+        ("growth MiB", "growth_mib", ".1f"),
+    ],
+    "d": [
+        ("questions", "questions", ""),
+        ("pictures", "pictures", ""),
+        ("seconds", "seconds", ".2f"),
+        ("questions/s", "questions_per_s", ".1f"),
+    ],
+}
+# Keys in bytes, and the keys of their columns in MiB.
+_MIB = {
+    "kv_bytes": "kv_mib",
+    "peak_memory_bytes": "peak_mib",
+    "peak_bytes": "peak_mib",
+    "peak_growth_bytes": "growth_mib",
+}
 
 
 class Bar:
-    """Progress with the time that is left, on standard error; where nobody watches, a line now and then."""
+    """Progress with the remaining time on standard error: a bar on a terminal, otherwise a line every 20 seconds."""
 
     def __init__(self, title: str, total: int) -> None:
         self.title, self.total, self.done = title, total, 0
-        self.began = self.spoke = time.monotonic()
-        self.live = sys.stderr.isatty()
+        self.began = self.printed = time.monotonic()
+        self.on_terminal = sys.stderr.isatty()
 
     def tick(self) -> None:
-        """One more of them is done."""
+        """Counts one more run."""
         self.done += 1
         now = time.monotonic()
         left = (now - self.began) / self.done * (self.total - self.done)
         line = f"part {self.title}  {self.done}/{self.total}  ETA {left:.0f} s"
-        if self.live:
+        if self.on_terminal:
             filled = BAR_WIDTH * self.done // self.total
             end = "\n" if self.done == self.total else ""
             print(f"\r[{'#' * filled:<{BAR_WIDTH}}] {line} ", end=end, file=sys.stderr, flush=True)
-        elif now - self.spoke >= LINE_SECONDS:
-            self.spoke = now
+        elif now - self.printed >= LINE_SECONDS:
+            self.printed = now
             print(line, file=sys.stderr, flush=True)
 
 
-def print_table(title: str, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row]) -> None:
-    """columns: a heading, the row's key (of a dictionary of quartiles the median is shown), a format."""
+def print_part(part: str, lines: Sequence[TableRow]) -> None:
+    """Prints a part's lines as a table, leaving out columns without a value."""
+    lines = [line | {new: _mib(line.get(old)) for old, new in _MIB.items() if old in line} for line in lines]
+    columns = [column for column in COLUMNS[part] if any(line.get(column[1]) is not None for line in lines)]
     headings = [heading for heading, _, _ in columns]
-    cells = [[_cell(row.get(key), form) for _, key, form in columns] for row in rows]
+    cells = [[_cell(line.get(key), form) for _, key, form in columns] for line in lines]
+    _print_table(f"{part}: {TITLES[part]}", headings, cells)
+
+
+def _print_table(title: str, headings: list[str], cells: list[list[str]]) -> None:
     rich_table = _optional("rich.table")
     if rich_table is None:
         print(title)
@@ -53,11 +119,16 @@ def print_table(title: str, columns: Sequence[tuple[str, str, str]], rows: Seque
     for line in cells:
         table.add_row(*line)
     console = importlib.import_module("rich.console").Console
-    # Nothing is cut off where nobody's window sets a width.
+    # Without a terminal there is no width to fit into, and nothing may be cut off.
     console(width=None if console().is_terminal else FILE_WIDTH).print(table)
 
 
+def _mib(count: int | None) -> float | None:
+    return None if count is None else count / 2**20
+
+
 def _cell(value: Any, form: str) -> str:
+    """The formatted value; of quartiles the median."""
     if isinstance(value, dict):
         value = value["p50"]
     if value is None:
@@ -65,26 +136,28 @@ def _cell(value: Any, form: str) -> str:
     return str(value) if isinstance(value, str) else format(value, form)
 
 
-def write_parquet(parts: dict[str, list[Row]], path: Path) -> Path | None:
-    """All rows of all parts in one table, a column for each quartile; None where pandas and pyarrow are missing."""
+def write_parquet(parts: dict[str, list[TableRow]], path: Path) -> Path | None:
+    """Writes the lines of all parts into one table, a column per quartile. None if pandas or pyarrow is missing."""
     pandas = _optional("pandas")
     if pandas is None or _optional("pyarrow") is None:
         return None
-    rows = [{"part": part} | _flat(row) for part, found in parts.items() for row in found]
-    pandas.DataFrame(rows).to_parquet(path, index=False)
+    lines = [{"part": part} | _flat(line) for part, found in parts.items() for line in found]
+    pandas.DataFrame(lines).to_parquet(path, index=False)
     return path
 
 
-def _flat(row: Row) -> Row:
-    flat: Row = {}
-    for key, value in row.items():
+def _flat(line: TableRow) -> TableRow:
+    flat: TableRow = {}
+    for key, value in line.items():
         flat |= {f"{key}_{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
     return flat
 
 
-def draw_speedups(rows: Sequence[Row], caption: str, path: Path) -> Path | None:
-    """Measured speed-up of the time to the first token over the one that the operations imply, a panel for each
-    agg_layer; None where matplotlib is missing or there is nothing to draw."""
+def draw_speedups(rows: Sequence[TableRow], caption: str, path: Path) -> Path | None:
+    """Draws the measured speed-up of the prefill over the speed-up that FLOPs imply, a panel per agg_layer.
+
+    Returns None if matplotlib is missing or there is nothing to draw.
+    """
     rows = [row for row in rows if row.get("kept") is not None and "error" not in row]
     if not rows or _optional("matplotlib") is None:
         return None
@@ -105,13 +178,13 @@ def draw_speedups(rows: Sequence[Row], caption: str, path: Path) -> Path | None:
             axis.set(xlim=(0, largest), ylim=(0, largest), title=f"agg_layer {layer}", xlabel="implied by FLOPs")
         axes[0].set_ylabel("measured speed-up of the prefill")
         axes[0].legend(loc="upper left")
-        figure.suptitle(f"{caption}; numbers are kept", fontsize=8)
+        figure.suptitle(f"{caption}; labels: kept", fontsize=8)
         figure.savefig(path)
     return path
 
 
-def _draw_layer(axis: Any, rows: Sequence[Row]) -> None:
-    """A line for each method; kept is written at the first one's points."""
+def _draw_layer(axis: Any, rows: Sequence[TableRow]) -> None:
+    """Draws a line per method; the points of the first method are labelled with kept."""
     from analysis.style import method_style
 
     names = list(dict.fromkeys(row["name"] for row in rows))

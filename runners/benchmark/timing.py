@@ -1,4 +1,4 @@
-"""Timing side by side: contenders take turns, a ratio is the median of ratios of neighbouring runs, and a roofline."""
+"""Paired timing: contenders alternate, and ratios are medians of ratios within a round. Also a roofline model."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 Result = TypeVar("Result")
+WARMUP = 2  # untimed rounds before the timed ones
 QUARTILES = {"p25": 25, "p50": 50, "p75": 75}
-# Of one operand: far larger than any cache, and a product long enough to reach full speed.
+# Sizes of one operand: a copy far larger than any cache, and a matrix product long enough to reach full speed.
 COPY_BYTES = {"cuda": 1 << 29, "cpu": 1 << 27}
 GEMM_SIDE = {"cuda": 8192, "cpu": 1024}
 
@@ -21,9 +22,9 @@ def take_turns(
     warmup: int = 1,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Result]]:
-    """Runs every contender once a round, beginning with the next one each round: the first finds colder caches.
+    """Runs every contender once per round. The first place rotates, because the first run finds colder caches.
 
-    Returns what each gave in the `repeats` rounds after `warmup` others. tick: called after every run.
+    Returns each contender's results in the `repeats` rounds after `warmup` rounds. tick: called after every run.
     """
     names = list(contenders)
     found: dict[str, list[Result]] = {name: [] for name in names}
@@ -38,7 +39,7 @@ def take_turns(
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """How long the work takes, until the device has finished it."""
+    """The seconds that `work` takes, until the device has finished it."""
     _finish(device)
     began = time.perf_counter()
     work()
@@ -52,29 +53,29 @@ def _finish(device: torch.device) -> None:
 
 
 def quartiles(values: Sequence[float], scale: float = 1.0) -> dict[str, float]:
-    """{"p25", "p50", "p75"} of the values times scale."""
+    """{"p25", "p50", "p75"} of the values, multiplied by scale."""
     return {name: float(np.percentile(values, share)) * scale for name, share in QUARTILES.items()}
 
 
-def paired_ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
-    """Quartiles of above / below, of which each pair was measured in one round."""
-    return quartiles(np.divide(above, below).tolist())
+def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, float]:
+    """Quartiles of numerator / denominator, where each pair was measured in the same round."""
+    return quartiles(np.divide(numerator, denominator).tolist())
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a device was measured to do at best: bytes and floating-point operations per second."""
+    """A device's measured limits: bytes and FLOPs per second."""
 
     bytes_per_s: float
     flops_per_s: float
 
-    def roofline(self, parts: Iterable[tuple[float, float]]) -> float:
-        """Seconds that parts of (operations, bytes) take at least, one after the other."""
-        return sum(max(flops / self.flops_per_s, moved / self.bytes_per_s) for flops, moved in parts)
+    def roofline(self, steps: Iterable[tuple[float, float]]) -> float:
+        """The least seconds that consecutive steps of (FLOPs, bytes) can take."""
+        return sum(max(flops / self.flops_per_s, moved / self.bytes_per_s) for flops, moved in steps)
 
 
 def measure_machine(device: torch.device, dtype: torch.dtype, repeats: int) -> Machine:
-    """Bandwidth of a large copy, which reads and writes, and the rate of a large product in the model's dtype."""
+    """The bandwidth of a large copy (reads and writes), and the FLOP rate of a large matrix product in this dtype."""
     size, side = COPY_BYTES[device.type], GEMM_SIDE[device.type]
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -86,13 +87,13 @@ def measure_machine(device: torch.device, dtype: torch.dtype, repeats: int) -> M
             "product": lambda: seconds(lambda: torch.mm(matrix, matrix, out=product), device),
         },
         repeats,
-        warmup=2,
+        WARMUP,
     )
     return Machine(2 * size / float(np.median(found["copy"])), 2 * side**3 / float(np.median(found["product"])))
 
 
 def rounded(figures: Any) -> Any:
-    """The same with every float at six significant digits: no clock knows more."""
+    """The same figures with every float rounded to six significant digits, beyond which times are noise."""
     if isinstance(figures, float):
         return float(f"{figures:.6g}")
     if isinstance(figures, dict):

@@ -11,7 +11,7 @@ from omegaconf.errors import UnsupportedValueType
 
 from tokensel.errors import TokenselError
 from tokensel.methods import METHODS, Method
-from tokensel.methods.user import entry_point_names, find_method, method_file
+from tokensel.methods.user import entry_point_names, find_user_method, method_file
 
 _ITEM = re.compile(r"""\s*(?:"[^"]*"|'[^']*'|[^,]+)""")
 
@@ -52,7 +52,7 @@ def _name(item: str) -> str:
     text = item.strip()
     if text[:1] in "\"'" and text[-1:] == text[:1]:
         text = text[1:-1]
-    method = None if text in METHODS else find_method(text)
+    method = None if text in METHODS else find_user_method(text)
     return item if method is None else method.name
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from runners.sweeping.compute import compute, lacking, note_failures
-from runners.sweeping.plan import Plan, make_plan
-from runners.sweeping.work import GroupWork, prepare
+from tokensel.evaluation.sweep.compute import compute, lacking, note_failures
+from tokensel.evaluation.sweep.plan import Plan, make_plan
+from tokensel.evaluation.sweep.work import GroupWork, prepare
 from runners.terminal.progress import SweepProgress
 from runners.terminal.table import Result, as_frame, as_record, best_at_each_kept, caption, print_table
 

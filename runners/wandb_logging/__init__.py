@@ -1,1 +1,1 @@
-"""Sweeps in Weights & Biases."""
+"""Sends the results of a sweep to Weights & Biases. Imported by runners only."""

@@ -1,4 +1,4 @@
-"""What a W&B agent tells the job that it started: which trial of its sweep this is. See conf/wandb_sweep.yaml."""
+"""The trial of a W&B sweep that an agent started this process for. See conf/wandb_sweep.yaml."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,12 @@ Point = TypeVar("Point", bound=_HasSettings)
 
 @dataclass(frozen=True)
 class Trial:
-    """One assignment of a W&B sweep. run: the id that W&B gave its run; assigned: the values by key."""
+    """One trial of a W&B sweep.
+
+    run        the id that W&B gave to its run
+    sweep      the id of the W&B sweep
+    assigned   the values that the agent chose, by key
+    """
 
     run: str
     sweep: str
@@ -29,15 +34,15 @@ class Trial:
     entity: str | None
     assigned: Mapping[str, Any]
 
-    def its_own(self, points: Sequence[Point]) -> Point:
-        """The point that was assigned, among the controls computed beside it: the one with most of the values."""
+    def find_own(self, points: Sequence[Point]) -> Point:
+        """The point that the agent assigned: among it and its controls, the one that matches the most values."""
         return max(
             points, key=lambda point: sum(point.settings.get(key) == value for key, value in self.assigned.items())
         )
 
 
 def current_trial() -> Trial | None:
-    """The trial that this process is, or None if no agent started it."""
+    """The trial that this process runs; None if no agent started it."""
     sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
     if not sweep or not run:
         return None
@@ -52,13 +57,13 @@ def current_trial() -> Trial | None:
 
 @contextmanager
 def outside_the_trial() -> Iterator[None]:
-    """Runs begun inside are runs of their own: in a trial's process W&B would write each into the trial's run."""
+    """Makes runs started inside independent; in a trial's process W&B would write them all into the trial's run."""
     import wandb
 
     hidden = {name: os.environ.pop(name) for name in _VARIABLES if name in os.environ}
     try:
         if hidden:
-            wandb.teardown()  # W&B reads the environment once and keeps it
+            wandb.teardown()  # W&B reads the environment only once
         yield
     finally:
         os.environ.update(hidden)

@@ -175,7 +175,7 @@ def test_groups_are_panels_by_kept_with_the_full_model_in_each(sweep):
     for panel in chart.panels:
         assert [words for _, words in panel.ticks] == ["<b>odd", "even"]
         assert {series.method for series in panel.series} == {"fps", "fastv", "full"}
-        assert "n = 20 in a group" in panel.y_label
+        assert "n = 20 per group" in panel.y_label
 
 
 def test_differences_are_hollow_unless_significant(sweep):
@@ -193,8 +193,8 @@ def test_flips_are_shares_to_both_sides(sweep):
     counts = flip_counts(*sweep)
     (bars,) = charts.answer_flips(counts).panels
     assert bars.title == "tiny, diagrams, against full"
-    assert bars.rows[0].startswith("fps, 8 kept, agg_layer 2")
-    lost = dict(zip(bars.rows, bars.lost, strict=True))["fastv, 8 kept"]
+    assert bars.labels[0].startswith("fps, 8 kept, agg_layer 2")
+    lost = dict(zip(bars.labels, bars.lost, strict=True))["fastv, 8 kept"]
     count = counts[(counts["method"] == "fastv") & (counts["kept"] == 8)]["right_to_wrong"].item()
     assert lost[0] == pytest.approx(100 * count / 40)
     assert lost[1] < lost[0] < lost[2]

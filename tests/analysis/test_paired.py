@@ -98,7 +98,7 @@ def test_the_partner_is_the_one_of_the_same_layer(sweep):
 
 
 def test_an_unknown_reference_ends_in_one_line(sweep):
-    with pytest.raises(TokenselError, match=r"reference=fast: no complete point.*fastv, fps, full, tome"):
+    with pytest.raises(TokenselError, match=r"reference=fast: no complete point has this.*fastv, fps, full, tome"):
         compare(*loaded(sweep[0]), reference="fast")
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from analysis.report import build_report
-from analysis.report.evaluation import Evaluation, Row
+from analysis.report.evaluation import Evaluation, TableRow
 from analysis.report.findings import findings
 from analysis.report.page import tag, to_json
 from analysis.report.payload import SKIPPED, UNREADABLE, QuestionSet, pack_answers
@@ -102,7 +102,7 @@ def test_skipped_and_unreadable_answers_are_told_apart():
             "skipped": [False, False, True],
         }
     )
-    row = Row({"key": "k", "status": "complete"}, "fps 4", "fps", answers=rows)
+    row = TableRow({"key": "k", "status": "complete"}, "fps 4", "fps", answers=rows)
     packed = pack_answers(row, QuestionSet(["c", "x", "b", "a"], {}, {}, ""))
     assert list(base64.b64decode(packed["predictions"])) == [SKIPPED, 253, UNREADABLE, 1]
     assert base64.b64decode(packed["correct"]) == bytes([0b1000])
@@ -145,7 +145,7 @@ def test_failed_and_unfinished_points_are_told(page):
     by_status = {row["status"]: row for row in page.rows}
     assert set(by_status) == {"complete", "failed", "unfinished"}
     assert "tome 4 failed: RuntimeError: <u>no</u> memory" in page.text
-    assert "tome 9 is unfinished, 7 answers are stored" in page.text
+    assert "tome 9 is unfinished; 7 answers are stored" in page.text
     for status in ("failed", "unfinished"):
         assert dict(zip(by_status[status]["of"], by_status[status]["values"], strict=True))["accuracy"] == ""
 
@@ -215,16 +215,16 @@ def test_a_tags_text_and_attributes_are_read_back(text):
     assert page.attributes == [("p", "title", text)]
 
 
-def row(method: str, kept: int, accuracy: float, **versus: tuple[float, float]) -> Row:
+def row(method: str, kept: int, accuracy: float, **versus: tuple[float, float]) -> TableRow:
     """A complete row; versus: by reference, a difference in points and a p-value, corrected and not."""
     point = {"key": f"{method}{kept}", "status": "complete", "method": method, "kept": kept, "model": "tiny"}
     point |= {"n": 100, "accuracy": accuracy, "ci_low": accuracy - 0.1, "ci_high": accuracy + 0.1, "data": "d"}
     told = {"diff_low": -1.0, "diff_high": 20.0, "detectable": 12.0, "n": 100}
     found = {name: told | {"difference": one, "p_value": p, "p_holm": p} for name, (one, p) in versus.items()}
-    return Row(point, f"{method} {kept}", method, versus=found)
+    return TableRow(point, f"{method} {kept}", method, versus=found)
 
 
-def told(*rows: Row) -> str:
+def told(*rows: TableRow) -> str:
     return Page(findings(Evaluation("pool", "title", list(rows), [], [], ""))).text
 
 
@@ -237,7 +237,7 @@ def test_findings_claim_nothing_without_significance():
     assert "None of 1 comparison with FastV" in said
     assert "None of 1 comparison with random choice" in said
     assert "about 12.0 points" in said
-    assert "Not told apart from FastV: +9.0 points" in said
+    assert "No significant difference to FastV: +9.0 points" in said
     assert "ahead" not in said
     assert "better" not in said
 
@@ -250,7 +250,7 @@ def test_findings_name_what_is_ahead_and_behind():
         row("random", 8, 0.6),
     )
     assert "Of 2 comparisons with FastV at the same kept, 2 are significant" in said
-    assert "Of 2 comparisons with random choice, controls aside, at the same kept" in said
+    assert "Of 2 comparisons with random choice at the same kept (not counting FastV)" in said
     assert "fps 8 is 20.0 points ahead (corrected p = 0.001)" in said
     assert "tome 8 is 20.0 points behind (corrected p = 0.002)" in said
     assert "fps has the highest accuracy, 90.0% [80.0, 100.0]" in said
@@ -260,16 +260,16 @@ def test_findings_name_what_is_ahead_and_behind():
 
 def test_findings_say_when_random_is_best():
     said = told(row("fps", 8, 0.5, random=(-10.0, 0.1)), row("random", 8, 0.6))
-    assert "Nothing did better than choosing at random." in said
-    assert "Of the other methods fps comes closest" in said
-    assert "Nothing was compared with FastV" in said
+    assert "No method is more accurate than random choice." in said
+    assert "The most accurate of the other methods is fps" in said
+    assert "No method can be compared with FastV" in said
 
 
 def test_a_difference_that_correction_takes_away_is_no_fact():
     one = row("fps", 8, 0.9, fastv=(20.0, 0.03))
     one.versus["fastv"]["p_holm"] = 0.3
     said = told(one, row("fastv", 8, 0.7))
-    assert "p = 0.030 by itself, but p = 0.300 corrected" in said
+    assert "p = 0.030 for this test alone, but p = 0.300 after correction" in said
     assert "ahead of" not in said
 
 
@@ -291,7 +291,7 @@ def test_without_the_data_set_the_figures_remain(tmp_path):
     (tmp_path / "data" / "questions.json").unlink()
     page = Page(build_report(tmp_path / "out").html)
     (pool,), (questions,) = page.data["pools"], page.data["sets"]
-    assert pool["no_gallery"].startswith("Texts and pictures cannot be had: data.path=")
+    assert pool["no_gallery"].startswith("Texts and pictures cannot be loaded: data.path=")
     assert pool["gallery"] == []
     assert sorted(questions["id"]) == sorted(question.id for question in asked)
     assert len(page.rows) == 2
@@ -366,7 +366,7 @@ def test_runner_writes_the_page_and_ends_with_json(folder, report, page, tmp_pat
         ([], "give one folder of results"),
         (["{tmp}", "picture=3"], "picture: unknown key; keys are output, pictures"),
         (["{tmp}", "pictures=many"], "pictures=many: must be an integer from 0"),
-        (["{tmp}/*"], "output: needed beside"),
+        (["{tmp}/*"], "output: missing; "),
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, capsys, arguments, said):

@@ -13,7 +13,7 @@ from helpers.report import HOSTILE, write_sweep
 
 from analysis.report import build_report
 from analysis.report.build import report_of
-from analysis.report.evaluation import Evaluation, Row
+from analysis.report.evaluation import Evaluation, TableRow
 from analysis.report.survivors_page import survivors_page
 from analysis.survivors import Survivors
 from tokensel.data import Question
@@ -333,7 +333,7 @@ def large(points: int, questions: int) -> list[Evaluation]:
         }
         compared = dict.fromkeys(("difference", "diff_low", "diff_high", "p_value", "p_holm", "detectable", "n"), 1.0)
         versus = {} if method == "fastv" else {"fastv": compared}
-        rows.append(Row(point, f"{series} {kept}", series, versus=versus, answers=frame))
+        rows.append(TableRow(point, f"{series} {kept}", series, versus=versus, answers=frame))
     return [Evaluation("pool", "large", rows, ["agg_layer"], asked, "")]
 
 

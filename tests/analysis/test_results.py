@@ -202,7 +202,7 @@ def test_predictions_are_those_that_the_figures_are_made_of(tmp_path):
 
 def test_figures_of_other_questions_than_the_predictions_are_refused(tmp_path):
     make_point(tmp_path / "s", "fps", 8, answers("11"), predicted={"other": True})
-    with pytest.raises(TokenselError, match="other questions than its predictions"):
+    with pytest.raises(TokenselError, match="from other questions than its predictions"):
         load_predictions(tmp_path / "s")
 
 
@@ -255,7 +255,7 @@ def test_questions_that_have_changed_are_refused(asked):
 def test_questions_of_several_data_sets_are_refused(asked):
     _, folder, _ = asked
     make_point(folder, "fps", 8, answers("1"))
-    with pytest.raises(TokenselError, match="of 2 data sets"):
+    with pytest.raises(TokenselError, match="from 2 data sets"):
         questions_of(load_results(folder))
 
 

@@ -1,4 +1,4 @@
-"""The classic interface: snippets of the original code on a stock model, and what they read off afterwards."""
+"""The classic interface: snippets of the original code on a stock model, and the selection they read afterwards."""
 
 import copy
 import warnings
@@ -12,7 +12,7 @@ from PIL import Image
 
 from tokensel import TokenselError, reduce_tokens
 from tokensel.compat.config import DEFAULTS, classic_reduction
-from tokensel.compat.inputs import expand_picture
+from tokensel.compat.inputs import expand_placeholder
 from tokensel.compat.model import (
     IMAGE_TOKEN_INDEX,
     ClassicModel,
@@ -38,7 +38,7 @@ def loaded(tmp_path_factory):
 
 @pytest.fixture
 def model(loaded):
-    """Of a fresh config, so that no test sees another's settings."""
+    """A classic model with a fresh config, so that no test sees the settings of another."""
     before = copy.copy(loaded.model.config)
     classic = ClassicModel(loaded)
     classic.config.custom_kept_tokens = 5
@@ -69,14 +69,14 @@ def ask_all(loaded, questions):
 
 
 def stock_answer(loaded, questions, **reduction):
-    """New tokens [B, new] and record of the stock model under reduce_tokens, with the processor's own inputs."""
+    """New tokens [B, new] of the stock model under reduce_tokens with the processor's own inputs, and the record."""
     inputs = loaded.prepare(questions)
     with reduce_tokens(loaded.model, **reduction) as record:
         written = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=NEW)
     return written[:, inputs["input_ids"].shape[1] :], record
 
 
-def test_the_classic_snippet_runs_alike_on_the_embedded_model_and_on_a_saved_copy(tmp_path):
+def test_the_classic_snippet_runs_on_the_embedded_model_and_on_a_saved_copy(tmp_path):
     source = load_model("tiny")
     source.model.save_pretrained(tmp_path)
     source.processor.save_pretrained(tmp_path)
@@ -149,7 +149,7 @@ def test_the_classic_snippet_runs_alike_on_the_embedded_model_and_on_a_saved_cop
         ({}, GridPoint("full")),
     ],
 )
-def test_generate_writes_and_keeps_what_the_same_grid_point_does(loaded, model, attributes, point):
+def test_generate_equals_the_same_grid_point(loaded, model, attributes, point):
     set_config(model, **attributes)
     # FastV's two layouts write the same, so the outputs alone would not tell them apart.
     assert classic_reduction(model.config).get("layout", "compact") == point.layout
@@ -181,7 +181,7 @@ def test_himap_runs_in_two_stages(loaded, model, cut_off):
     assert model.model.last_selected_positions.tolist() == record.positions.tolist()
 
 
-def test_the_defaults_are_the_classic_ones_and_a_saved_config_keeps_its_own(model, loaded, tmp_path):
+def test_defaults_are_the_original_ones_and_a_saved_config_keeps_its_values(model, loaded, tmp_path):
     path = save_checkpoint(tmp_path)
     _, plain, _, _ = load_pretrained_model(path, None, "any")
     assert {name: getattr(plain.config, name) for name in DEFAULTS} == DEFAULTS
@@ -225,12 +225,12 @@ def test_the_answer_is_read_by_position_and_by_decoding_everything(loaded, model
     by_position = tokenizer.batch_decode(output[:, input_ids.shape[1] :], skip_special_tokens=True)
     assert by_position == tokenizer.batch_decode(output, skip_special_tokens=True) != [""]
     assert model.generate(inputs=input_ids, image_sizes=[(9, 9)], **options).tolist() == output.tolist()
-    told = model.generate(input_ids, return_dict_in_generate=True, output_scores=True, **options)
-    assert told["sequences"].tolist() == told.sequences.tolist() == output.tolist()
-    assert len(told.scores) == NEW
+    output_dict = model.generate(input_ids, return_dict_in_generate=True, output_scores=True, **options)
+    assert output_dict["sequences"].tolist() == output_dict.sequences.tolist() == output.tolist()
+    assert len(output_dict.scores) == NEW
 
 
-def test_without_a_cache_and_with_attention_maps_asked_for_it_writes_the_same(loaded, model):
+def test_output_is_the_same_without_a_cache_and_with_output_attentions(loaded, model):
     model.config.use_custom_selection = True
     input_ids, images = ask(loaded, make_questions(1)[0])
     options = {"images": images, "do_sample": False, "max_new_tokens": NEW}
@@ -240,7 +240,7 @@ def test_without_a_cache_and_with_attention_maps_asked_for_it_writes_the_same(lo
     assert again.tolist() == output.tolist()
 
 
-def test_a_reset_and_a_prompt_without_picture_clear_the_choice(loaded, model):
+def test_a_reset_and_a_prompt_without_picture_clear_the_selection(loaded, model):
     model.config.use_custom_selection = True
     input_ids, images = ask(loaded, make_questions(1)[0])
     for reset in (model.model.reset_custom_selection, model.model.reset_fastv, model.model.reset_hmapv):
@@ -274,7 +274,7 @@ def test_the_start_is_random_from_a_seed_that_is_printed_once(loaded, model, cap
     assert capsys.readouterr().err == ""
 
 
-def test_a_wrong_place_is_told_once_and_never_used(loaded, model):
+def test_a_wrong_span_is_reported_once_and_never_used(loaded, model):
     model.config.use_custom_selection = True
     input_ids, mask, images = ask_all(loaded, [make_questions(5)[index] for index in (0, 4)])
     begin = (input_ids[0] == IMAGE_TOKEN_INDEX).int().argmax() - (mask[0] == 0).sum()
@@ -285,14 +285,14 @@ def test_a_wrong_place_is_told_once_and_never_used(loaded, model):
             model.generate(input_ids, images=images, attention_mask=mask, max_new_tokens=1)
         return [str(warning.message) for warning in caught], model.model.last_selected_positions.tolist()
 
-    said, chosen = generate()  # the defaults are of another template and another picture size: nobody set them
-    assert said == []
+    lines, chosen = generate()  # the defaults do not fit this prompt, but nobody set them
+    assert lines == []
     set_config(model, custom_sys_length=9, custom_image_token_length=100)
-    told, again = generate()
+    lines, again = generate()
     assert again == chosen
-    assert [line.split(":")[0] for line in told] == ["custom_sys_length=9", "custom_image_token_length=100"]
-    assert f"token {begin} " in told[0]
-    assert f"are {VISUAL} " in told[1]
+    assert [line.split(":")[0] for line in lines] == ["custom_sys_length=9", "custom_image_token_length=100"]
+    assert f"token {begin} " in lines[0]
+    assert f"are {VISUAL} " in lines[1]
     assert generate() == ([], chosen)
     set_config(model, custom_sys_length=int(begin), custom_image_token_length=VISUAL)
     assert generate() == ([], chosen)
@@ -320,10 +320,10 @@ def test_tokenizer_image_token_has_one_placeholder_for_the_pictures_tokens(loade
     count=st.integers(1, 5),
 )
 @settings(max_examples=40)
-def test_expand_picture_repeats_what_stands_at_the_place(rows, places, count):
+def test_expand_placeholder_repeats_the_value_at_the_index(rows, places, count):
     places = places[: len(rows)]
     expected = [row[:p] + [row[p]] * count + row[p + 1 :] for row, p in zip(rows, places, strict=True)]
-    assert expand_picture(torch.tensor(rows), torch.tensor(places), count).tolist() == expected
+    assert expand_placeholder(torch.tensor(rows), torch.tensor(places), count).tolist() == expected
 
 
 def test_process_images_crops_or_pads(loaded):
@@ -344,7 +344,7 @@ def test_process_images_crops_or_pads(loaded):
     del loaded.model.config.image_aspect_ratio
 
 
-def test_it_stands_in_for_the_stock_model_and_leaves_it_alone(loaded, model):
+def test_it_wraps_the_stock_model_without_changing_it(loaded, model):
     assert model.eval() is model
     assert model.to("cpu") is model.float() is model
     assert model.config is loaded.model.config
@@ -361,7 +361,7 @@ def test_it_stands_in_for_the_stock_model_and_leaves_it_alone(loaded, model):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ({"input_ids": None}, "input_ids=NoneType: must be"),
         ({"input_ids": torch.tensor([1, IMAGE_TOKEN_INDEX])}, r"input_ids=\[2\]: must be"),
@@ -385,15 +385,15 @@ def test_it_stands_in_for_the_stock_model_and_leaves_it_alone(loaded, model):
         ),
     ],
 )
-def test_a_mistake_is_one_line(loaded, model, change, said):
+def test_a_mistake_is_one_line(loaded, model, change, expected):
     model.config.use_custom_selection = True
     set_config(model, **change.pop("config", {}))
     model.model.last_selected_positions = torch.zeros(1, 5)
     input_ids, images = ask(loaded, make_questions(1)[0])
-    with pytest.raises(TokenselError, match=said) as caught:
+    with pytest.raises(TokenselError, match=expected) as caught:
         model.generate(**({"input_ids": input_ids, "images": images, "max_new_tokens": 1} | change))
     assert "\n" not in str(caught.value)
-    assert model.model.last_selected_positions is None, "nobody shall take an earlier choice for this call's"
+    assert model.model.last_selected_positions is None, "an earlier selection must not remain after a failed call"
 
 
 def test_a_base_and_another_return_type_are_refused(loaded):

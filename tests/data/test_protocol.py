@@ -111,12 +111,12 @@ def padded(image: np.ndarray, mean: list[float]) -> np.ndarray:
 )
 def test_pad_makes_the_square_that_a_slow_oracle_makes(width, height, mean, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    picture = Protocol(image_aspect="pad").picture(Image.fromarray(pixels), SimpleNamespace(image_mean=mean))
+    picture = Protocol(image_aspect="pad").prepare_image(Image.fromarray(pixels), SimpleNamespace(image_mean=mean))
     assert np.array_equal(np.asarray(picture), padded(pixels, mean))
 
 
 def test_pad_takes_clips_colour_and_puts_the_odd_row_below():
-    picture = Protocol().picture(Image.new("RGB", (4, 1), "white"), CLIPImageProcessorPil())
+    picture = Protocol().prepare_image(Image.new("RGB", (4, 1), "white"), CLIPImageProcessorPil())
     rows = np.asarray(picture)
     assert (rows[1] == 255).all()
     assert (rows[[0, 2, 3]] == [122, 116, 104]).all()
@@ -125,10 +125,10 @@ def test_pad_takes_clips_colour_and_puts_the_odd_row_below():
 def test_crop_leaves_the_picture_to_the_processor_which_cuts_its_ends(processor):
     stripe = Image.new("RGB", (168, 56), "white")
     stripe.paste("red", (0, 0, 56, 56))
-    assert Protocol(image_aspect="crop").picture(stripe, processor.image_processor) is stripe
+    assert Protocol(image_aspect="crop").prepare_image(stripe, processor.image_processor) is stripe
 
     def red(protocol: Protocol) -> bool:
-        shown = protocol.picture(stripe, processor.image_processor)
+        shown = protocol.prepare_image(stripe, processor.image_processor)
         values = processor.image_processor(images=shown, return_tensors="np")["pixel_values"][0]
         return bool((values[0] - values[1] > 1).any())
 
@@ -164,5 +164,5 @@ def test_every_scienceqa_entry_is_asked_in_its_own_words(processor, tmp_path):
         for protocol in (Protocol(conv="vicuna_v1"), Protocol(conv="vicuna_v1", prompt="lmms")):
             assert protocol.conversation(asked, processor) == f"{VICUNA} USER: {own}\n{LETTER} ASSISTANT:", asked.id
         assert Protocol().conversation(asked, processor) == f"USER: {own}\n{LETTER} ASSISTANT:", asked.id
-        assert Protocol().picture(asked.load_image(), processor.image_processor).size == (3, 3)
+        assert Protocol().prepare_image(asked.load_image(), processor.image_processor).size == (3, 3)
         assert Protocol().read(entry["conversations"][1]["value"], asked) == asked.answer

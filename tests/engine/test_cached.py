@@ -1,16 +1,16 @@
-"""Prefill and decoding over buffers of a fixed size: the stock model's logits under `reduce_tokens`, step by step."""
+"""Prefill and decoding over buffers of a fixed size give the logits of the stock model under `reduce_tokens`."""
 
 import itertools
 import warnings
 
 import pytest
 import torch
-from engine.test_compiled import NEEDS_COMPILER, recording  # noqa: F401
-from evaluation.test_accuracy import POINTS, run
 from helpers.checkpoints import make_questions, save_checkpoint
-from helpers.families import FAMILIES, save_family
+from helpers.evaluation import POINTS, evaluate_points
+from helpers.families import FAMILIES, QUESTIONS, save_family
+from helpers.graphs import NEEDS_COMPILER, CpuCapture, recorded_split
+from helpers.methods import kept_of
 from helpers.models import llava_inputs, tiny_llama, tiny_llava
-from models.test_families import QUESTIONS, kept_of
 from transformers import GenerationConfig
 
 from tokensel import METHODS, TokenselError, make_stages, reduce_tokens
@@ -55,9 +55,9 @@ def written_by_stock(model, inputs, method, **settings):
     return found.sequences[:, -STEPS:], found.logits, chosen
 
 
-def assert_decodes_alike(cached, inputs, method, **settings):
-    """method: a name or a Method."""
-    tokens, logits, chosen = written_by_stock(cached.split.parts.llava_model, inputs, method, **settings)
+def assert_decodes_alike(model, cached, inputs, method, **settings):
+    """The stock model under `reduce_tokens` against `cached`, which runs the same model. method: a name or a Method."""
+    tokens, logits, chosen = written_by_stock(model, inputs, method, **settings)
     stages = make_stages(make_method(method), num_layers=cached.split.num_layers, **{"kept": None} | settings)
     looks = any(stage.method.uses_vision for stage in stages)
     decoding = cached.prefill(cached.split.embed(**inputs, looks=looks), stages, room=STEPS)
@@ -70,9 +70,7 @@ def assert_decodes_alike(cached, inputs, method, **settings):
 
 
 def cached_of(model, **options):
-    split = SplitModel(model, **options)
-    object.__setattr__(split.parts, "llava_model", model)
-    return CachedModel(split)
+    return CachedModel(SplitModel(model, **options))
 
 
 @pytest.mark.parametrize(
@@ -90,10 +88,10 @@ def test_every_method_decodes_as_under_the_hooks(method, attention):
         except TokenselError:  # not every method has every layout
             continue
         if method == "sparsevlm" and settings.get("agg_layer") == 0:
-            with pytest.raises(TokenselError, match=r"^agg_layer=0: method 'sparsevlm' looks at the layer before"):
+            with pytest.raises(TokenselError, match=r"^agg_layer=0: sparsevlm ranks by the previous layer"):
                 written_by_stock(model, inputs, method, kept=4, **settings)
             continue
-        assert_decodes_alike(cached, inputs, method, kept=kept_of(method), **settings)
+        assert_decodes_alike(model, cached, inputs, method, kept=kept_of(method), **settings)
         tried += 1
     assert tried >= 2
 
@@ -104,7 +102,7 @@ def test_tokens_that_weigh_by_size_do_so_for_later_tokens(attention, agg_layer):
     model = tiny_llava(attn_implementation=attention)
     cached, inputs = cached_of(model), llava_inputs(model, TEXTS)
     weighing = make_method("tome_merge", proportional=True)
-    assert_decodes_alike(cached, inputs, weighing, kept=4, agg_layer=agg_layer)
+    assert_decodes_alike(model, cached, inputs, weighing, kept=4, agg_layer=agg_layer)
     stock, other = (
         written_by_stock(model, inputs, method, kept=4, agg_layer=agg_layer)[1][0]
         for method in (weighing, "tome_merge")
@@ -117,17 +115,18 @@ def test_unlike_prompts_one_after_the_other_and_again():
     model = tiny_llava()
     cached = cached_of(model)
     for kept, texts in itertools.product((4, 6), ((3, 30), (2, 1), (40, 5), (3, 30))):
-        assert_decodes_alike(cached, llava_inputs(model, texts), "fps", kept=kept, agg_layer=2)
+        assert_decodes_alike(model, cached, llava_inputs(model, texts), "fps", kept=kept, agg_layer=2)
     assert len(cached._buffers) < 8
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_decodes_as_under_the_hooks(family, tmp_path):
     loaded = load_model(save_family(family, tmp_path))
-    cached = cached_of(loaded.model)
+    model = loaded.model
+    cached = cached_of(model)
     inputs = loaded.prepare(QUESTIONS)
     for method, settings in (("full", {}), ("fastv", {}), ("tome_merge", {"agg_layer": 0}), ("pyramiddrop", {})):
-        assert_decodes_alike(cached, inputs, method, kept=kept_of(method), **settings)
+        assert_decodes_alike(model, cached, inputs, method, kept=kept_of(method), **settings)
     assert set(FAMILIES) == set(ADAPTERS)
 
 
@@ -180,7 +179,7 @@ def test_compiled_it_decodes_alike_and_shapes_repeat(caplog):
 
     def check(texts):
         for method in ("fps", "fastv"):
-            assert_decodes_alike(cached, llava_inputs(model, texts), method, kept=6, agg_layer=2)
+            assert_decodes_alike(model, cached, llava_inputs(model, texts), method, kept=6, agg_layer=2)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -206,9 +205,9 @@ def test_generated_answers_do_not_depend_on_graphs(loaded, tmp_path, monkeypatch
     monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(function) or function)
     questions = make_questions(7, per_picture=2)
     options = {"scoring": "generate", "batch_size": 3, "keep_positions": {q.id for q in questions}}
-    plain, _ = run(loaded, tmp_path / "a", questions, **options)
+    plain, _ = evaluate_points(loaded, tmp_path / "a", questions, **options)
     assert not compiled
-    graphs, failures = run(loaded, tmp_path / "b", questions, compiled=True, **options)
+    graphs, failures = evaluate_points(loaded, tmp_path / "b", questions, compiled=True, **options)
     assert not failures
     assert len(compiled) == 1, "one graph of a layer serves them all"
     assert texts_of(graphs) == texts_of(plain)
@@ -219,22 +218,23 @@ def test_a_penalty_on_repetition_is_left_to_the_stock_model(loaded, tmp_path, mo
     monkeypatch.setattr(torch, "compile", lambda *given, **options: pytest.fail("compiled"))
     monkeypatch.setattr(loaded.model.generation_config, "repetition_penalty", 1.3)
     options = {"scoring": "generate", "batch_size": 3}
-    plain, _ = run(loaded, tmp_path / "a", make_questions(3), POINTS[:3], **options)
+    questions, points = make_questions(3), POINTS[:3]
+    plain, _ = evaluate_points(loaded, tmp_path / "a", questions, points, **options)
     with pytest.warns(UserWarning, match=r"^compile=true: not compiled: generate, repetition_penalty=1\.3$"):
-        found, failures = run(loaded, tmp_path / "b", make_questions(3), POINTS[:3], compiled=True, **options)
+        found, failures = evaluate_points(loaded, tmp_path / "b", questions, points, compiled=True, **options)
     assert not failures
     assert texts_of(found) == texts_of(plain)
 
 
-def test_recorded_it_decodes_alike(recording, monkeypatch):  # noqa: F811
+def test_recorded_it_decodes_alike(monkeypatch):
     """Each buffer's graphs write to that buffer, whichever prompt came before."""
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    model = tiny_llava()
-    cached, other = (cached_of(model, compiled=True) for _ in range(2))
+    model, capture = tiny_llava(), CpuCapture()
+    cached, other = (CachedModel(recorded_split(model, capture)) for _ in range(2))
     for kept, texts in itertools.product((4, 6), ((5, 9, 2), (1, 30), (40, 2, 3), (5, 9))):
         for each in (cached, other):
             for method in ("fps", "fastv", "tome_merge"):
-                assert_decodes_alike(each, llava_inputs(model, texts), method, kept=kept, agg_layer=2)
+                assert_decodes_alike(model, each, llava_inputs(model, texts), method, kept=kept, agg_layer=2)
     with torch.inference_mode(False):
         pixels = torch.randn(2, 3, 84, 84)
         for given in (pixels, pixels + 1):
@@ -242,9 +242,9 @@ def test_recorded_it_decodes_alike(recording, monkeypatch):  # noqa: F811
                 cached.features({"pixel_values": given}),
                 torch.stack(cached.split.picture_features({"pixel_values": given})),
             )
-    made = recording.made
-    assert_decodes_alike(cached, llava_inputs(model, (5, 9, 2)), "fps", kept=4, agg_layer=2)
-    assert recording.made == made
+    recordings = capture.count
+    assert_decodes_alike(model, cached, llava_inputs(model, (5, 9, 2)), "fps", kept=4, agg_layer=2)
+    assert capture.count == recordings
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

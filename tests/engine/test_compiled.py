@@ -1,22 +1,16 @@
-"""The compiled tail: the same logits as without, for batches of any size; and the word where it cannot be."""
+"""Compiled layers behind a reduction give the layers' own logits, for batches of any size, and a warning where they
+cannot be compiled."""
 
-import shutil
-import sys
 import warnings
-from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.graphs import NEEDS_COMPILER, CpuCapture, recorded_split
 from helpers.models import llava_inputs, tiny_llava
 
 from tokensel import make_stages
-from tokensel.engine.compiled import TEXT_MULTIPLE, WARMUP, Graphs, Recorded
+from tokensel.engine.compiled import TEXT_MULTIPLE, WARMUP, Recorded
 from tokensel.engine.split import SplitModel
-
-NEEDS_COMPILER = pytest.mark.skipif(
-    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler"
-)
 
 
 def logits(split, inputs, **settings):
@@ -78,48 +72,8 @@ def test_what_is_not_reduced_is_not_compiled(monkeypatch):
     torch.testing.assert_close(split.logits(split.embed(**inputs)), expected, atol=1e-4, rtol=1e-4)
 
 
-class Recording:
-    """In torch.cuda.graph's place, on a CPU: what is run inside is run again, on the same tensors, by replay."""
-
-    made = 0
-
-    def __init__(self, graph, pool, capture_error_mode):
-        assert capture_error_mode == "thread_local"
-        self.graph = graph
-
-    def __enter__(self):
-        Recording.made += 1
-
-    def __exit__(self, *error):
-        inside = sys._getframe(1).f_locals
-
-        def replay():
-            inside["output"].copy_(inside["self"].function(*inside["inputs"]))
-
-        self.graph.replay = replay
-        inside["output"].fill_(torch.nan)  # recording computes nothing
-
-
-@pytest.fixture
-def recording(monkeypatch):
-    """CUDA graphs' calls in the right order, on a CPU."""
-    waits = SimpleNamespace(wait_stream=lambda other: None)
-    Recording.made = 0
-    for name, stand_in in {
-        "Stream": lambda: waits,
-        "current_stream": lambda: waits,
-        "stream": lambda stream: nullcontext(),
-        "CUDAGraph": SimpleNamespace,
-        "graph": Recording,
-        "graph_pool_handle": object,
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, stand_in)
-    monkeypatch.setattr(Graphs, "_records", True)
-    return Recording
-
-
-def test_a_recorded_function_sees_new_values_and_gives_copies(recording):
-    runs, buffers = [], [torch.zeros(2)]
+def test_a_recorded_function_sees_new_values_and_gives_copies():
+    runs, buffers, capture = [], [torch.zeros(2)], CpuCapture()
 
     def function(values, nothing, buffers):
         runs.append(values)
@@ -127,33 +81,33 @@ def test_a_recorded_function_sees_new_values_and_gives_copies(recording):
         buffers[0].copy_(values[0])
         return values * 2 + buffers[0]
 
-    recorded = Recorded(function, pool=None)
+    recorded = Recorded(function, capture)
     first = recorded(torch.ones(3, 2), None, buffers)
     second = recorded(torch.full((3, 2), 5.0), None, buffers)
     assert first.unique().tolist() == [3.0]
     assert second.unique().tolist() == [15.0]
     assert buffers[0].tolist() == [5.0, 5.0]
-    assert recording.made == 1
+    assert capture.count == 1
     assert len(runs) == WARMUP + 1 + 2
     assert len({id(values) for values in runs}) == 1
     assert recorded(torch.ones(4, 2), None, buffers).shape == (4, 2)
     assert recorded(torch.ones(3, 2), None, buffers).unique().tolist() == [3.0]
-    assert recording.made == 2
+    assert capture.count == 2
 
 
 @torch.inference_mode()
-def test_recorded_tails_give_the_logits_of_the_layers(recording, monkeypatch):
-    whole = []
+def test_recorded_tails_give_the_logits_of_the_layers(monkeypatch):
+    whole, capture = [], CpuCapture()
     monkeypatch.setattr(torch, "compile", lambda function, **options: whole.append(function) or function)
     model = tiny_llava()
-    plain, compiled = SplitModel(model), SplitModel(model, compiled=True)
+    plain, compiled = SplitModel(model), recorded_split(model, capture)
     for texts in ((5, 9, 2), (8, 3, 1), (4,)):
         inputs = llava_inputs(model, texts)
         for kept in (4, 6):
             ours, theirs = (logits(split, inputs, kept=kept) for split in (compiled, plain))
             torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     assert len(whole) == 1, "one graph of a layer serves them all"
-    assert recording.made == 2
+    assert capture.count == 2
     assert len({id(layer.self_attn) for layer in compiled.graphs.layers}) == 4
     assert {layer.self_attn.layer_idx for layer in compiled.graphs.layers} == {0}
     assert [layer.self_attn.layer_idx for layer in model.model.language_model.layers] == [0, 1, 2, 3]

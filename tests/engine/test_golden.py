@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
 from tokensel import Context, Method, Selection, TokenselError, reduce_tokens
-from tokensel.functional.sampling import cross_attention, farthest_point_sampling, tome_centers
+from tokensel.functional import cross_attention, farthest_point_sampling, tome_centers
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())

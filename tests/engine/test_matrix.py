@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+from helpers.methods import kept_of
 from helpers.models import llava_inputs, single_row, tiny_llava
 
 from tokensel import METHODS, reduce_tokens
@@ -16,10 +17,6 @@ VISUAL = 81
 BUILT_IN = sorted(METHODS)
 TEXTS = (5, 9, 2, 14)
 FIXED = ("full", "no_image")
-
-
-def kept_of(method, kept):
-    return {"full": None, "no_image": 0}.get(method, kept)
 
 
 @cache

@@ -12,7 +12,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from tokensel import Context, Method, Selection, TokenselError, reduce_tokens
 from tokensel.engine.attention import attention_to_visual, last_real
-from tokensel.functional.sampling import cross_attention, farthest_point_sampling
+from tokensel.functional import cross_attention, farthest_point_sampling
 
 METHODS = ("fps", "tome", "fastv", "random", "full", "no_image")
 LAYERS = (0, 2, 3)  # 3 is the last of the tiny models

@@ -7,30 +7,18 @@ from typing import ClassVar
 import pytest
 import torch
 from helpers.checkpoints import make_questions, save_checkpoint
+from helpers.evaluation import POINTS, assert_same_predictions, evaluate_points
 
 from tokensel import METHODS, Method, TokenselError, reduce_tokens, register_method
 from tokensel.engine import state
 from tokensel.errors import BadSampleError
-from tokensel.evaluation import accuracy as evaluation
-from tokensel.evaluation.accuracy import evaluate
 from tokensel.evaluation.answers import row_keys
-from tokensel.evaluation.batches import order_questions
+from tokensel.evaluation.batches import cut_batches, order_questions
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.latency import LatencyMeter
 from tokensel.evaluation.store import PointStore
 from tokensel.evaluation.summary import summarize
 from tokensel.models import load_model
-
-POINTS = [
-    GridPoint("full"),
-    GridPoint("no_image", agg_layer=0),
-    GridPoint("fps", kept=4, agg_layer=2),
-    GridPoint("fps", kept=4, agg_layer=0, method_options={"start": None}),
-    GridPoint("tome", kept=6, agg_layer=3),
-    GridPoint("fastv", kept=4, agg_layer=2),
-    GridPoint("random", kept=4, agg_layer=4, seed=3),
-    GridPoint("random", kept=4, agg_layer=1, layout="mask"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -38,31 +26,17 @@ def loaded(tmp_path_factory):
     return load_model(save_checkpoint(tmp_path_factory.mktemp("checkpoint")))
 
 
-def run(loaded, folder, questions, points=POINTS, **options):
-    stores = [PointStore(folder / str(index)) for index in range(len(points))]
-    failures = evaluate(loaded, questions, points, stores, **options)
-    return [{row["id"]: row for row in store.predictions()} for store in stores], failures
-
-
-def assert_same(some, others):
-    for one, other in zip(some, others, strict=True):
-        assert one.keys() == other.keys()
-        for id, row in one.items():
-            assert other[id]["prediction"] == row["prediction"]
-            assert other[id]["margin"] == pytest.approx(row["margin"], abs=1e-4)
-
-
 def test_batches_side_by_side_give_what_they_give_one_by_one(loaded, tmp_path):
     questions, threads = make_questions(12), torch.get_num_threads()
-    alone, _ = run(loaded, tmp_path / "a", questions, batch_size=3)
+    alone, _ = evaluate_points(loaded, tmp_path / "a", questions, batch_size=3)
     torch.set_num_threads(3)
     try:
-        several, failures = run(loaded, tmp_path / "b", questions, batch_size=3)
+        several, failures = evaluate_points(loaded, tmp_path / "b", questions, batch_size=3)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
     assert not failures
-    assert_same(alone, several)
+    assert_same_predictions(alone, several)
     assert [list(rows) for rows in alone] == [list(rows) for rows in several]
 
 
@@ -70,26 +44,26 @@ def test_batches_side_by_side_give_what_they_give_one_by_one(loaded, tmp_path):
     ("count", "size", "sizes"), [(5, 8, [5]), (20, 8, [6, 7, 7]), (33, 8, [4, 4, 4, 4, 4, 4, 4, 5])]
 )
 def test_batches_are_even_and_several_go_into_the_workers(count, size, sizes):
-    batches = list(evaluation._batches(make_questions(count), size))
+    batches = list(cut_batches(make_questions(count), size))
     assert sorted(map(len, batches)) == sizes
     assert [question.id for batch in batches for question in batch] == [q.id for q in make_questions(count)]
 
 
 def test_predictions_do_not_depend_on_batch_size_order_or_other_points(loaded, tmp_path):
     questions = make_questions(12)
-    together, failures = run(loaded, tmp_path / "a", questions, batch_size=5)
+    together, failures = evaluate_points(loaded, tmp_path / "a", questions, batch_size=5)
     assert not failures
-    assert_same(together, run(loaded, tmp_path / "b", questions[::-1], batch_size=1)[0])
+    assert_same_predictions(together, evaluate_points(loaded, tmp_path / "b", questions[::-1], batch_size=1)[0])
     alone = [
-        run(loaded, tmp_path / f"c{index}", questions, [point], batch_size=12)[0][0]
+        evaluate_points(loaded, tmp_path / f"c{index}", questions, [point], batch_size=12)[0][0]
         for index, point in enumerate(POINTS)
     ]
-    assert_same(together, alone)
+    assert_same_predictions(together, alone)
 
 
 def test_letter_scores_are_those_of_the_model_under_reduce_tokens(loaded, tmp_path):
     questions = make_questions(4)
-    found, _ = run(loaded, tmp_path, questions)
+    found, _ = evaluate_points(loaded, tmp_path, questions)
     for point, rows in zip(POINTS, found, strict=True):
         for question in questions:
             key = row_keys([question], loaded.device)
@@ -117,7 +91,7 @@ def test_each_picture_is_opened_once_per_batch_and_layers_below_agg_layer_run_on
     ]
     try:
         points = [GridPoint("fps", kept=kept, agg_layer=2) for kept in (2, 4, 8)]
-        run(loaded, tmp_path, questions, points, batch_size=4)
+        evaluate_points(loaded, tmp_path, questions, points, batch_size=4)
     finally:
         for hook in hooks:
             hook.remove()
@@ -130,7 +104,7 @@ def test_points_share_the_attention_they_rank_by_and_times_do_not(loaded, tmp_pa
     monkeypatch.setattr(state, "attention_to_visual", lambda *given: seen.append(given) or rows(*given))
     points = [GridPoint("fastv", kept=kept, agg_layer=2) for kept in (2, 4, 8)]
     questions = make_questions(8)
-    run(loaded, tmp_path, questions, points, batch_size=4)
+    evaluate_points(loaded, tmp_path, questions, points, batch_size=4)
     assert len(seen) == 2  # a batch each
     seen.clear()
     meter = LatencyMeter(loaded, questions[0], repeats=3, warmup=1, decode_tokens=0)
@@ -140,13 +114,13 @@ def test_points_share_the_attention_they_rank_by_and_times_do_not(loaded, tmp_pa
 
 def test_a_second_pass_computes_only_what_a_store_lacks(loaded, tmp_path):
     questions = make_questions(12)
-    reference, _ = run(loaded, tmp_path / "whole", questions, batch_size=4)
-    run(loaded, tmp_path / "parts", questions[:5], POINTS[:3], batch_size=4)
+    reference, _ = evaluate_points(loaded, tmp_path / "whole", questions, batch_size=4)
+    evaluate_points(loaded, tmp_path / "parts", questions[:5], POINTS[:3], batch_size=4)
     counts = []
-    resumed, _ = run(loaded, tmp_path / "parts", questions, batch_size=4, progress=counts.append)
+    resumed, _ = evaluate_points(loaded, tmp_path / "parts", questions, batch_size=4, progress=counts.append)
     assert sum(counts) == 12 * len(POINTS) - 5 * 3
-    assert_same(reference, resumed)
-    run(loaded, tmp_path / "parts", questions, progress=lambda count: pytest.fail("computed again"))
+    assert_same_predictions(reference, resumed)
+    evaluate_points(loaded, tmp_path / "parts", questions, progress=lambda count: pytest.fail("computed again"))
 
 
 def test_a_failing_point_leaves_the_others_complete(loaded, tmp_path):
@@ -160,7 +134,7 @@ def test_a_failing_point_leaves_the_others_complete(loaded, tmp_path):
     register_method(Broken)
     try:
         points = [GridPoint("broken", kept=4), *POINTS[:3]]
-        found, failures = run(loaded, tmp_path, make_questions(6), points, batch_size=2)
+        found, failures = evaluate_points(loaded, tmp_path, make_questions(6), points, batch_size=2)
     finally:
         del METHODS["broken"]
     assert {index: str(error) for index, error in failures.items()} == {0: "no idea"}
@@ -174,14 +148,14 @@ def broken_question(questions):
 def test_a_bad_picture_under_error_names_the_question_and_loses_nothing(loaded, tmp_path):
     questions = broken_question(make_questions(6))
     with pytest.raises(BadSampleError, match="lost"):
-        run(loaded, tmp_path, questions, POINTS[:2], batch_size=1)
+        evaluate_points(loaded, tmp_path, questions, POINTS[:2], batch_size=1)
     before = order_questions(questions).index(questions[-1])
     assert len(PointStore(tmp_path / "0").predictions()) == before
 
 
 def test_a_bad_picture_under_skip_is_counted_apart(loaded, tmp_path):
     questions = broken_question(make_questions(6))
-    found, failures = run(loaded, tmp_path, questions, POINTS[:2], on_bad_sample="skip")
+    found, failures = evaluate_points(loaded, tmp_path, questions, POINTS[:2], on_bad_sample="skip")
     assert not failures
     for rows in found:
         figures = summarize(list(rows.values()))
@@ -193,14 +167,14 @@ def test_a_bad_picture_under_skip_is_counted_apart(loaded, tmp_path):
 def test_questions_without_a_picture_are_answered_in_batches_of_their_own(loaded, tmp_path):
     questions = make_questions(6)
     questions[1] = replace(questions[1], image=None)
-    found, failures = run(loaded, tmp_path, questions, batch_size=6)
+    found, failures = evaluate_points(loaded, tmp_path, questions, batch_size=6)
     assert not failures
     assert all(len(rows) == 6 for rows in found)
 
 
 def test_kept_positions_are_stored_for_the_wanted_questions_only(loaded, tmp_path):
     points = [GridPoint("fps", kept=4), GridPoint("full")]
-    (fps, full), _ = run(loaded, tmp_path, make_questions(4), points, keep_positions={"q1"})
+    (fps, full), _ = evaluate_points(loaded, tmp_path, make_questions(4), points, keep_positions={"q1"})
     assert len(fps["q1"]["positions"]) == 4
     assert max(fps["q1"]["positions"]) < 36
     assert "positions" not in fps["q0"]
@@ -208,7 +182,7 @@ def test_kept_positions_are_stored_for_the_wanted_questions_only(loaded, tmp_pat
 
 
 def test_generate_scoring_reads_the_written_answer(loaded, tmp_path):
-    found, failures = run(loaded, tmp_path, make_questions(3), POINTS[:4], scoring="generate", batch_size=3)
+    found, failures = evaluate_points(loaded, tmp_path, make_questions(3), POINTS[:4], scoring="generate", batch_size=3)
     assert not failures
     for rows in found:
         assert all(row["margin"] is None and isinstance(row["text"], str) for row in rows.values())

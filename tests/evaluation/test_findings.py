@@ -1,4 +1,4 @@
-"""What the README says under "What we found", each on the embedded model."""
+"""What docs/findings.md says, each on the embedded model."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tokensel.data import load_questions
 from tokensel.engine.attention import attention_to_visual, last_real
 from tokensel.engine.split import SplitModel
 from tokensel.evaluation.answers import row_keys
-from tokensel.functional.sampling import farthest_point_sampling, tome_centers
+from tokensel.functional import farthest_point_sampling, tome_centers
 from tokensel.models import load_model
 
 

@@ -1,12 +1,11 @@
-"""Counted costs against torch's own counter, on the same forward."""
+"""Costs by formula against torch's FLOP counter on the same forward pass."""
 
 from dataclasses import dataclass
 
 import pytest
 import torch
-from helpers.families import FAMILIES, save_family
+from helpers.families import FAMILIES, FAMILY_METHODS, make_picture, save_family
 from helpers.models import llava_inputs, single_row, tiny_llama, tiny_llava
-from models.test_families import CASES, picture
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,10 +14,10 @@ from tokensel.data import Question
 from tokensel.data.protocol import Protocol
 from tokensel.evaluation.flops import picture_flops, prefill_cost
 from tokensel.functional import centers_cpu as central
-from tokensel.methods import FarthestPoint, HiMAP, Method, RandomSubset
+from tokensel.methods import FarthestPoint, FastV, HiMAP, Method, RandomSubset
 from tokensel.models import load_model
 
-# Beside every method as it comes: its options, more stages, and the layouts, aggregations and layers it allows.
+# In addition to every method with its defaults: options, several stages, layouts, aggregations and layers.
 POINTS = [
     ("fps", {"kept": 4, "agg_layer": 2}),
     ("fps", {"kept": 4, "agg_layer": 2, "start": "peripheral"}),
@@ -50,7 +49,7 @@ POINTS = [
 
 @dataclass
 class Measured:
-    """Operations of one prompt's prefill, and the bytes of its cache."""
+    """FLOPs of one prompt's prefill, and the size of its KV cache in bytes."""
 
     flops: int
     cache_bytes: int
@@ -61,7 +60,7 @@ def matrix_vector(matrix, vector, out_shape=None, **rest):
 
 
 def measured(model, method, settings, inputs, image_mask=None):
-    # torch has no formula for the CPU's fused attention; the plain one is made of matrix products, which it counts.
+    # torch has no formula for fused attention on a CPU; the MATH kernel consists of matrix products, which it counts.
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mv: matrix_vector})
     reducing = reduce_tokens(model, method, image_mask=image_mask, **settings)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter, reducing:
@@ -83,14 +82,14 @@ def check(model, method, settings, inputs, visual_tokens, image_mask=None, **res
     cost = counted(model.config, method, settings, text_tokens, visual_tokens, **rest)
     found = measured(model, method, settings, inputs, image_mask)
     assert cost.total == found.flops
-    if settings.get("layout") != "mask":  # there the cache holds what is masked too
+    if settings.get("layout") != "mask":  # with mask the cache also holds masked tokens
         assert cost.kv_bytes == found.cache_bytes
     assert cost.selection_counted
     return cost
 
 
 def own_settings(method):
-    """What a method needs to be told, in a picture of at least 16 visual tokens."""
+    """The settings that a method needs on a picture of at least 16 visual tokens."""
     return {"full": {}, "no_image": {}}.get(method, {"kept": 5})
 
 
@@ -100,13 +99,13 @@ def llava():
 
 
 @pytest.mark.parametrize(("method", "settings"), [*POINTS, *((name, own_settings(name)) for name in sorted(METHODS))])
-def test_cost_of_a_llava_prefill_is_the_flop_counters(llava, method, settings):
+def test_cost_of_a_llava_prefill_equals_the_flop_counter(llava, method, settings):
     inputs = single_row(llava_inputs(llava, texts=(7,)), 0)
     check(llava, method, settings, inputs, 36)
 
 
 @pytest.mark.parametrize("method", ["fps", "himap", "pyramiddrop", "sparsevlm", "no_image"])
-def test_cost_of_a_llama_prefill_is_the_flop_counters(method):
+def test_cost_of_a_llama_prefill_equals_the_flop_counter(method):
     settings = own_settings(method) | {"agg_layer": 2}
     model = tiny_llama(head_dim=16)  # not hidden size / heads
     ids = torch.randint(4, 97, (1, 50), generator=torch.Generator().manual_seed(0))
@@ -125,26 +124,26 @@ def families(tmp_path_factory):
         if family not in made:
             loaded = load_model(save_family(family, tmp_path_factory.mktemp(family)))
             loaded = loaded.with_protocol(Protocol(image_aspect="crop"))  # as wide as it is
-            question = Question(id="q", text="what?", choices=("red", "teal"), answer=0, image=picture((240, 130)))
+            question = Question(id="q", text="what?", choices=("red", "teal"), answer=0, image=make_picture((240, 130)))
             made[family] = loaded.model, loaded.prepare([question])
         return made[family]
 
     return of
 
 
-# Every method in two or three families, every family with five or six methods; all of them agree.
-SOME_CASES = [case for place, case in enumerate(CASES) if place % 3 == 0]
+# A third of the cases: every method in two or three families, every family with five or six methods.
+SOME_CASES = [case for place, case in enumerate(FAMILY_METHODS) if place % 3 == 0]
 
 
 @pytest.mark.parametrize(("family", "method"), SOME_CASES)
-def test_cost_in_every_family_is_the_flop_counters(families, family, method):
+def test_cost_in_every_family_equals_the_flop_counter(families, family, method):
     model, inputs = families(family)
     visual_tokens = int((inputs["input_ids"] == model.config.image_token_id).sum())
     check(model, method, own_settings(method), inputs, visual_tokens, pictures=inputs)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_vision_part_alone_costs_what_the_flop_counter_says(families, family):
+def test_cost_of_the_vision_tower_equals_the_flop_counter(families, family):
     model, inputs = families(family)
     pictures = {
         name: value
@@ -156,15 +155,15 @@ def test_a_vision_part_alone_costs_what_the_flop_counter_says(families, family):
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         model.model.get_image_features(**pictures)
     if "image_grid_thw" in inputs:
-        assert inputs["image_grid_thw"].tolist() == [[1, 6, 12]]  # windows of 8 x 8 patches: two, neither whole
-    told = picture_flops(model.config, visual_tokens, pictures)
-    assert sum(told) == counter.get_total_flops()
-    # Without the pictures it is a guess: of tiles cut to the picture's shape it sees only what is left.
-    guess = sum(picture_flops(model.config, visual_tokens)) / sum(told)
-    assert guess == 1 if family in ("llava", "vipllava") else 0.5 < guess < 1.5
+        assert inputs["image_grid_thw"].tolist() == [[1, 6, 12]]  # two windows of at most 8 x 8 patches, neither full
+    cost = picture_flops(model.config, visual_tokens, pictures)
+    assert sum(cost) == counter.get_total_flops()
+    # Without the pictures it is an estimate, exact only for families whose pictures have one fixed size.
+    ratio = sum(picture_flops(model.config, visual_tokens)) / sum(cost)
+    assert ratio == 1 if family in ("llava", "vipllava") else 0.5 < ratio < 1.5
 
 
-def test_a_tower_whose_cls_token_is_kept_projects_it_too():
+def test_a_kept_cls_token_is_projected_too():
     model = tiny_llava()
     model.config.vision_feature_select_strategy = "full"
     counter = FlopCounterMode(display=False)
@@ -175,15 +174,15 @@ def test_a_tower_whose_cls_token_is_kept_projects_it_too():
     assert picture_flops(model.config, 74, images=2) == picture_flops(model.config, 74, pixels)
 
 
-def test_several_pictures_of_a_prompt_are_seen_one_by_one(families):
+def test_several_pictures_of_a_prompt_are_encoded_separately(families):
     model, _ = families("qwen2_vl")
     one, two = picture_flops(model.config, 16), picture_flops(model.config, 32, images=2)
     assert two == (2 * one[0], 2 * one[1])
     assert picture_flops(model.config, 32)[0] > two[0]
 
 
-def test_the_medoid_rule_on_a_device_that_is_not_asked_runs_its_iterations(llava, monkeypatch):
-    monkeypatch.setattr(central, "_all_different", lambda *tokens: False)  # as on a GPU
+def test_on_a_gpu_tome_counts_the_iterations_that_a_cpu_can_skip(llava, monkeypatch):
+    monkeypatch.setattr(central, "_all_different", lambda *tokens: False)  # a GPU never takes the shortcut
     inputs = single_row(llava_inputs(llava, texts=(7,)), 0)
     settings = {"kept": 12, "agg_layer": 1}
     on_gpu = check(llava, "tome", settings, inputs, 36, device="cuda")
@@ -191,8 +190,8 @@ def test_the_medoid_rule_on_a_device_that_is_not_asked_runs_its_iterations(llava
     assert on_gpu.selection - on_cpu.selection == 3 * 12 * 2 * 36 * 32
 
 
-def test_a_7b_prefill_costs_what_its_parameters_say():
-    """Two operations per parameter and position, beside the attention: 4 x 32 layers x 4096 x 640 squared."""
+def test_a_7b_prefill_costs_two_flops_per_parameter_and_position():
+    """In addition to attention: 4 x 32 layers x 4096 x 640 squared."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     vision = CLIPVisionConfig(
@@ -224,7 +223,7 @@ def test_layer_mean_counts_visual_tokens_before_and_after_the_reduction():
     assert masked.tokens_layer_mean == 36
 
 
-def test_settings_one_by_one_cost_what_the_same_stages_cost():
+def test_settings_given_separately_cost_the_same_as_stages():
     config = tiny_llama().config
     sizes = {"text_tokens": 10, "visual_tokens": 36}
     stages = make_stages("himap", kept=[20, 5], agg_layer=[1, 2])
@@ -241,33 +240,45 @@ def test_half_precision_halves_the_cache_only():
     assert (half.kv_bytes * 2, half.total) == (whole.kv_bytes, whole.total)
 
 
-class Untold(Method):
-    name = "untold"
+class NoReport(Method):
+    name = "no_report"
 
     def select(self, context: Context) -> Selection:
         return Selection(context.row_keys.new_zeros(1, context.kept))
 
 
-class Other(FarthestPoint):
+class OverridesSelect(FarthestPoint):
     def select(self, context: Context) -> Selection:
         return Selection(context.row_keys.new_zeros(1, context.kept))
 
 
-class Told(Other):
+class OverridesScore(FastV):
+    def score(self, context: Context) -> torch.Tensor:
+        return context.row_keys.new_zeros(1, context.count)
+
+
+class ReportsAgain(OverridesSelect):
     def flops(self, sizes):
         return sizes.cosines(7)
 
 
 @pytest.mark.parametrize(
-    ("method", "told"), [(Untold(), False), (Other(), False), (Told(), True), (FarthestPoint(), True)]
+    ("method", "counted"),
+    [
+        (NoReport(), False),
+        (OverridesSelect(), False),
+        (OverridesScore(), False),
+        (ReportsAgain(), True),
+        (FarthestPoint(), True),
+    ],
 )
-def test_a_cost_says_whether_the_selection_is_in_it(method, told):
+def test_a_cost_states_whether_the_selection_is_counted(method, counted):
     config = tiny_llama().config
     stages = make_stages(method, kept=4, agg_layer=2, aggregation="none")
     cost = prefill_cost(config, text_tokens=10, visual_tokens=36, stages=stages)
-    assert cost.selection_counted is told
+    assert cost.selection_counted is counted
     assert prefill_cost(config, text_tokens=10, visual_tokens=3, stages=stages).selection_counted
-    if isinstance(method, Told):
+    if isinstance(method, ReportsAgain):
         assert cost.selection == 2 * 7 * 36 * 32
 
 
@@ -294,10 +305,13 @@ def test_a_configuration_without_a_size_is_named():
         (make_stages("fps", kept=4, agg_layer=2), [41, 41, 9, 9]),
         (make_stages("himap", kept=[20, 5], agg_layer=[1, 3]), [41, 25, 25, 10]),
         (make_stages("fps", kept=4, agg_layer=2, layout="zero_fill"), [41, 41, 41, 41]),
-        (make_stages("fastv", kept=4, agg_layer=2, layout="mask"), [41, 41]),  # behind it a mask says what is seen
+        (
+            make_stages("fastv", kept=4, agg_layer=2, layout="mask"),
+            [41, 41],
+        ),  # from layer 2 on there is an explicit mask
     ],
 )
-def test_causal_attention_skips_the_pairs_of_a_token_and_a_later_one(stages, lengths):
+def test_causal_savings_are_the_pairs_of_a_query_and_a_later_key(stages, lengths):
     config = tiny_llava().config
     cost = prefill_cost(config, text_tokens=5, visual_tokens=36, stages=stages)
     text = config.text_config

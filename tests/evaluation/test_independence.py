@@ -1,6 +1,6 @@
-"""Predictions hang on the question alone: not on the batch, the order, the points beside it, or prefix sharing.
+"""A prediction depends on its question alone: not on the batch, the order, the other points, or prefix sharing.
 
-TOKENSEL_QUESTIONS=200 pytest tests/test_independence.py     as many questions as a default sweep
+TOKENSEL_QUESTIONS=200 pytest tests/evaluation/test_independence.py     as many questions as a sweep has by default
 """
 
 import os
@@ -8,13 +8,12 @@ import random
 
 import pytest
 import torch
+from helpers.evaluation import assert_same_predictions, evaluate_points
 
 from tokensel import reduce_tokens
 from tokensel.data import load_questions
-from tokensel.evaluation.accuracy import evaluate
 from tokensel.evaluation.answers import row_keys
 from tokensel.evaluation.grid_point import GridPoint
-from tokensel.evaluation.store import PointStore
 from tokensel.models import load_model
 
 COUNT = int(os.environ.get("TOKENSEL_QUESTIONS", "8"))
@@ -42,9 +41,9 @@ def questions():
 
 
 def predict(loaded, questions, points, folder, batch_size):
-    stores = [PointStore(folder / f"{batch_size}-{place}") for place in range(len(points))]
-    assert not evaluate(loaded, questions, points, stores, batch_size=batch_size)
-    return [{row["id"]: row for row in store.predictions()} for store in stores]
+    found, failures = evaluate_points(loaded, folder / str(batch_size), questions, points, batch_size=batch_size)
+    assert not failures
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +52,7 @@ def one_by_one(loaded, questions, tmp_path_factory):
 
 
 def agree(found, expected):
-    for rows, wanted in zip(found, expected, strict=True):
-        assert rows.keys() == wanted.keys()
-        for id, row in rows.items():
-            assert row["prediction"] == wanted[id]["prediction"], id
-            assert abs(row["margin"] - wanted[id]["margin"]) < 2 * CLOSE, id
+    assert_same_predictions(found, expected, tolerance=2 * CLOSE)
 
 
 @pytest.mark.parametrize("batch_size", [2, 7, 16])

@@ -1,4 +1,4 @@
-"""What a latency measurement reports, on a model too small for its figures to mean anything."""
+"""What LatencyMeter reports and runs, on a model too small for meaningful figures."""
 
 import pytest
 import torch
@@ -35,19 +35,19 @@ def test_every_time_has_ordered_quartiles_and_the_parts_fit_the_whole(meter, poi
     figures = meter.measure(point)
     for name in TIMES:
         times = figures[name]
-        if name == "select_ms" and point.agg_layer == 4:  # behind the last layer nothing is chosen
+        if name == "select_ms" and point.agg_layer == 4:  # after the last layer nothing is selected
             assert times is None
             continue
         assert 0 < times["p25"] <= times["p50"] <= times["p75"]
     assert figures["total_ms"]["p75"] >= figures["prefill_ms"]["p25"] + figures["decode_ms"]["p25"]
-    # A decoding step runs the whole decoder: far above the clock's own cost.
+    # A decoding step runs the whole decoder, which takes far longer than reading the clock.
     assert figures["decode_ms"]["p50"] > 0.1
     assert figures["speedup"] > 0
     assert figures["speedup_total"] > 0
     assert figures["peak_memory_bytes"] is None
 
 
-def test_each_timed_run_stands_beside_one_of_the_full_model(meter, monkeypatch):
+def test_each_timed_run_is_paired_with_a_run_of_the_full_model(meter, monkeypatch):
     runs = []
     run = LatencyMeter._run
     monkeypatch.setattr(LatencyMeter, "_run", lambda self, point: runs.append(point) or run(self, point))
@@ -55,7 +55,7 @@ def test_each_timed_run_stands_beside_one_of_the_full_model(meter, monkeypatch):
     meter.measure(point)
     assert len(runs) == 8
     assert all({id(a), id(b)} == {id(None), id(point)} for a, b in zip(runs[::2], runs[1::2], strict=True))
-    assert runs[0] is not runs[2], "the first place must take turns"
+    assert runs[0] is not runs[2], "the first place must rotate"
 
 
 def test_the_model_is_left_as_it_was(meter):
@@ -72,11 +72,11 @@ def test_points_timed_together_share_the_runs_of_the_full_model(meter, monkeypat
     together = meter.measure_together(points)
     assert [sum(ran is point for ran in runs) for point in (None, *points)] == [4] * 4
     rounds = [runs[begin : begin + 4] for begin in range(0, 16, 4)]
-    assert len({id(contenders[0]) for contenders in rounds}) == 4, "the first place must take turns"
+    assert len({id(contenders[0]) for contenders in rounds}) == 4, "the first place must rotate"
     assert all(set(times["prefill_ms"]) == {"p25", "p50", "p75"} and times["speedup"] > 0 for times in together)
 
 
-def test_a_point_that_fails_leaves_the_others_their_times(meter, monkeypatch):
+def test_a_failing_point_does_not_stop_the_others(meter, monkeypatch):
     run = LatencyMeter._run
 
     def fails(self, point):
@@ -94,7 +94,7 @@ def test_a_point_that_fails_leaves_the_others_their_times(meter, monkeypatch):
         meter.measure(points[1])
 
 
-def test_where_the_full_model_fails_nothing_is_timed(meter, monkeypatch):
+def test_if_the_full_model_fails_every_point_gets_its_error(meter, monkeypatch):
     def fails(self, point):
         raise ValueError("no memory")
 
@@ -103,12 +103,12 @@ def test_where_the_full_model_fails_nothing_is_timed(meter, monkeypatch):
     assert [str(error) for error in found] == ["no memory"] * 2
 
 
-def test_compiled_the_full_model_is_compiled_too_and_nothing_is_padded(tmp_path, monkeypatch):
-    """torch.compile itself is left out."""
-    named = []
+def test_compiled_runs_compile_the_full_model_too_and_pad_nothing(tmp_path, monkeypatch):
+    """torch.compile is replaced by the function itself."""
+    kinds = []
     call = Graphs.call
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    monkeypatch.setattr(Graphs, "call", lambda self, name, *given: named.append(name[0]) or call(self, name, *given))
+    monkeypatch.setattr(Graphs, "call", lambda self, key, *given: kinds.append(key[0]) or call(self, key, *given))
     monkeypatch.setattr(LatencyMeter, "_run", lambda self, point: pytest.fail("ran the stock model"))
     loaded = load_model(save_checkpoint(tmp_path))
     meter = LatencyMeter(loaded, make_questions(1)[0], repeats=2, warmup=0, decode_tokens=3, compiled=True)
@@ -128,14 +128,14 @@ def test_compiled_the_full_model_is_compiled_too_and_nothing_is_padded(tmp_path,
         assert figures["decode_ms"]["p25"] > 0
     assert found[0]["speedup"] == 1
     assert set(lengths) == {meter.inputs["input_ids"].shape[1]}
-    # A warm-up and two runs of three contenders; visionzip looks at the tower itself.
+    # One warm-up and two timed runs for each of three contenders; visionzip runs the vision tower itself.
     assert len(lengths) == 9
-    assert named.count("step") == 9 * 3
-    assert named.count("prefill") == 3 + 3 * 2 + 3
-    assert named.count("vision") == 6 + 2 + 1  # and timed apart, once more to warm up
+    assert kinds.count("step") == 9 * 3
+    assert kinds.count("prefill") == 3 + 3 * 2 + 3
+    assert kinds.count("vision") == 6 + 2 + 1  # the last three: vision timed on its own, warm-up included
 
 
-def test_what_cannot_be_compiled_is_timed_without_and_said(tmp_path, monkeypatch):
+def test_what_cannot_be_compiled_is_timed_uncompiled_with_a_warning(tmp_path, monkeypatch):
     loaded = load_model(save_checkpoint(tmp_path))
     monkeypatch.setattr(latency, "cannot_cache", lambda split: "attn_implementation=x: takes no 4-D mask")
     with pytest.warns(

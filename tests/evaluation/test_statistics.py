@@ -1,4 +1,4 @@
-"""Intervals and tests, against figures from the literature, their own definitions, and simulation."""
+"""Intervals and tests against published figures, their own definitions, and simulation."""
 
 from math import comb
 
@@ -34,7 +34,7 @@ def test_wilson_matches_newcombes_table():
 
 
 @given(st.integers(1, 3000), st.floats(0, 1))
-def test_wilson_holds_the_accuracy_and_stays_within_0_and_1(n, share):
+def test_wilson_contains_the_accuracy_and_stays_within_0_and_1(n, share):
     correct = round(share * n)
     low, high = wilson_interval(correct, n)
     assert 0 <= low <= correct / n <= high <= 1
@@ -43,12 +43,12 @@ def test_wilson_holds_the_accuracy_and_stays_within_0_and_1(n, share):
     assert high <= wide[1]
 
 
-def test_wilson_of_nothing_is_everything():
+def test_wilson_without_questions_is_0_to_1():
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("arguments", [(3, 2), (-1, 2), (0, -1), (1, 2, 0.0), (1, 2, 1.0), (1, 2, float("nan"))])
-def test_wilson_refuses_the_impossible(arguments):
+def test_wilson_refuses_impossible_arguments(arguments):
     with pytest.raises(TokenselError):
         wilson_interval(*arguments)
 
@@ -74,7 +74,7 @@ def test_mcnemar_refuses_different_questions():
         mcnemar_exact([], [])
 
 
-def test_many_points_against_any_reference_are_many_pairs():
+def test_comparing_many_methods_with_a_reference_equals_comparing_each_pair():
     generator = np.random.default_rng(3)
     correct = {name: generator.random(80) < share for name, share in [("full", 0.8), ("fps", 0.6), ("fastv", 0.7)]}
     against = mcnemar_against(correct, "fps")
@@ -86,7 +86,7 @@ def test_many_points_against_any_reference_are_many_pairs():
 
 
 def slow_clustered_error(correct, clusters):
-    """As Miller 2024 writes it: the plain variance and, beside it, every pair within a cluster."""
+    """Miller 2024's formula: the plain variance plus the covariance of every pair within a cluster."""
     n, mean = len(correct), np.mean(correct)
     pairs = sum(
         (correct[i] - mean) * (correct[j] - mean)
@@ -98,7 +98,7 @@ def slow_clustered_error(correct, clusters):
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from("abcd")), min_size=2, max_size=25))
-def test_clustered_error_is_the_plain_one_with_every_pair_of_a_cluster(pairs):
+def test_clustered_error_adds_every_pair_of_a_cluster_to_the_plain_error(pairs):
     correct, clusters = [float(right) for right, _ in pairs], [name for _, name in pairs]
     error = clustered_standard_error(correct, clusters)
     if len(set(clusters)) > 1:
@@ -108,7 +108,7 @@ def test_clustered_error_is_the_plain_one_with_every_pair_of_a_cluster(pairs):
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.sampled_from([0.9, 0.95, 0.99]))
-def test_a_question_a_cluster_is_the_plain_case(correct, level):
+def test_with_one_question_per_cluster_the_interval_is_wilsons(correct, level):
     n, share = len(correct), np.mean(correct)
     result = clustered_interval(correct, [f"picture {i}" for i in range(n)], level)
     assert result.standard_error == pytest.approx(np.sqrt(share * (1 - share) / n))
@@ -116,7 +116,7 @@ def test_a_question_a_cluster_is_the_plain_case(correct, level):
     assert (result.n, result.clusters, result.effective_n) == (n, n, pytest.approx(n))
 
 
-def test_asking_every_question_twice_tells_nothing_new():
+def test_repeating_every_question_adds_no_certainty():
     correct = np.arange(40) % 3 == 0
     once, twice = clustered_interval(correct, range(40)), clustered_interval(np.tile(correct, 2), [*range(40)] * 2)
     assert twice.standard_error == pytest.approx(once.standard_error)
@@ -136,7 +136,7 @@ def test_few_clusters_widen_the_interval_and_balanced_ones_never_narrow_it():
         assert clustered_interval(balanced, clusters).effective_n == pytest.approx(80 * few)
 
 
-def test_the_clustered_interval_holds_the_truth_where_the_plain_one_does_not():
+def test_the_clustered_interval_keeps_its_coverage_where_the_plain_one_does_not():
     generator, level, clustered, plain = np.random.default_rng(0), 0.95, 0, 0
     clusters = np.repeat(np.arange(40), 6)
     for _ in range(400):
@@ -170,7 +170,7 @@ def test_the_bootstrap_of_a_mean_is_the_normal_interval_of_many_values(method):
 
 
 @pytest.mark.parametrize(("paired", "method"), [(True, "percentile"), (True, "bca"), (False, "percentile")])
-def test_ratio_intervals_hold_the_true_speedup_about_as_often_as_they_say(paired, method):
+def test_ratio_intervals_keep_their_coverage_of_the_true_speedup(paired, method):
     generator, held = np.random.default_rng(2), 0
     for seed in range(200):
         noise = generator.lognormal(0, 0.1, 25)
@@ -180,7 +180,7 @@ def test_ratio_intervals_hold_the_true_speedup_about_as_often_as_they_say(paired
     assert 0.82 <= held / 200 <= 0.97
 
 
-def test_pairs_are_drawn_together():
+def test_pairs_are_resampled_together():
     noise = np.random.default_rng(4).lognormal(0, 1, 50)
     together, apart = (bootstrap_ratio(3 * noise, noise, np.mean, paired=paired) for paired in (True, False))
     assert (together.value, together.ci_low, together.ci_high) == pytest.approx((3, 3, 3))
@@ -191,7 +191,7 @@ def test_pairs_are_drawn_together():
 
 
 @pytest.mark.parametrize("method", ["percentile", "bca"])
-def test_equal_values_leave_nothing_open(method):
+def test_equal_values_give_an_interval_of_length_0(method):
     result = bootstrap_interval([2.0, 2.0, 2.0], np.median, method=method)
     assert (result.value, result.ci_low, result.ci_high) == (2, 2, 2)
 
@@ -217,7 +217,7 @@ def test_equal_values_leave_nothing_open(method):
         (lambda: minimum_detectable_difference(10, discordant=0.1, power=1), "power=1"),
     ],
 )
-def test_what_cannot_be_computed_is_refused_in_one_line(call, message):
+def test_invalid_arguments_are_refused_in_one_line(call, message):
     with pytest.raises(TokenselError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
@@ -230,7 +230,7 @@ def test_spread_over_seeds():
     assert seed_spread([0.5]).standard_deviation is None
 
 
-def test_detectable_difference_is_connors():
+def test_detectable_difference_matches_connors_example():
     # Connor 1987, page 209: shares 0.45 and 0.05 of disagreement, 0.05 two-sided, power 0.8: 23 pairs.
     assert minimum_detectable_difference(22, discordant=0.5) > 0.4 >= minimum_detectable_difference(23, discordant=0.5)
     assert minimum_detectable_difference(5, discordant=0.1) is None
@@ -240,24 +240,24 @@ def test_detectable_difference_is_connors():
 
 
 @given(st.integers(20, 5000), st.floats(0.05, 1), st.sampled_from([0.3, 0.5, 0.8, 0.95]))
-def test_the_detectable_difference_needs_just_these_questions(n, share, power):
+def test_connors_formula_gives_back_the_number_of_questions(n, share, power):
     d = minimum_detectable_difference(n, discordant=share, power=power)
     if d is not None:
         needed = ((1.959964 * np.sqrt(share) + norm.ppf(power) * np.sqrt(share - d * d)) / d) ** 2
         assert needed == pytest.approx(n, rel=1e-4)
 
 
-def test_the_detectable_difference_is_found_as_often_as_it_says():
+def test_the_detectable_difference_is_detected_with_the_stated_power():
     n, share, generator, found = 600, 0.2, np.random.default_rng(5), 0
     d = minimum_detectable_difference(n, discordant=share)
     for _ in range(400):
         drawn = generator.random(n)
         better, worse = drawn < (share + d) / 2, drawn > 1 - (share - d) / 2
         found += mcnemar_exact(better, worse).p_value < 0.05
-    assert 0.7 <= found / 400 <= 0.85  # the exact test keeps its level with room to spare, and so finds a little less
+    assert 0.7 <= found / 400 <= 0.85  # the exact test is conservative, so its power is slightly lower
 
 
-def test_holm_matches_holms_steps_and_lets_gaps_through():
+def test_holm_matches_a_worked_example_and_keeps_missing_p_values():
     # By hand: 4 x 0.005, 3 x 0.01, 2 x 0.03, and never below the one before.
     assert holm([0.01, None, 0.04, 0.03, float("nan"), 0.005])[:4] == pytest.approx([0.03, None, 0.06, 0.06])
     assert np.isnan(holm([0.1, float("nan")])[1])
@@ -274,7 +274,7 @@ def test_holm_is_statsmodels_holm():
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_holm_rejects_as_the_step_down_procedure_does(p_values):
     corrected, order = holm(p_values), np.argsort(p_values, kind="stable")
-    going = True
+    rejecting = True
     for rank, index in enumerate(order):
-        going = going and p_values[index] * (len(p_values) - rank) <= 0.05
-        assert (corrected[index] <= 0.05) == going
+        rejecting = rejecting and p_values[index] * (len(p_values) - rank) <= 0.05
+        assert (corrected[index] <= 0.05) == rejecting

@@ -1,4 +1,4 @@
-"""The store loses only the line being written, and doubles nothing, whatever happens to its process."""
+"""Whatever happens to its process, the store loses at most the line being written and stores no question twice."""
 
 import json
 import math
@@ -17,12 +17,12 @@ from tokensel.errors import TokenselError
 from tokensel.evaluation.store import PointStore, point_key
 
 
-def row(number: int, **fields) -> dict:
+def prediction(number: int, **fields) -> dict:
     return {"id": f"q{number}", "prediction": 1, "answer": number % 4, "correct": number % 4 == 1} | fields
 
 
 def numbers(folder: Path) -> list[int]:
-    return [int(prediction["id"][1:]) for prediction in PointStore(folder).predictions()]
+    return [int(record["id"][1:]) for record in PointStore(folder).predictions()]
 
 
 def child(code: str, folder: Path, **options) -> subprocess.Popen:
@@ -38,7 +38,7 @@ def child(code: str, folder: Path, **options) -> subprocess.Popen:
 def wait_until(condition, seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "nothing happened in time"
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.005)
 
 
@@ -47,8 +47,8 @@ def test_what_is_written_is_read_back(tmp_path):
     assert store.predictions() == []
     assert store.metrics() is None
     store.write_config({"kept": (8, 16), "method": "fps", "path": Path("a/b")})
-    store.append([row(0, text="é\n"), row(1, margin=np.float32(0.5), positions=np.arange(3))])
-    store.append([row(2, prediction=None, margin=math.nan)])
+    store.append([prediction(0, text="é\n"), prediction(1, margin=np.float32(0.5), positions=np.arange(3))])
+    store.append([prediction(2, prediction=None, margin=math.nan)])
     store.write_metrics({"accuracy": 1 / 3, "ci": (0.1, math.inf)})
 
     again = PointStore(store.folder)
@@ -62,29 +62,29 @@ def test_what_is_written_is_read_back(tmp_path):
     assert config == {"kept": [8, 16], "method": "fps", "path": "a/b"}
 
 
-def test_reading_leaves_no_trace(tmp_path):
+def test_reading_creates_no_files(tmp_path):
     store = PointStore(tmp_path / "point")
     assert store.predictions() == []
     assert store.metrics() is None
     assert not store.folder.exists()
 
 
-def test_an_id_is_never_doubled(tmp_path):
+def test_a_question_is_stored_once(tmp_path):
     store = PointStore(tmp_path)
-    store.append([row(0), row(1), row(0, prediction=3)])
-    store.append([row(1, prediction=3), row(2)])
-    other = PointStore(tmp_path)  # of the same process, so the lock does not keep it out
-    other.append([row(2, prediction=3), row(3)])
-    store.append([row(3, prediction=3), row(4)])
+    store.append([prediction(0), prediction(1), prediction(0, prediction=3)])
+    store.append([prediction(1, prediction=3), prediction(2)])
+    other = PointStore(tmp_path)  # in the same process, which the lock does not exclude
+    other.append([prediction(2, prediction=3), prediction(3)])
+    store.append([prediction(3, prediction=3), prediction(4)])
     lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["q0", "q1", "q2", "q3", "q4"]
     assert all(json.loads(line)["prediction"] == 1 for line in lines)
     assert store.done_ids() == {"q0", "q1", "q2", "q3", "q4"}
 
 
-def test_a_last_line_torn_at_any_byte_is_dropped_and_computed_again(tmp_path):
+def test_a_last_line_cut_at_any_byte_is_dropped_and_can_be_appended_again(tmp_path):
     with PointStore(tmp_path) as store:
-        store.append([row(0), row(1, text="é")])
+        store.append([prediction(0), prediction(1, text="é")])
     file = tmp_path / "predictions.jsonl"
     whole = file.read_bytes()
     first = whole.index(b"\n") + 1
@@ -95,13 +95,13 @@ def test_a_last_line_torn_at_any_byte_is_dropped_and_computed_again(tmp_path):
         with PointStore(tmp_path) as store:
             assert store.done_ids() == {"q0"}
             assert file.read_bytes() == whole[:first]
-            store.append([row(0), row(1, text="é")])
+            store.append([prediction(0), prediction(1, text="é")])
         assert file.read_bytes() == whole
 
 
 def test_a_last_line_of_zeros_is_dropped(tmp_path):
     with PointStore(tmp_path) as store:
-        store.append([row(0)])
+        store.append([prediction(0)])
     file = tmp_path / "predictions.jsonl"
     file.write_bytes(file.read_bytes() + b"\0" * 40 + b"\n")
     assert PointStore(tmp_path).done_ids() == {"q0"}
@@ -109,7 +109,7 @@ def test_a_last_line_of_zeros_is_dropped(tmp_path):
 
 def test_a_broken_line_before_the_last_is_named(tmp_path):
     with PointStore(tmp_path) as store:
-        store.append([row(0), row(1), row(2)])
+        store.append([prediction(0), prediction(1), prediction(2)])
     file = tmp_path / "predictions.jsonl"
     lines = file.read_text().splitlines()
     file.write_text("\n".join([lines[0], lines[1][:9], lines[2]]) + "\n")
@@ -118,7 +118,7 @@ def test_a_broken_line_before_the_last_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("when", [0.0, 0.03, 0.1])
-def test_kill_9_loses_nothing_that_append_returned_for(tmp_path, when):
+def test_kill_9_loses_nothing_that_append_has_returned_for(tmp_path, when):
     code = """
 number = max((int(id[1:]) for id in store.done_ids()), default=-1) + 1
 while True:
@@ -127,7 +127,7 @@ while True:
     print(number, flush=True)
 """
     seen = 0
-    for _ in range(2):  # the second start resumes what the first left
+    for _ in range(2):  # the second start resumes where the first ended
         process = child(code, tmp_path, stdout=subprocess.PIPE)
         assert process.stdout is not None
         for _ in range(3):
@@ -143,18 +143,18 @@ while True:
         seen = promised
 
 
-def test_a_second_process_is_kept_out_and_told_the_folder(tmp_path):
+def test_a_second_process_is_refused_with_the_folders_name(tmp_path):
     writer = child("store.append([{'id': 'q0'}])\nprint('holds', flush=True)\ninput()", tmp_path, **_PIPES)
     assert writer.stdout is not None
     assert writer.stdout.readline() == "holds\n"
     store = PointStore(tmp_path)
     assert numbers(tmp_path) == [0], "reading needs no lock"
-    for write in (store.done_ids, lambda: store.append([row(1)]), lambda: store.write_metrics({})):
+    for write in (store.done_ids, lambda: store.append([prediction(1)]), lambda: store.write_metrics({})):
         with pytest.raises(TokenselError, match=str(tmp_path)):
             write()
     os.kill(writer.pid, signal.SIGKILL)
     writer.communicate()
-    store.append([row(1)])
+    store.append([prediction(1)])
     assert numbers(tmp_path) == [0, 1]
 
 
@@ -163,16 +163,16 @@ _PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 
 def test_close_lets_another_process_write(tmp_path):
     store = PointStore(tmp_path)
-    store.append([row(0)])
+    store.append([prediction(0)])
     store.close()
     store.close()
     writer = child("store.append([{'id': 'q1'}])", tmp_path)
     assert writer.wait() == 0
-    store.append([row(1), row(2)])
+    store.append([prediction(1), prediction(2)])
     assert numbers(tmp_path) == [0, 1, 2]
 
 
-def test_metrics_are_whole_or_absent(tmp_path):
+def test_metrics_are_complete_or_absent(tmp_path):
     code = """
 store.write_metrics({"n": 0, "padding": "x" * 100000})
 print("written", flush=True)
@@ -191,23 +191,23 @@ for n in range(1, 10**9):
     assert PointStore(tmp_path).metrics() == {"n": -1}
 
 
-def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_incomplete_line(tmp_path, monkeypatch):
     store = PointStore(tmp_path)
-    store.append([row(0)])
+    store.append([prediction(0)])
     whole, write = (tmp_path / "predictions.jsonl").read_bytes(), os.write
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:10]))
     with pytest.raises(OSError, match="no room"):
-        store.append([row(1)])
+        store.append([prediction(1)])
     monkeypatch.undo()
     assert (tmp_path / "predictions.jsonl").read_bytes() == whole
-    store.append([row(1)])
+    store.append([prediction(1)])
     assert numbers(tmp_path) == [0, 1]
 
 
-def test_a_folder_that_cannot_be_is_named(tmp_path):
+def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(TokenselError, match="file/point"):
-        PointStore(tmp_path / "file" / "point").append([row(0)])
+        PointStore(tmp_path / "file" / "point").append([prediction(0)])
 
 
 def test_point_key_depends_on_values_alone():
@@ -226,5 +226,5 @@ def test_point_key_depends_on_values_alone():
 
 
 def test_point_key_is_the_same_in_every_version():
-    # A changed rule would orphan every result on disk.
+    # With a different rule, results on disk would no longer be found.
     assert point_key({"method": "fps", "kept": 8, "temperature": 0.1}) == "39b05b5871b3"

@@ -6,7 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tokensel import TokenselError
-from tokensel.functional.cells import _banded, cell_centers, grid_cells
+from tokensel.functional import cell_centers, grid_cells
+from tokensel.functional.cells import _banded
 
 grids = st.tuples(st.integers(1, 26), st.integers(1, 26)).flatmap(
     lambda size: st.tuples(*map(st.just, size), st.integers(1, size[0] * size[1]))

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tokensel import TokenselError
-from tokensel.functional.clustering import dpc_knn, dpp_greedy, least_similar
+from tokensel.functional import dpc_knn, dpp_greedy, least_similar
 
 metrics = pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 sizes_of = st.tuples(st.integers(1, 3), st.integers(2, 24), st.integers(0, 10_000))

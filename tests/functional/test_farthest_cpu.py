@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokensel.functional import farthest_cpu as farthest
-from tokensel.functional.sampling import _farthest, farthest_point_sampling, inverse_norms
+from tokensel.functional import farthest_point_sampling, inverse_norms
+from tokensel.functional.sampling import farthest_points
 
 KINDS = ("scattered", "clustered", "copies", "zero rows", "all alike")
 
@@ -61,7 +62,7 @@ def test_a_pool_changes_no_choice(kind, seed, kept, pool, first):
     tokens = tokens_like(kind, seed)
     start = torch.tensor([[3], [seed % 90]])
     chosen = lazily(tokens, start, kept, pool, first)
-    plain = _farthest(tokens, inverse_norms(tokens), start, kept)
+    plain = farthest_points(tokens, inverse_norms(tokens), start, kept)
     assert chosen.shape == (2, kept)
     assert torch.equal(chosen[:, :1], start)
     for row, ours, theirs in zip(tokens, chosen, plain, strict=True):
@@ -85,7 +86,7 @@ def test_tokens_that_are_no_numbers_end():
 def test_a_large_picture_is_sampled_as_by_one_product_a_step(hidden):
     tokens = torch.randn(1, 576, hidden, generator=torch.Generator().manual_seed(1))
     assert (farthest.pool_size(576, hidden) < 576) == (hidden == 4096)
-    plain = _farthest(tokens, inverse_norms(tokens), torch.tensor([[0]]), 40)
+    plain = farthest_points(tokens, inverse_norms(tokens), torch.tensor([[0]]), 40)
     assert torch.equal(farthest_point_sampling(tokens, 40, 0), plain)
 
 

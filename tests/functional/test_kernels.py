@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokensel.functional import kernels
-from tokensel.functional.sampling import _farthest, farthest_point_sampling, inverse_norms
+from tokensel.functional import farthest_point_sampling, inverse_norms, kernels
+from tokensel.functional.sampling import farthest_points
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed (pip install triton)")
 needs_gpu = pytest.mark.skipif(
@@ -44,7 +44,7 @@ def both(tokens, kept, start=3, stretch=1.0):
     first = torch.full((len(tokens), 1), start, device=tokens.device)
     inverse = inverse_norms(tokens.float()) * stretch
     ours = kernels.farthest_points(tokens, inverse, first, kept)
-    return ours.tolist(), _farthest(tokens.float(), inverse, first, kept).tolist()
+    return ours.tolist(), farthest_points(tokens.float(), inverse, first, kept).tolist()
 
 
 def degenerate():
@@ -172,7 +172,7 @@ def test_programs_wait_for_each_other_only_where_all_fit_on_the_device(batch, co
 def test_without_triton_the_plain_path_goes_on(monkeypatch):
     monkeypatch.setattr(kernels, "triton", None)
     kernels.usable.cache_clear()
-    assert not kernels.usable(torch.device("cpu"), _farthest)
+    assert not kernels.usable(torch.device("cpu"), farthest_points)
 
 
 @pytest.mark.parametrize("failure", ["raises", "differs"])
@@ -180,13 +180,13 @@ def test_a_kernel_that_fails_its_trial_is_not_used_and_says_so(monkeypatch, fail
     def broken(tokens, inverse, start, kept):
         if failure == "raises":
             raise RuntimeError("no C compiler\nand more")
-        return _farthest(tokens, inverse, start, kept).flip(1)
+        return farthest_points(tokens, inverse, start, kept).flip(1)
 
     monkeypatch.setattr(kernels, "triton", object())
     monkeypatch.setattr(kernels, "farthest_points", broken)
     kernels.usable.cache_clear()
     with pytest.warns(UserWarning, match="RuntimeError: no C compiler$" if failure == "raises" else "as it should"):
-        assert not kernels.usable(torch.device("cpu"), _farthest)
+        assert not kernels.usable(torch.device("cpu"), farthest_points)
     kernels.usable.cache_clear()
 
 
@@ -197,7 +197,7 @@ def test_on_a_gpu_the_kernel_is_trusted_and_chooses_as_the_plain_path(batch, dty
     tokens = made_up(batch, 576, 1024, dtype).cuda()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert kernels.usable(tokens.device, _farthest)
+        assert kernels.usable(tokens.device, farthest_points)
     ours, plain = both(tokens, 64)
     assert ours == plain
     assert farthest_point_sampling(tokens, 64, 3).tolist() == ours

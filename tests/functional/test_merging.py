@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch._subclasses import FakeTensorMode
 
 from tokensel import TokenselError
-from tokensel.functional.merging import bipartite_soft_matching, contextual_tokens, soft_merge, weighted_merge
+from tokensel.functional import bipartite_soft_matching, contextual_tokens, soft_merge, weighted_merge
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())
@@ -38,7 +38,7 @@ def test_matching_equals_the_original_tome(case):
         torch.testing.assert_close(value, theirs[name], atol=1e-4, rtol=0)
     if case.get("index_stable", False):
         assert merge.assign[0].tolist() == theirs["assign"].tolist()
-    assert merge.places.shape[1] == params["N"] - params["r_effective"]
+    assert merge.positions.shape[1] == params["N"] - params["r_effective"]
 
 
 def test_the_reference_has_all_cases_of_tome():
@@ -68,7 +68,7 @@ def slow_mean(rows, sizes, members):
 
 
 def slow_soft_merge(metric, tokens, kept):
-    """The groups in the order of their places; every group is the list of its tokens, its place first."""
+    """The groups in the order of their positions; every group is the list of its tokens, its position first."""
     groups = [[i] for i in range(len(metric))]
     while len(groups) > kept:
         means = torch.stack([metric[group].double().mean(0) for group in groups])
@@ -88,11 +88,13 @@ def slow_contextual(tokens, keys, count):
     return targets, torch.stack(values)
 
 
-def slow_weighted(tokens, keys, weights, places, neighbours):
+def slow_weighted(tokens, keys, weights, positions, neighbours):
     values = []
-    for place in places.tolist():
-        others = sorted((i for i in range(len(tokens)) if i != place), key=lambda i: -cosine(keys[place], keys[i]))
-        values.append(tokens[place] + sum(weights[i] * tokens[i] for i in others[:neighbours]))
+    for position in positions.tolist():
+        others = sorted(
+            (i for i in range(len(tokens)) if i != position), key=lambda i: -cosine(keys[position], keys[i])
+        )
+        values.append(tokens[position] + sum(weights[i] * tokens[i] for i in others[:neighbours]))
     return torch.stack(values)
 
 
@@ -113,7 +115,7 @@ def test_matching_equals_the_oracle_in_every_row(shape, r, sized):
     for row in range(batch):
         r = max(0, min(r, count // 2))
         groups = slow_tome(metric[row], r) if r else [[i] for i in range(count)]
-        assert merge.places[row].tolist() == [group[0] for group in groups]
+        assert merge.positions[row].tolist() == [group[0] for group in groups]
         assert [merge.assign[row].eq(i).nonzero().flatten().tolist() for i in range(len(groups))] == [
             sorted(group) for group in groups
         ]
@@ -126,18 +128,18 @@ def test_a_class_token_stays_first_and_unmerged():
     metric = random(0, 2, 9, 4)
     metric[:, 0] = metric[:, 1]  # the strongest proposal of all
     merge = bipartite_soft_matching(metric, 9, class_token=True)
-    assert merge.places[:, 0].tolist() == [0, 0]
+    assert merge.positions[:, 0].tolist() == [0, 0]
     assert (merge.assign == 0).sum(1).tolist() == [1, 1]
-    assert merge.places.shape == (2, 5)
-    assert bipartite_soft_matching(metric, 9).places.shape == (2, 5)
-    assert bipartite_soft_matching(metric[:, :8], 9, class_token=True).places.shape == (2, 5)
+    assert merge.positions.shape == (2, 5)
+    assert bipartite_soft_matching(metric, 9).positions.shape == (2, 5)
+    assert bipartite_soft_matching(metric[:, :8], 9, class_token=True).positions.shape == (2, 5)
     few = bipartite_soft_matching(metric, 2, class_token=True)
-    assert few.places[:, :3].diff().gt(0).all()
+    assert few.positions[:, :3].diff().gt(0).all()
 
 
 def test_equal_proposals_merge_from_the_first_on():
     merge = bipartite_soft_matching(torch.ones(1, 8, 3), 2)
-    assert merge.places.tolist() == [[4, 6, 1, 3, 5, 7]]
+    assert merge.positions.tolist() == [[4, 6, 1, 3, 5, 7]]
     assert merge.assign.tolist() == [[2, 2, 2, 3, 0, 4, 1, 5]]
 
 
@@ -146,11 +148,11 @@ def test_soft_merge_equals_the_oracle_in_every_row(shape, data):
     batch, count, seed = shape
     kept = data.draw(st.integers(1, count + 2))
     metric, tokens = random(seed, batch, count, 6), random(seed + 1, batch, count, 4)
-    places, values, sizes = soft_merge(metric, tokens, kept)
+    positions, values, sizes = soft_merge(metric, tokens, kept)
     assert values.shape == (batch, min(kept, count), 4)
     for row in range(batch):
         groups, means = slow_soft_merge(metric[row], tokens[row], kept)
-        assert places[row].tolist() == [group[0] for group in groups]
+        assert positions[row].tolist() == [group[0] for group in groups]
         assert sizes[row].tolist() == [len(group) for group in groups]
         close(values[row], means)
 
@@ -160,10 +162,10 @@ def test_contextual_tokens_equal_the_oracle_in_every_row(shape, data):
     batch, rest, seed = shape
     count = data.draw(st.integers(1, rest + 2))
     tokens, keys = random(seed, batch, rest, 4), random(seed + 1, batch, rest, 6)
-    places, values = contextual_tokens(tokens, keys, count)
+    positions, values = contextual_tokens(tokens, keys, count)
     for row in range(batch):
         targets, expected = slow_contextual(tokens[row], keys[row], count)
-        assert places[row].tolist() == targets
+        assert positions[row].tolist() == targets
         close(values[row], expected)
 
 
@@ -173,12 +175,12 @@ def test_weighted_merge_equals_the_oracle_in_every_row(shape, neighbours, data):
     kept = data.draw(st.integers(1, count))
     tokens, keys = random(seed, batch, count, 4), random(seed + 1, batch, count, 6)
     weights = random(seed + 2, batch, count).softmax(1)
-    places = torch.stack(
+    positions = torch.stack(
         [torch.randperm(count, generator=torch.Generator().manual_seed(i))[:kept] for i in range(batch)]
     )
-    values = weighted_merge(tokens, keys, weights, places, neighbours)
+    values = weighted_merge(tokens, keys, weights, positions, neighbours)
     for row in range(batch):
-        close(values[row], slow_weighted(tokens[row], keys[row], weights[row], places[row], neighbours))
+        close(values[row], slow_weighted(tokens[row], keys[row], weights[row], positions[row], neighbours))
 
 
 def test_weighted_merge_takes_32_neighbours_by_default():
@@ -197,8 +199,8 @@ def test_contextual_tokens_follow_a_permutation_of_those_that_are_no_targets(sha
     batch, rest, seed = shape
     count = data.draw(st.integers(1, rest))
     tokens, keys = random(seed, batch, rest, 4), random(seed + 1, batch, rest, 6)
-    places, values = contextual_tokens(tokens, keys, count)
-    others = [i for i in range(rest) if i not in places[0].tolist()]
+    positions, values = contextual_tokens(tokens, keys, count)
+    others = [i for i in range(rest) if i not in positions[0].tolist()]
     order = torch.arange(rest)
     order[others] = torch.tensor(data.draw(st.permutations(others)), dtype=torch.long)
     close(contextual_tokens(tokens[:, order], keys[:, order], count)[1], values)
@@ -209,23 +211,23 @@ def test_weighted_merge_does_not_depend_on_the_order_of_the_tokens(shape, data):
     batch, count, seed = shape
     tokens, keys, weights = random(seed, batch, count, 4), random(seed + 1, batch, count, 6), random(seed, batch, count)
     order = torch.tensor(data.draw(st.permutations(range(count))))
-    places = torch.arange(count).repeat(batch, 1)
-    shuffled = weighted_merge(tokens[:, order], keys[:, order], weights[:, order], places, neighbours=3)
-    close(shuffled, weighted_merge(tokens, keys, weights, places, neighbours=3)[:, order])
+    positions = torch.arange(count).repeat(batch, 1)
+    shuffled = weighted_merge(tokens[:, order], keys[:, order], weights[:, order], positions, neighbours=3)
+    close(shuffled, weighted_merge(tokens, keys, weights, positions, neighbours=3)[:, order])
 
 
 def every(tokens, keys, kept):
     """All functions of this module on one input: their tensors by name."""
     count = tokens.shape[1]
     merge = bipartite_soft_matching(keys, count - kept)
-    places, values, sizes = soft_merge(keys, tokens, kept)
+    positions, values, sizes = soft_merge(keys, tokens, kept)
     targets, context = contextual_tokens(tokens, keys, kept)
     matched, added = merge(tokens)
     weighted = weighted_merge(tokens, keys, keys.float().abs().sum(2), targets)
     return {
         "values": {"matched": matched, "soft": values, "context": context, "weighted": weighted},
         "sizes": {"matched": added, "soft": sizes},
-        "indices": {"assign": merge.assign, "standing": merge.places, "places": places, "targets": targets},
+        "indices": {"assign": merge.assign, "standing": merge.positions, "positions": positions, "targets": targets},
     }
 
 
@@ -255,7 +257,7 @@ def test_results_are_sound_whatever_the_input(count, kept, kind, dtype, seed):
         assert indices.dtype == torch.long
         assert int(indices.min()) >= 0
         assert int(indices.max()) < count
-        if name in ("places", "targets"):
+        if name in ("positions", "targets"):
             assert indices.shape == (2, min(kept, count))
             assert indices.diff(dim=1).gt(0).all()
     assert all(len(set(row)) == len(row) for row in out["indices"]["standing"].tolist())
@@ -269,9 +271,9 @@ def test_results_are_sound_whatever_the_input(count, kept, kind, dtype, seed):
 def test_merging_keeps_the_sum_of_what_the_tokens_carry(shape, data):
     batch, count, seed = shape
     tokens = random(seed, batch, count, 4)
-    places, values, sizes = soft_merge(tokens, tokens, data.draw(st.integers(1, count)))
+    positions, values, sizes = soft_merge(tokens, tokens, data.draw(st.integers(1, count)))
     close((values * sizes.unsqueeze(2)).sum(1), tokens.sum(1))
-    assert places.shape == sizes.shape
+    assert positions.shape == sizes.shape
 
 
 @given(sizes_of, st.data())

@@ -9,9 +9,15 @@ from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
 from tokensel import TokenselError
-from tokensel.functional import centers_cpu as central
-from tokensel.functional.sampling import cross_attention, degrees, farthest_point_sampling, inverse_norms, nearest_mean
-from tokensel.functional.sampling import tome_centers as tome
+from tokensel.functional import (
+    centers_cpu,
+    cross_attention,
+    degrees,
+    farthest_point_sampling,
+    inverse_norms,
+    nearest_mean,
+)
+from tokensel.functional import tome_centers as tome
 
 
 def cosines(tokens):
@@ -100,7 +106,7 @@ def test_seeing_that_tome_is_settled_changes_nothing(kind, seed, kept):
         tokens = 1 + tokens / 4096
     with pytest.MonkeyPatch.context() as patch:
         chosen = tome(tokens, kept)
-        patch.setattr(central, "_all_different", lambda *_: False)
+        patch.setattr(centers_cpu, "_all_different", lambda *_: False)
         rounds = tome(tokens, kept)
     assert torch.equal(chosen, rounds)
 

@@ -1,9 +1,11 @@
-"""Tiny random checkpoints of every supported family, in transformers' own classes, saved with their processors."""
+"""Tiny random checkpoints of every supported family, in transformers' own classes, saved with their processors; the
+methods that run on each, and questions for all of them."""
 
 from pathlib import Path
 
 import torch
 import transformers
+from PIL import Image
 from transformers import CLIPVisionConfig, SiglipVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
@@ -16,6 +18,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from helpers.tokenizers import make_tokenizer
+from tokensel import METHODS
+from tokensel.data import Question
 from tokensel.models.processors import processor_class
 
 SIDE = 56  # 4 x 4 patches of 14
@@ -29,6 +33,14 @@ FAMILIES = (
     "smolvlm",
     "idefics3",
 )
+# Methods that read the vision tower run on LLaVA alone.
+VISION_METHODS = sorted(name for name, method in METHODS.items() if method.uses_vision)
+FAMILY_METHODS = [
+    (family, method)
+    for family in FAMILIES
+    for method in sorted(METHODS)
+    if method not in VISION_METHODS or family == "llava"
+]
 QWEN = "<|vision_start|><|image_pad|><|vision_end|>"
 TILES = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
 
@@ -190,3 +202,19 @@ def save_family(family: str, folder: Path) -> Path:
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def make_picture(size: tuple[int, int] = (100, 60), seed: int = 0) -> Image.Image:
+    """Smooth random colours. size: width and height in pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randint(0, 256, (4, 4, 3), generator=generator, dtype=torch.uint8)
+    return Image.fromarray(noise.numpy()).resize(size, Image.Resampling.BICUBIC)
+
+
+def make_question(id: str, words: int, size: tuple[int, int] = (100, 60)) -> Question:
+    image = make_picture(size, seed=sum(map(ord, id)))
+    return Question(id=id, text="what? " * words, choices=("red", "teal"), answer=0, image=image)
+
+
+# Prompts of unequal lengths, the last neither the longest nor the shortest.
+QUESTIONS = [make_question("a", 1), make_question("b", 4), make_question("c", 2)]

@@ -1,7 +1,9 @@
-"""What each method promises, and what a user is told about a wrong setting before any forward."""
+"""What each method promises, and the messages for wrong settings, raised before any forward."""
 
 import ast
-from dataclasses import dataclass
+import inspect
+import re
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +14,7 @@ from tokensel import (
     METHODS,
     Context,
     Method,
+    ScoringMethod,
     Selection,
     Stage,
     TokenselError,
@@ -20,47 +23,53 @@ from tokensel import (
     methods,
     register_method,
 )
-from tokensel.functional.sampling import farthest_point_sampling, tome_centers
-from tokensel.functional.seeding import random_subset
+from tokensel.functional import farthest_point_sampling, random_subset, tome_centers
 from tokensel.methods import FastV
+from tokensel.testing import make_context
 
+# Modules of tokensel.methods that hold no method.
+INFRASTRUCTURE = {"__init__", "base", "context", "lookup", "registry", "sizes", "user"}
 TOKENS = torch.randn(3, 40, 8, generator=torch.Generator().manual_seed(0))
 ATTENTION = torch.rand(3, 4, 40, generator=torch.Generator().manual_seed(1))
 
 
-class Prompt:
-    """What a Context looks at, in place of a model. Anything not given here is an AttributeError."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def tokens(self):
-        return TOKENS[: self.rows]
-
-    def attention(self, queries, weights, layer):
-        assert (queries, weights, layer) == ("last", None, "previous")
-        return ATTENTION[: self.rows]
-
-
-def context(kept=6, layer=2, row_keys=(0, 0, 0), look=None):
-    return Context(
-        kept=kept, count=40, layer=layer, row_keys=torch.tensor(row_keys), look=look or Prompt(len(row_keys))
+def context(kept=6, layer=2, row_keys=(0, 0, 0)):
+    count = len(row_keys)
+    return make_context(
+        TOKENS[:count], kept, layer=layer, row_keys=torch.tensor(row_keys), attention={"last": ATTENTION[:count]}
     )
 
 
-def test_every_method_is_named_in_the_readme_and_has_a_file_of_its_own():
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+class NoSource:
+    """A ContextSource that computes nothing: any use is an AttributeError."""
+
+
+def test_every_method_is_named_in_the_docs_and_has_a_file_of_its_own():
+    docs = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
     folder = Path(methods.__file__).parent
     ours = {name: method for name, method in METHODS.items() if method.__module__.startswith("tokensel.")}
-    assert set(ours) == {file.stem for file in folder.glob("*.py")} - {"__init__", "base", "user"}
+    assert set(ours) == {file.stem for file in folder.glob("*.py")} - INFRASTRUCTURE
     for name, method in ours.items():
-        assert f"`{name}`" in readme
+        assert f"`{name}`" in docs
         assert method.__doc__ is not None
+
+
+def test_every_docstring_gives_the_idea_the_source_and_every_parameter():
+    for name, method in METHODS.items():
+        if not method.__module__.startswith("tokensel."):
+            continue
+        idea, _, rest = inspect.getdoc(method).partition("\nSource: ")
+        source, _, parameters = rest.partition("\nParameters:")
+        assert len(idea.splitlines()[0]) <= 120, name
+        assert "http" in source or source.startswith("none, a control."), name
+        for option in fields(method):
+            assert f"\n    {option.name}: " in parameters, (name, option.name)
+        assert fields(method) or parameters.startswith(" none."), name
 
 
 def test_a_methods_file_holds_at_most_40_lines_of_code():
     for file in sorted(Path(methods.__file__).parent.glob("*.py")):
-        if file.stem in ("__init__", "base", "user"):
+        if file.stem in INFRASTRUCTURE:
             continue
         tree = ast.parse(file.read_text())
         (kind,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
@@ -83,9 +92,10 @@ def test_clustering_methods_call_the_functional_core():
     assert torch.equal(make_method("tome").select(context()).indices, tome_centers(TOKENS, 6))
 
 
-def test_a_method_that_looks_at_no_hidden_states_pays_for_none():
+def test_a_method_that_uses_no_hidden_states_computes_none():
     for name in ("random", "fastv", "no_image"):
-        make_method(name).select(context(layer=0, look=object()))
+        row_keys = torch.zeros(3, dtype=torch.long)
+        make_method(name).select(Context(kept=6, count=40, layer=0, row_keys=row_keys, source=NoSource()))
 
 
 def test_random_depends_on_seed_key_and_count_only():
@@ -137,16 +147,76 @@ def test_fastv_takes_the_lowest_of_heads_that_tie_but_for_rounding(heads):
         rounded[:, below] *= 1 - 2e-7
         rounded[:, above] *= 1 + 2e-7
         assert rounded.sum(2)[0].argmax() == above
-        scores.append(FastV(heads=heads).score(rounded))
+        scores.append(FastV(heads=heads).over_heads(rounded))
     torch.testing.assert_close(*scores, atol=1e-6, rtol=0)
     alone = attention[:, 1] if heads == "max_head" else 0.7 * attention[:, 1] + 0.1 * attention[:, [0, 2, 3]].sum(1)
     torch.testing.assert_close(scores[0], alone, atol=1e-6, rtol=0)
 
 
-def test_fastv_without_a_layer_before_keeps_a_seeded_random_subset():
-    first = FastV(seed=1).select(context(layer=0)).indices
-    assert torch.equal(first, FastV(seed=1).select(context(layer=0)).indices)
-    assert not torch.equal(first, FastV(seed=2).select(context(layer=0)).indices)
+@pytest.mark.parametrize("name", ["random", "fastv", "himap"])
+def test_without_a_previous_layer_rankings_keep_the_seeded_random_subset(name):
+    keys = (7, 2**40, 0)
+    for seed in (1, 2):
+        chosen = make_method(name, seed=seed).select(context(layer=0, row_keys=keys)).indices
+        assert torch.equal(chosen, random_subset(seed, torch.tensor(keys), 40, 6))
+
+
+class LargestNorm(ScoringMethod):
+    """Keep the visual tokens with the largest norm."""
+
+    name = "largest_norm"
+
+    def score(self, context):
+        return context.tokens.norm(dim=-1)
+
+
+def test_a_ranking_method_is_ten_lines():
+    assert len(inspect.getsource(LargestNorm).splitlines()) < 10
+    expected = TOKENS.norm(dim=-1).topk(6).indices.sort().values
+    assert torch.equal(LargestNorm().select(context()).indices, expected)
+
+
+@dataclass
+class Given(ScoringMethod):
+    """Ranks by given scores."""
+
+    name: ClassVar[str] = "given"
+    scores: torch.Tensor
+
+    def score(self, context):
+        return self.scores
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.long])
+def test_equal_scores_go_to_the_lowest_index(dtype):
+    scores = torch.tensor([[0, 2, 1, 2, 1, 1, 0, 1], [3, 3, 3, 3, 3, 3, 3, 3]], dtype=dtype)
+    chosen = Given(scores).select(make_context(torch.zeros(2, 8, 4), 4)).indices
+    assert chosen.tolist() == [[1, 2, 3, 4], [0, 1, 2, 3]]
+    many = torch.arange(600).remainder(2).repeat(2, 1).to(dtype)
+    chosen = Given(many).select(make_context(torch.zeros(2, 600, 4), 301)).indices
+    assert chosen.tolist() == [[0, *range(1, 600, 2)]] * 2
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 40), (3, 39), (1, 40)])
+def test_scores_of_another_shape_are_refused(shape):
+    message = rf"^method 'given': score must return \[3, 40\], not {re.escape(str(list(shape)))}$"
+    with pytest.raises(TokenselError, match=message):
+        Given(torch.zeros(shape)).select(context())
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "message"),
+    [
+        ("class Mine(ScoringMethod):\n    pass\n", "Mine", r"has no score\(self, context\)$"),
+        ("", "ScoringMethod", "must be a subclass of tokensel.Method$"),
+    ],
+)
+def test_a_users_ranking_method_needs_a_score(tmp_path, content, kind, message):
+    file = tmp_path / "mine.py"
+    file.write_text(f"from tokensel import ScoringMethod\n\n{content}")
+    with pytest.raises(TokenselError, match=message):
+        make_method(f"{file}:{kind}")
+    assert "name" not in vars(ScoringMethod)
 
 
 def test_a_new_method_is_one_dataclass():
@@ -185,7 +255,7 @@ def test_defaults_follow_the_method():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         ({"method": "pfs", "kept": 8}, "cdpruner, dart, density, divprune, fastv"),
         ({"method": "fps", "kept": 8, "begin": 3}, "start, seed"),
@@ -220,10 +290,10 @@ def test_defaults_follow_the_method():
         ({"method": "tome", "kept": 8, "iterations": -1}, "iterations=-1"),
     ],
 )
-def test_a_wrong_setting_is_told_in_one_line(arguments, told):
+def test_a_wrong_setting_is_refused_in_one_line(arguments, expected):
     with pytest.raises(TokenselError) as caught:
         make_stages(**arguments)
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

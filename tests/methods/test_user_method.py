@@ -14,9 +14,9 @@ from runners.sweep import CONF, main
 from runners.sweeping import compute
 from tokensel import METHODS, TokenselError, make_method
 from tokensel.evaluation.keys import code_digest
-from tokensel.methods.user import find_method, load_method
+from tokensel.methods.user import find_user_method, load_method
 
-# Word for word the file in the README's section "Your own method".
+# Word for word the file in docs/methods.md, "Your own method".
 LARGEST_NORM = '''\
 from dataclasses import dataclass
 
@@ -252,7 +252,7 @@ def test_library_calls_take_a_file_too(written):
     assert make_method(f"{path}:LargestNorm", power=1.0).power == 1.0
     with pytest.raises(TokenselError, match="no such option; it has power"):
         make_method(f"{path}:LargestNorm", q=1.0)
-    assert find_method("nothing_of_this_name") is None
+    assert find_user_method("nothing_of_this_name") is None
 
 
 @pytest.mark.parametrize(
@@ -400,4 +400,4 @@ def test_a_name_that_two_packages_offer_is_refused(package):
     package("tokensel_one", LAST, {"last": "tokensel_one:LastOnes"})
     package("tokensel_two", LAST, {"last": "tokensel_two:LastOnes"})
     with pytest.raises(TokenselError, match="tokensel_one:LastOnes and tokensel_two:LastOnes"):
-        find_method("last")
+        find_user_method("last")

@@ -1,32 +1,32 @@
 """Every family through one matrix: nothing changed where nothing is removed, cached as recomputed, batched as alone."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
-from helpers.families import FAMILIES, save_family
-from PIL import Image
+from helpers.evaluation import assert_same_predictions, evaluate_points
+from helpers.families import (
+    FAMILIES,
+    FAMILY_METHODS,
+    QUESTIONS,
+    VISION_METHODS,
+    make_picture,
+    make_question,
+    save_family,
+)
+from helpers.methods import kept_of
 
-from tokensel import METHODS, TokenselError, reduce_tokens
+from tokensel import TokenselError, reduce_tokens
 from tokensel.data import Question
 from tokensel.engine.split import SplitModel
 from tokensel.engine.stages import make_stages
-from tokensel.evaluation.accuracy import evaluate
 from tokensel.evaluation.answers import row_keys
 from tokensel.evaluation.grid_point import GridPoint
-from tokensel.evaluation.store import PointStore
 from tokensel.models import load_model
 from tokensel.models.families import FAMILIES as ADAPTERS
 from tokensel.models.families import family_of
 
-LOOKS_AT_TOWER = sorted(name for name, method in METHODS.items() if method.uses_vision)
-ONE_GRID = [family for family in FAMILIES if ADAPTERS[family].one_grid]
-CASES = [
-    (family, method)
-    for family in FAMILIES
-    for method in sorted(METHODS)
-    if method not in LOOKS_AT_TOWER or family == "llava"
-]
 NEW = 3
 
 
@@ -34,20 +34,6 @@ def new(loaded):
     # A random model may well write the image token, on which a stock one fails without a cache.
     suppressed = {"suppress_tokens": [loaded.model.config.image_token_id]}
     return {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None} | suppressed
-
-
-def picture(size=(100, 60), seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randint(0, 256, (4, 4, 3), generator=generator, dtype=torch.uint8)
-    return Image.fromarray(noise.numpy()).resize(size, Image.Resampling.BICUBIC)
-
-
-def question(id, words, size=(100, 60)):
-    image = picture(size, seed=sum(map(ord, id)))
-    return Question(id=id, text="what? " * words, choices=("red", "teal"), answer=0, image=image)
-
-
-QUESTIONS = [question("a", 1), question("b", 4), question("c", 2)]
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +47,6 @@ def loaded(tmp_path_factory):
         return models[family]
 
     return of
-
-
-def kept_of(method):
-    return {"full": None, "no_image": 0}.get(method, 4)
 
 
 def row_of(loaded, inputs, row):
@@ -90,8 +72,8 @@ def test_a_checkpoint_of_each_family_sees_its_picture(loaded, family):
     count = model.picture_shape(QUESTIONS[0].load_image())[:1] or (model.num_image_tokens,)
     assert set((inputs["input_ids"] == model.model.config.image_token_id).sum(1).tolist()) == set(count)
     with torch.no_grad():
-        blue = [Question(id=q.id, text=q.text, choices=q.choices, answer=0, image=picture(seed=9)) for q in QUESTIONS]
-        assert not torch.allclose(model.model(**inputs).logits, model.model(**model.prepare(blue)).logits)
+        others = [replace(question, image=make_picture(seed=9)) for question in QUESTIONS]
+        assert not torch.allclose(model.model(**inputs).logits, model.model(**model.prepare(others)).logits)
 
 
 @torch.no_grad()
@@ -109,7 +91,7 @@ def test_nothing_changes_bit_for_bit_where_nothing_is_removed(loaded, family):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("family", "method"), CASES)
+@pytest.mark.parametrize(("family", "method"), FAMILY_METHODS)
 def test_a_method_decodes_with_a_cache_as_without_and_batched_as_alone(loaded, family, method):
     model = loaded(family).model
     inputs = loaded(family).prepare(QUESTIONS)
@@ -149,9 +131,12 @@ def test_the_model_in_pieces_gives_what_the_hooks_give(loaded, family, settings)
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"llava"}))
-@pytest.mark.parametrize("method", LOOKS_AT_TOWER)
-def test_methods_that_look_at_llavas_tower_say_so_elsewhere(loaded, family, method):
-    with pytest.raises(TokenselError, match="look") as caught, reduce_tokens(loaded(family).model, method, kept=4):
+@pytest.mark.parametrize("method", VISION_METHODS)
+def test_methods_that_use_llavas_tower_are_refused_elsewhere(loaded, family, method):
+    with (
+        pytest.raises(TokenselError, match="use the vision tower") as caught,
+        reduce_tokens(loaded(family).model, method, kept=4),
+    ):
         pass
     assert "\n" not in str(caught.value)
 
@@ -159,20 +144,16 @@ def test_methods_that_look_at_llavas_tower_say_so_elsewhere(loaded, family, meth
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pictures_of_any_shape_are_evaluated_alike_in_every_batch(loaded, family, tmp_path):
     sizes = [(100, 60), (60, 100), (56, 56), (100, 60), (200, 50), (60, 100)]
-    asked = [question(f"q{place}", place % 3 + 1, size) for place, size in enumerate(sizes)]
+    asked = [make_question(f"q{place}", place % 3 + 1, size) for place, size in enumerate(sizes)]
     asked.append(Question(id="blind", text="what?", choices=("red", "teal"), answer=1, image=None))
     points = [GridPoint("full"), GridPoint("fps", 4), GridPoint("fastv", 4), GridPoint("pool", 4, 1)]
     found = {}
     for size in (1, 7):
-        stores = [PointStore(tmp_path / f"{size}-{place}") for place in range(len(points))]
-        failures = evaluate(loaded(family), asked[::-1] if size == 1 else asked, points, stores, batch_size=size)
+        ordered = asked[::-1] if size == 1 else asked
+        found[size], failures = evaluate_points(loaded(family), tmp_path / str(size), ordered, points, batch_size=size)
         assert not failures
-        found[size] = [{row["id"]: row for row in store.predictions()} for store in stores]
-    for alone, together in zip(found[1], found[7], strict=True):
-        assert alone.keys() == together.keys() == {each.id for each in asked}
-        for id, row in alone.items():
-            assert row["prediction"] == together[id]["prediction"]
-            assert abs(row["margin"] - together[id]["margin"]) < 1e-4
+    assert found[1][0].keys() == {each.id for each in asked}
+    assert_same_predictions(found[1], found[7])
 
 
 def test_an_unknown_family_is_taken_for_llava_and_refused_by_the_loader(tmp_path):

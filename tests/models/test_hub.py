@@ -1,4 +1,4 @@
-"""A checkpoint that the hub does not give ends in one line, quickly, and an earlier download goes on being used."""
+"""A checkpoint that the hub does not give ends quickly in one line; an earlier download stays usable."""
 
 import httpx
 import pytest
@@ -13,7 +13,7 @@ RESPONSE = httpx.Response(404, request=httpx.Request("GET", "hub://models"))
 
 @pytest.fixture(autouse=True)
 def online(monkeypatch):
-    """A hub that raises what a test gives it."""
+    """Returns a function that makes the hub raise an error, or answer."""
     hub_options.cache_clear()
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *names, **_: None)
@@ -31,11 +31,17 @@ def online(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "expected"),
     [
-        (GatedRepoError("no", response=RESPONSE), "model.path=some/model: is gated; ask for access"),
-        (RepositoryNotFoundError("no", response=RESPONSE), "model.path=some/model: no folder here and none on the hub"),
-        (RevisionNotFoundError("no", response=RESPONSE), "model.revision=v9: some/model has none of that name"),
+        (GatedRepoError("no", response=RESPONSE), "model.path=some/model: is gated; request access"),
+        (
+            RepositoryNotFoundError("no", response=RESPONSE),
+            "model.path=some/model: no such folder, and no such",
+        ),
+        (
+            RevisionNotFoundError("no", response=RESPONSE),
+            "model.revision=v9: some/model has no such branch",
+        ),
         (
             httpx.ConnectError("refused\nmore"),
             "the hub cannot be reached (ConnectError: refused), and the cache",
@@ -43,26 +49,26 @@ def online(monkeypatch):
         (TimeoutError(), "the hub cannot be reached (TimeoutError: TimeoutError)"),
     ],
 )
-def test_each_way_to_fail_is_one_line(online, error, said):
+def test_each_failure_is_one_line(online, error, expected):
     online(error)
     with pytest.raises(TokenselError) as caught:
         load_model("some/model", revision="v9")
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_offline_by_choice_says_so(monkeypatch):
+def test_the_error_says_that_offline_mode_is_set(monkeypatch):
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(TokenselError, match="HF_HUB_OFFLINE is set, and the cache has no such checkpoint; set HF_HOME"):
+    with pytest.raises(TokenselError, match="HF_HUB_OFFLINE is set, and the cache lacks this checkpoint; set HF_HOME"):
         load_model("some/model")
 
 
-def test_what_was_downloaded_once_is_used_where_the_hub_is_out_of_reach(online, monkeypatch):
+def test_an_earlier_download_is_used_where_the_hub_cannot_be_reached(online, monkeypatch):
     online(httpx.ConnectError("refused"))
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda path, name, revision=None: f"cache/{path}/{name}")
     assert hub_options("some/model", "v9") == {"revision": "v9", "local_files_only": True}
 
 
-def test_a_hub_that_answers_changes_nothing(online):
+def test_a_reachable_hub_needs_no_options(online):
     online()
     assert hub_options("some/model", None) == {"revision": None}

@@ -1,4 +1,4 @@
-"""Each damage to a LLaVA-1.5 of its authors' layout is told in one line, and no pickle runs code."""
+"""Each damage to a checkpoint in LLaVA-1.5's original layout is reported in one line, and no pickle runs code."""
 
 import pickle
 import shutil
@@ -27,12 +27,12 @@ def copy(originals, tmp_path) -> Path:
     return Path(shutil.copytree(originals["sharded-bin"], tmp_path / "copy"))
 
 
-def test_a_hub_out_of_reach_says_which_is_missing_and_what_to_set(tmp_path, monkeypatch, copy):
+def test_an_unreachable_hub_says_what_is_missing_and_what_to_set(tmp_path, monkeypatch, copy):
     cache = tmp_path / "cache"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     message = error_of("us/llava")
-    assert "config.json cannot be had" in message
+    assert "config.json is available neither on the hub nor in its cache" in message
     assert "set model.path" in message
     assert "HF_HOME" in message
     change_config(copy, mm_vision_tower="them/clip")
@@ -44,14 +44,14 @@ def test_a_hub_out_of_reach_says_which_is_missing_and_what_to_set(tmp_path, monk
 
 
 @pytest.mark.parametrize("named", ["/nowhere/clip", "./clip", "~/clip-nowhere", "clip", "", None, 3])
-def test_a_tower_that_is_no_folder_and_no_hub_id_is_told(copy, named):
+def test_a_tower_that_is_neither_folder_nor_hub_id_is_reported(copy, named):
     message = error_of(change_config(copy, mm_vision_tower=named))
     assert "vision" in message
     assert "model.vision_tower=FOLDER" in message
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"mm_projector_type": "linear"}, "mm_projector_type=linear"),
         ({"mm_projector_type": None}, "mm_projector_type=linear"),
@@ -64,13 +64,13 @@ def test_a_tower_that_is_no_folder_and_no_hub_id_is_told(copy, named):
         ({"image_aspect_ratio": "anyres"}, "choose one of square, pad"),
         ({"vocab_size": "many"}, "vocab_size=many"),
         ({"vocab_size": 290}, "of shape"),
-        ({"hidden_size": 33}, "config.json makes no decoder"),
+        ({"hidden_size": 33}, "config.json does not describe a decoder"),
         ({"num_hidden_layers": 5}, "lack 9 tensors of the model, first model.layers.4.input_layernorm.weight"),
-        ({"num_hidden_layers": 3}, "holds 9 tensors that the model has no place for, first model.layers.3."),
+        ({"num_hidden_layers": 3}, "holds 9 tensors that the model does not have, first model.layers.3."),
     ],
 )
-def test_a_config_that_is_not_llava_15s_is_told(copy, changes, told):
-    assert told in error_of(change_config(copy, **changes))
+def test_a_config_unlike_llava_15s_is_reported(copy, changes, expected):
+    assert expected in error_of(change_config(copy, **changes))
 
 
 def shard(folder: Path, number: int = 1) -> Path:
@@ -101,7 +101,7 @@ DAMAGES = {
     "lack 4 tensors of the model, first model.mm_projector.0.bias": lambda folder: [
         drop(folder, f"model.mm_projector.{name}") for name in ("0.weight", "0.bias", "2.weight", "2.bias")
     ],
-    "holds 1 tensors that the model has no place for, first model.image_newline": lambda folder: change_shard(
+    "holds 1 tensors that the model does not have, first model.image_newline": lambda folder: change_shard(
         folder, lambda t: t.update({"model.image_newline": torch.zeros(32)})
     ),
     "has model.embed_tokens.weight of shape": lambda folder: change_shard(
@@ -125,13 +125,13 @@ def drop(folder: Path, name: str) -> None:
         torch.save(tensors, path)
 
 
-@pytest.mark.parametrize("told", DAMAGES)
-def test_each_damage_is_one_line(copy, told):
-    DAMAGES[told](copy)
-    assert told in error_of(copy)
+@pytest.mark.parametrize("expected", DAMAGES)
+def test_each_damage_is_one_line(copy, expected):
+    DAMAGES[expected](copy)
+    assert expected in error_of(copy)
 
 
-def test_a_tensor_that_comes_twice_is_told(copy):
+def test_a_duplicate_tensor_is_reported(copy):
     first = next(iter(torch.load(shard(copy))))
     tensors = torch.load(shard(copy, 2))
     torch.save(tensors | {first: torch.load(shard(copy))[first]}, shard(copy, 2))
@@ -140,7 +140,7 @@ def test_a_tensor_that_comes_twice_is_told(copy):
 
 @pytest.mark.parametrize("style", ["single-safetensors", "legacy-bin"])
 @pytest.mark.parametrize("keep", [0, 40, -100])
-def test_truncated_weights_are_told(originals, tmp_path, style, keep):
+def test_truncated_weights_are_reported(originals, tmp_path, style, keep):
     folder = Path(shutil.copytree(originals[style], tmp_path / "copy"))
     weights = next(path for path in folder.iterdir() if path.suffix in (".bin", ".safetensors"))
     weights.write_bytes(weights.read_bytes()[:keep])
@@ -169,27 +169,31 @@ def test_a_pickle_that_runs_code_is_refused(originals, tmp_path, name, save):
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "expected"),
     [
         ("preprocessor_config.json", None, "lacks preprocessor_config.json"),
         ("preprocessor_config.json", "[", "preprocessor_config.json cannot be used"),
         ("config.json", None, "lacks config.json"),
         ("config.json", '{"model_type": "siglip"}', "model_type=siglip"),
-        ("config.json", '{"model_type": "clip", "vision_config": {"hidden_size": "x"}}', "makes no vision tower"),
+        (
+            "config.json",
+            '{"model_type": "clip", "vision_config": {"hidden_size": "x"}}',
+            "not describe a vision tower",
+        ),
         ("pytorch_model.bin", None, "has no weights"),
     ],
 )
-def test_a_damaged_tower_is_told_as_the_towers(copy, tower, tmp_path, file, content, told):
+def test_a_damaged_tower_is_reported_as_the_towers(copy, tower, tmp_path, file, content, expected):
     broken = Path(shutil.copytree(tower, tmp_path / "broken"))
     (broken / file).unlink()
     if content is not None:
         (broken / file).write_text(content)
     message = error_of(copy, vision_tower=str(broken))
-    assert told in message
+    assert expected in message
     assert f"its vision tower {broken}" in message
 
 
-def test_a_tower_without_one_of_its_tensors_is_told(copy, tower, tmp_path):
+def test_a_tower_without_one_of_its_tensors_is_reported(copy, tower, tmp_path):
     broken = Path(shutil.copytree(tower, tmp_path / "broken"))
     tensors = torch.load(broken / "pytorch_model.bin")
     del tensors["vision_model.pre_layrnorm.bias"]

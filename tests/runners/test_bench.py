@@ -1,8 +1,9 @@
-"""The benchmark, run tiny: that every figure is there, that contenders take turns, that its arithmetic is right."""
+"""A tiny benchmark: every figure is there, contenders alternate, and the arithmetic is right."""
 
 import ast
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
@@ -12,16 +13,16 @@ from helpers.checkpoints import make_questions, save_checkpoint
 from PIL import Image
 
 from runners import bench
-from runners.benchmark import literal as bench_literal
-from runners.benchmark import output as bench_output
-from runners.benchmark import parts as bench_parts
-from runners.benchmark import timing as bench_timing
+from runners.benchmark import core, grid, limits, literal, loading, output, timing
+from runners.benchmark.run import choose_layers
+from runners.benchmark.settings import read_settings
 from runners.benchmark.timing import Machine, paired_ratio, quartiles, rounded, take_turns
 from tokensel.evaluation.flops import Cost
+from tokensel.evaluation.latency import LatencyMeter
 from tokensel.models import load_model
 
 QUARTILES = {"p25", "p50", "p75"}
-# What a machine with nothing but torch and transformers has.
+# The packages of a machine with nothing but torch and transformers.
 BARE = {"tokensel", "runners", "torch", "transformers", "numpy"}
 
 
@@ -32,10 +33,10 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_machine(monkeypatch):
-    monkeypatch.setitem(bench_timing.COPY_BYTES, "cpu", 1 << 20)
-    monkeypatch.setitem(bench_timing.GEMM_SIDE, "cpu", 64)
-    monkeypatch.setattr(bench_parts, "SWEEP_KEPT", (4, 8, 12, 16))
-    monkeypatch.setattr(bench_parts, "WARMUP", 1)
+    monkeypatch.setitem(timing.COPY_BYTES, "cpu", 1 << 20)
+    monkeypatch.setitem(timing.GEMM_SIDE, "cpu", 64)
+    monkeypatch.setattr(grid, "SWEEP_KEPT", (4, 8, 12, 16))
+    monkeypatch.setattr(timing, "WARMUP", 1)
 
 
 def read_json(printed: str) -> dict:
@@ -43,20 +44,20 @@ def read_json(printed: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def told(checkpoint, tmp_path_factory):
-    """What all parts of a tiny run tell, and the folder they wrote to."""
+def report(checkpoint, tmp_path_factory):
+    """The report of a tiny run of all parts, and its folder."""
     folder = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench_parts, "SWEEP_KEPT", (4, 8, 12, 16))
-        patch.setitem(bench_timing.COPY_BYTES, "cpu", 1 << 20)
-        patch.setitem(bench_timing.GEMM_SIDE, "cpu", 64)
+        patch.setattr(grid, "SWEEP_KEPT", (4, 8, 12, 16))
+        patch.setitem(timing.COPY_BYTES, "cpu", 1 << 20)
+        patch.setitem(timing.GEMM_SIDE, "cpu", 64)
         arguments = ["sizes=80x16", "repeats=2", "passes=1", "questions=3", "kept=4,8", "agg_layer=0,2"]
         assert bench.main([*arguments, f"model={checkpoint}", f"output={folder}"]) == 0
     return json.loads((folder / "bench.json").read_text()), folder
 
 
-def test_part_a_compares_every_function_at_both_budgets(told):
-    rows = told[0]["parts"]["a"]["rows"]
+def test_part_a_compares_every_function_at_both_budgets(report):
+    rows = report[0]["parts"]["a"]["rows"]
     cells = {(row["function"], row["kept"]) for row in rows}
     assert cells == {(name, kept) for name in ("fps", "tome", "cross_attention") for kept in (8, 64)}
     for row in rows:
@@ -64,11 +65,11 @@ def test_part_a_compares_every_function_at_both_budgets(told):
         for key in ("literal_ms", "ours_ms", "ratio"):
             assert row[key].keys() == QUARTILES
             assert 0 < row[key]["p25"] <= row[key]["p50"] <= row[key]["p75"]
-    assert told[0]["parts"]["a"]["threads"] == 1
+    assert report[0]["parts"]["a"]["threads"] == 1
 
 
-def test_part_b_has_every_point_beside_the_full_model(told):
-    found = told[0]["parts"]["b"]
+def test_part_b_has_every_point_with_the_full_model(report):
+    found = report[0]["parts"]["b"]
     rows = found["rows"]
     names = {"fps", "tome", "fastv", "fastv mask"}
     assert [(rows[0]["name"], rows[0]["implied"])] == [("full", 1.0)]
@@ -82,10 +83,10 @@ def test_part_b_has_every_point_beside_the_full_model(told):
         assert row["measured_over_implied"] == pytest.approx(row["speedup"] / row["implied"], rel=1e-5)
         assert row["implied"] == pytest.approx(rows[0]["flops"] / row["flops"], rel=1e-5)
         assert row["over_roofline"] == pytest.approx(row["prefill_ms"]["p50"] / row["roofline_ms"], rel=1e-5)
-        assert row["peak_memory_bytes"] is None  # a CPU keeps no such count
+        assert row["peak_memory_bytes"] is None  # not measured on a CPU
     by_name = {(row["name"], row["kept"], row["agg_layer"]): row for row in rows}
     full = by_name["full", None, None]
-    # Layer 0: all four layers hold kept and the text, not 36 and the text.
+    # At layer 0, all four layers cache 4 visual tokens instead of 36.
     per_token = full["kv_bytes"] - by_name["fps", 4, 0]["kv_bytes"]
     assert per_token == 4 * (36 - 4) * 2 * 16 * 4
     assert by_name["fps", 4, 2]["kv_bytes"] == full["kv_bytes"] - per_token // 2
@@ -93,8 +94,8 @@ def test_part_b_has_every_point_beside_the_full_model(told):
     assert by_name["fps", 4, 0]["implied"] > by_name["fps", 4, 2]["implied"] > by_name["fps", 8, 2]["implied"] > 1
 
 
-def test_part_c_pairs_grids_with_full_passes_and_doubles_the_questions(told):
-    rows = {row["run"]: row for row in told[0]["parts"]["c"]["rows"]}
+def test_part_c_pairs_grids_with_full_passes_and_doubles_the_questions(report):
+    rows = {row["run"]: row for row in report[0]["parts"]["c"]["rows"]}
     assert {name: (row["questions"], row["points"]) for name, row in rows.items()} == {
         "full": (3, 1),
         "8 points": (3, 8),
@@ -113,14 +114,14 @@ def test_part_c_pairs_grids_with_full_passes_and_doubles_the_questions(told):
     assert abs(last["peak_growth_bytes"]) < last["peak_bytes"]
 
 
-def test_part_d_counts_questions_and_their_pictures(told):
-    (row,) = told[0]["parts"]["d"]["rows"]
+def test_part_d_counts_questions_and_their_pictures(report):
+    (row,) = report[0]["parts"]["d"]["rows"]
     assert (row["questions"], row["pictures"]) == (3, 3)
     assert row["questions_per_s"]["p50"] == pytest.approx(3 / row["seconds"]["p50"], rel=1e-4)
 
 
-def test_the_files_hold_what_was_told(told):
-    found, folder = told
+def test_the_files_hold_the_report(report):
+    found, folder = report
     assert found["written"] == [str(folder / f"bench.{kind}") for kind in ("json", "parquet", "png")]
     table = pandas.read_parquet(folder / "bench.parquet")
     assert table["part"].value_counts().to_dict() == {part: len(each["rows"]) for part, each in found["parts"].items()}
@@ -131,39 +132,39 @@ def test_the_files_hold_what_was_told(told):
         assert len(set(image.convert("RGB").resize((200, 100)).getdata())) > 20
 
 
-def test_contenders_take_turns_and_who_begins_moves_on():
+def test_contenders_alternate_and_the_first_place_rotates():
     seen, ticks = [], []
     contenders = {name: lambda name=name: seen.append(name) or len(seen) for name in "abc"}
     found = take_turns(contenders, repeats=3, warmup=1, tick=lambda: ticks.append(1))
-    assert ["".join(seen[place : place + 3]) for place in range(0, 12, 3)] == ["cab", "abc", "bca", "cab"]
+    assert ["".join(seen[start : start + 3]) for start in range(0, 12, 3)] == ["cab", "abc", "bca", "cab"]
     assert found == {"a": [4, 9, 11], "b": [5, 7, 12], "c": [6, 8, 10]}
     assert len(ticks) == 12
 
 
-def test_part_a_takes_turns(monkeypatch):
+def test_part_a_alternates(monkeypatch):
     ran = []
 
-    def contests(tokens, kept):
+    def contenders(tokens, kept):
         def run(who):
             ran.append(who)
             return tokens[:kept]
 
         return {"fps": (lambda: run("literal"), lambda: run("ours"))}
 
-    monkeypatch.setattr(bench_literal, "contests", contests)
-    bench_parts.core([(80, 4)], torch.device("cpu"), repeats=3)
-    timed = ran[2:10]  # after the comparison of results: a warm-up round and three others
-    assert [set(timed[place : place + 2]) for place in range(0, 8, 2)] == [{"literal", "ours"}] * 4
+    monkeypatch.setattr(literal, "contenders", contenders)
+    core.measure_core([(80, 4)], torch.device("cpu"), repeats=3)
+    timed = ran[2:10]  # after the comparison of results: a warm-up round and three timed ones
+    assert [set(timed[start : start + 2]) for start in range(0, 8, 2)] == [{"literal", "ours"}] * 4
     assert timed[0::2] == ["ours", "literal", "ours", "literal"]
 
 
 def test_ratios_are_medians_of_pairs_not_ratios_of_medians():
-    above, below = [10.0, 20.0, 90.0], [1.0, 10.0, 10.0]
-    assert paired_ratio(above, below)["p50"] == 9  # of 10, 2, 9
+    numerator, denominator = [10.0, 20.0, 90.0], [1.0, 10.0, 10.0]
+    assert paired_ratio(numerator, denominator)["p50"] == 9  # the median of 10, 2 and 9
     assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0], 1000) == {"p25": 2000, "p50": 3000, "p75": 4000}
 
 
-def test_the_roofline_adds_up_the_slower_side_of_every_part():
+def test_the_roofline_adds_the_slower_of_compute_and_memory_of_every_step():
     machine = Machine(bytes_per_s=10, flops_per_s=100)
     assert machine.roofline([(200, 5), (10, 30), (0, 0)]) == 2 + 3
     cost = Cost(
@@ -174,23 +175,23 @@ def test_the_roofline_adds_up_the_slower_side_of_every_part():
         vision=100, projector=100, layers=(400, 400), head=50, selection=0, kv_bytes=80,
         tokens_layer_mean=1.0, selection_counted=True, causal_savings=210,
     )  # fmt: skip
-    weights = bench_parts.Weights(vision=10, layers=(30, 30), head=5)
+    weights = limits.Weights(vision=10, layers=(30, 30), head=5)
     figures = {"speedup": 1.5, "prefill_ms": {"p50": 13_200.0}, "decode_ms": {"p50": 21_000.0}}
-    row = bench_parts.against_paper(cost, full, figures, machine, weights)
+    row = limits.compare_with_limits(cost, full, figures, machine, weights)
     assert row["implied"] == 1050 / 780
     assert row["measured_over_implied"] == pytest.approx(1.5 * 780 / 1050)
     assert row["implied_causal"] == 840 / 700
     assert row["measured_over_causal"] == pytest.approx(1.25)
-    # Vision 2 s of arithmetic; layers 4 s of arithmetic and 3 s of reading; selection 0.3 s; the head reads for 0.5 s.
+    # Seconds: vision 2 computing; layers 4 computing and 3 reading; selection 0.3; head 0.5 reading.
     assert row["roofline_ms"] == pytest.approx(9800)
     assert row["over_roofline"] == pytest.approx(13.2 / 9.8)
     assert row["decode_roofline_ms"] == pytest.approx(10_500)  # 65 bytes of weights and 40 of cache
     assert row["decode_over_roofline"] == pytest.approx(2)
 
 
-def test_weights_are_the_models_without_its_embeddings(checkpoint):
+def test_weights_are_those_of_the_model_without_embeddings(checkpoint):
     model = load_model(checkpoint).model
-    weights = bench_parts.weights_of(model)
+    weights = limits.weights_of(model)
     everything = sum(weight.numel() * 4 for weight in model.parameters())
     embeddings = model.get_input_embeddings().weight.numel() * 4
     norm = model.model.language_model.norm.weight.numel() * 4
@@ -199,33 +200,33 @@ def test_weights_are_the_models_without_its_embeddings(checkpoint):
     assert weights.vision + sum(weights.layers) + weights.head + embeddings + norm == everything
 
 
-def test_a_machine_is_measured_in_bytes_and_operations_per_second(monkeypatch):
-    monkeypatch.setattr(bench_timing, "seconds", lambda work, device: work() is None or 0.5)
-    found = bench_timing.measure_machine(torch.device("cpu"), torch.float32, repeats=3)
+def test_a_machine_is_measured_in_bytes_and_flops_per_second(monkeypatch):
+    monkeypatch.setattr(timing, "seconds", lambda work, device: work() is None or 0.5)
+    found = timing.measure_machine(torch.device("cpu"), torch.float32, repeats=3)
     assert found == Machine(bytes_per_s=2 * (1 << 20) / 0.5, flops_per_s=2 * 64**3 / 0.5)
 
 
-def test_a_grid_has_eight_points_a_temperature():
-    assert len(set(map(repr, bench_parts.grid(1)))) == 8
-    points = bench_parts.grid(2)
+def test_a_grid_has_eight_points_per_temperature():
+    assert len(set(map(repr, grid.make_grid(1)))) == 8
+    points = grid.make_grid(2)
     assert len(set(map(repr, points))) == 16
     assert {point.agg_layer for point in points} == {2}
 
 
 def test_loading_opens_every_picture_once(checkpoint):
     opened = []
-    questions = make_questions(4, per_picture=2)
-    for question in questions:
-        load = question.image
-        object.__setattr__(question, "image", lambda load=load, id=question.image_id: opened.append(id) or load())
-    (row,) = bench_parts.loading(load_model(checkpoint), questions, passes=1, batch_size=4)
+    questions = [
+        replace(question, image=lambda question=question: opened.append(question.image_id) or question.image())
+        for question in make_questions(4, per_picture=2)
+    ]
+    (row,) = loading.measure_loading(load_model(checkpoint), questions, passes=1, batch_size=4)
     assert sorted(opened) == ["p0", "p0", "p1", "p1"]  # once in the warm-up pass, once timed
     assert row["pictures"] == 2
 
 
-def test_compiled_part_b_has_no_stock_run(checkpoint, tmp_path, monkeypatch, capsys):
+def test_a_compiled_part_b_never_runs_the_stock_model(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    monkeypatch.setattr(bench_parts.LatencyMeter, "_run", lambda self, point: pytest.fail("ran the stock model"))
+    monkeypatch.setattr(LatencyMeter, "_run", lambda self, point: pytest.fail("ran the stock model"))
     arguments = ["parts=b", "repeats=1", "kept=4", "questions=1", "agg_layer=2", "compile=true", f"model={checkpoint}"]
     assert bench.main([*arguments, f"output={tmp_path}"]) == 0
     part = read_json(capsys.readouterr().out)["parts"]["b"]
@@ -234,15 +235,15 @@ def test_compiled_part_b_has_no_stock_run(checkpoint, tmp_path, monkeypatch, cap
     assert all(row["speedup"] > 0 and row["decode_ms"]["p50"] > 0 for row in part["rows"])
 
 
-def test_a_failing_point_stands_in_its_row_and_fails_the_run(checkpoint, tmp_path, monkeypatch, capsys):
-    measure = bench_parts.LatencyMeter.measure
+def test_a_failing_point_has_its_error_in_its_line_and_fails_the_run(checkpoint, tmp_path, monkeypatch, capsys):
+    measure = LatencyMeter.measure
 
     def fails(self, point):
         if point.method == "tome":
             raise RuntimeError("out of memory\nsecond line")
         return measure(self, point)
 
-    monkeypatch.setattr(bench_parts.LatencyMeter, "measure", fails)
+    monkeypatch.setattr(LatencyMeter, "measure", fails)
     arguments = ["parts=b", "repeats=1", "kept=4", "questions=1", "agg_layer=2", f"model={checkpoint}"]
     assert bench.main([*arguments, f"output={tmp_path}"]) == 1
     rows = {row["name"]: row for row in read_json(capsys.readouterr().out)["parts"]["b"]["rows"]}
@@ -263,13 +264,14 @@ def test_without_pandas_rich_and_matplotlib_there_is_a_plain_table_and_json(chec
     assert "━" not in printed
 
 
-def test_nothing_but_torch_and_transformers_is_needed_to_begin():
-    for name in ("bench.py", "bench_parts.py", "bench_timing.py", "bench_output.py"):
-        for node in ast.parse((Path(bench.__file__).parent / name).read_text()).body:
+def test_nothing_but_torch_and_transformers_is_needed_to_start():
+    package = Path(timing.__file__).parent
+    for file in [Path(bench.__file__), *sorted(set(package.glob("*.py")) - {package / "literal.py"})]:
+        for node in ast.parse(file.read_text()).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
                 top = module.partition(".")[0]
-                assert top in BARE or top in sys.stdlib_module_names, f"{name}: {module}"
+                assert top in BARE or top in sys.stdlib_module_names, f"{file.name}: {module}"
                 assert module != "runners.benchmark.literal"  # it imports rich
 
 
@@ -302,29 +304,34 @@ def test_a_mistake_is_one_line_that_names_it(checkpoint, tmp_path, capsys, argum
     assert printed.out == ""
 
 
-def test_untold_layers_are_those_that_the_model_has(checkpoint):
+def test_default_layers_are_those_that_the_model_has(checkpoint):
     loaded = load_model(checkpoint)
-    assert bench._layers(bench.read_settings([]), loaded) == [0, 2]
-    assert bench._layers(bench.read_settings(["agg_layer=3"]), loaded) == [3]
+    assert choose_layers(read_settings([]), loaded) == [0, 2]
+    assert choose_layers(read_settings(["agg_layer=3"]), loaded) == [3]
 
 
-def test_figures_are_rounded_wherever_they_stand():
+def test_figures_are_rounded_at_any_depth():
     assert rounded({"a": [1.23456789, "x", 7], "b": {"c": 1234567.89}}) == {
         "a": [1.23457, "x", 7],
         "b": {"c": 1234570.0},
     }
 
 
-def test_a_bar_tells_what_is_left_now_and_then(capsys, monkeypatch):
-    bar = bench_output.Bar("b", 4)
+def test_a_bar_prints_the_remaining_time(capsys, monkeypatch):
+    bar = output.Bar("b", 4)
     bar.tick()
     assert capsys.readouterr().err == ""
-    bar.spoke -= bench_output.LINE_SECONDS
+    bar.printed -= output.LINE_SECONDS
     bar.tick()
     assert capsys.readouterr().err.startswith("part b  2/4  ETA 0 s")
-    bar.live = True
+    bar.on_terminal = True
     bar.tick()
     bar.tick()
     live = capsys.readouterr().err
     assert live.startswith("\r[######################  ")
     assert live.endswith("4/4  ETA 0 s \n")
+
+
+def test_help_is_printed_without_running_anything(capsys):
+    assert bench.main(["--help"]) == 0
+    assert capsys.readouterr().out.strip() == (bench.__doc__ or "").strip()

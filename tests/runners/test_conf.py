@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from runners.configuration import launcher
 from runners.sweep import main
 from runners.sweeping import run
-from runners.sweeping.plan import make_plan
+from tokensel.evaluation.sweep.plan import make_plan
 from tokensel.data import DATASETS
 from tokensel.data.protocol import CHOICES, Protocol
 from tokensel.methods import METHODS

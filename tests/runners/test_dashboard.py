@@ -1,4 +1,4 @@
-"""The workspace that runners.dashboard saves: every key that a panel uses is one that runs of a real sweep hold."""
+"""The workspace that runners.dashboard saves: every key that a panel uses exists in the runs of a real sweep."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ from helpers.wandb_offline import log_out, offline_runs, save_world, start_sweep
 from runners import dashboard
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
-# What W&B itself tells of a run.
+# Attributes that W&B itself gives to every run.
 RUN_ATTRIBUTES = {"displayName", "state"}
 
 
@@ -33,10 +33,10 @@ def nobody(tmp_path, monkeypatch):
 
 @pytest.fixture
 def specification(monkeypatch, capsys):
-    """What --dry-run prints, with no login, and with a network that must not be used."""
+    """What --dry-run prints without a login; any use of the network fails the test."""
 
     def refuse(*_):
-        raise AssertionError("a dry run asks no server")
+        raise AssertionError("a dry run must not contact a server")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     assert dashboard.main(["project=tokensel", "--dry-run"]) == 0
@@ -49,7 +49,7 @@ def panels(specification):
 
 
 def used_keys(specification):
-    """By where runs must have them, history, summary, config, images, tables or run: all keys in the specification."""
+    """All keys in the specification, grouped by where runs must have them: history, summary, config, images, ..."""
     used = defaultdict(set)
 
     def add(accessor):
@@ -85,7 +85,7 @@ def used_keys(specification):
 
 
 def picked(node):
-    """The keys that a query picks of the runs' summaries."""
+    """The keys that a query picks from the runs' summaries."""
     if isinstance(node, dict):
         if node.get("name") == "pick":
             yield node["inputs"]["key"]["val"]
@@ -97,7 +97,7 @@ def picked(node):
 
 
 def held_keys(runs):
-    """The same of what runs really hold: numbers, settings that are not null, pictures and tables."""
+    """The keys that runs really have, grouped likewise: numbers, settings that are not null, pictures and tables."""
     held = defaultdict(set, run=set(RUN_ATTRIBUTES))
     for run in runs:
         held["history"] |= {key for row in run.history for key, value in row.items() if isinstance(value, int | float)}
@@ -117,7 +117,7 @@ def test_no_panel_uses_a_key_that_no_run_has(specification, runs):
     assert missing(specification, runs) == set()
 
 
-def test_a_key_that_no_run_has_is_noticed_wherever_it_is_used(specification, runs):
+def test_a_key_that_no_run_has_is_found_wherever_it_is_used(specification, runs):
     text = json.dumps(specification)
     for name, sections in [
         ("prefill_ms_p50", {"history", "summary"}),
@@ -129,7 +129,7 @@ def test_a_key_that_no_run_has_is_noticed_wherever_it_is_used(specification, run
         assert {key.partition(":")[0] for key in missing(renamed, runs)} == sections
 
 
-def test_it_has_what_a_sweep_is_looked_at_with(specification):
+def test_the_workspace_has_the_panels_that_compare_methods(specification):
     kinds = defaultdict(list)
     for panel in panels(specification):
         kinds[panel["viewType"]].append(panel["config"])
@@ -154,7 +154,7 @@ def test_a_dry_run_takes_entity_and_name(capsys):
 
 @pytest.fixture
 def server(monkeypatch):
-    """A W&B server with one project, tokensel of the user me; yields the variables of the views it was given."""
+    """A W&B server with one project, tokensel of the user me; yields the variables of the saved views."""
     views = []
     project = {"id": "p", "name": "tokensel", "entityName": "me", "createdAt": "2026-01-01T00:00:00Z"}
     project |= {"isBenchmark": False, "user": None, "__typename": "Project"}
@@ -166,13 +166,13 @@ def server(monkeypatch):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             data = {}
             if self.path == "/graphql":
-                asked = json.loads(body)
+                query = json.loads(body)
                 data = {"viewer": viewer}
-                if "models(" in asked["query"]:
+                if "models(" in query["query"]:
                     data = {"models": {"pageInfo": page, "edges": [{"cursor": "", "node": project}]}}
-                elif "upsertView" in asked["query"]:
-                    views.append(asked["variables"])
-                    name = asked["variables"]["name"]
+                elif "upsertView" in query["query"]:
+                    views.append(query["variables"])
+                    name = query["variables"]["name"]
                     data = {"upsertView": {"view": {"id": "v", "name": name}, "inserted": True}}
             answer = json.dumps({"data": data}).encode()
             self.send_response(200)
@@ -186,7 +186,7 @@ def server(monkeypatch):
     threading.Thread(target=served.serve_forever, daemon=True).start()
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{served.server_port}")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    wandb.teardown()  # W&B reads the environment once and keeps it
+    wandb.teardown()  # W&B reads the environment only once
     yield views
     wandb.teardown()
     served.shutdown()
@@ -199,7 +199,7 @@ def without_ids(value):
     return [without_ids(item) for item in value] if isinstance(value, list) else value
 
 
-def test_what_is_saved_is_what_a_dry_run_prints(server, capsys):
+def test_a_dry_run_prints_what_is_saved(server, capsys):
     assert dashboard.main(["project=nowhere"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -235,7 +235,8 @@ def test_a_server_that_refuses_is_one_line(monkeypatch, capsys):
         ([], "project: missing"),
         (["--dry-run"], "project: missing"),
         (["project="], "project=: must be a name"),
-        (["project=a", "panel=b"], "panel=b: unknown; allowed are project=..., entity=..., name=..."),
+        (["project=a", "panel=b"], "panel: unknown key; keys are project, entity, name"),
+        (["project=a", "--dry"], "--dry: unknown; allowed are project="),
         (["project=a"], "not logged in to W&B: run `wandb login`"),
     ],
 )

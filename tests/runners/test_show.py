@@ -22,7 +22,7 @@ from tokensel.engine.reduce import reduce_tokens
 from tokensel.errors import TokenselError
 from tokensel.evaluation.answers import row_keys
 from tokensel.evaluation.grid_point import GridPoint
-from tokensel.functional.sampling import cross_attention, nearest_mean
+from tokensel.functional import cross_attention, nearest_mean
 from tokensel.models import LoadedModel, load_model
 
 GRID = (6, 6)

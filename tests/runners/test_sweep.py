@@ -18,7 +18,7 @@ from helpers.checkpoints import save_checkpoint, save_question_file
 
 from analysis import load_results
 from runners.sweep import main
-from runners.sweeping import compute
+from tokensel.evaluation.sweep import compute
 from tokensel import METHODS, Method, register_method
 
 COUNT = 14
@@ -362,7 +362,7 @@ def test_an_interrupt_ends_in_one_line(sweep, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("runners.sweeping.compute.evaluate", interrupt)
+    monkeypatch.setattr("tokensel.evaluation.sweep.compute.evaluate", interrupt)
     status = main([*sweep.__closure__[0].cell_contents, "kept=4"])
     assert status == 130
     assert len(capsys.readouterr().err.splitlines()) == 1

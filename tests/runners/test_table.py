@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from runners.sweeping.work import PointWork
+from tokensel.evaluation.sweep.work import PointWork
 from runners.terminal.table import Result, against_fastv, as_record, best_at_each_kept, caption, print_table
 from tokensel.data import Question
 from tokensel.evaluation.grid_point import GridPoint

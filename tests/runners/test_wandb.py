@@ -1,5 +1,5 @@
-"""What W&B gets of a sweep, at once or pushed later, read back from its offline files. And a W&B that fails, which must
-hurt nothing."""
+"""What W&B receives of a sweep, logged at once or pushed later, read back from its offline files; and that a failure of
+W&B stops no sweep."""
 
 import json
 import shutil
@@ -14,9 +14,14 @@ from helpers.checkpoints import make_questions
 from helpers.wandb_offline import log_out, offline_runs, save_world, start_sweep
 from PIL import Image
 
+import tokensel
 from runners import sync
 from runners.wandb_logging import logger as wandb_logger
-from runners.wandb_logging.logger import draw_kept, log_sweep, logged_in, run_id
+from runners.wandb_logging.content import draw_kept
+from runners.wandb_logging.destination import logged_in
+from runners.wandb_logging.logger import log_sweep
+from runners.wandb_logging.runs import run_id
+from runners.wandb_logging.stored import stored_points
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -33,7 +38,7 @@ def nobody(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fresh():
-    """W&B reads the environment again, and forgets what this test told it."""
+    """Makes W&B read the environment again, before and after the test."""
     wandb.teardown()
     yield
     wandb.teardown()
@@ -46,7 +51,7 @@ def sweep(world, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(world, tmp_path_factory):
-    """The folder of a finished sweep, of fps and no_image, that W&B was told nothing of."""
+    """The folder of a finished sweep of fps and no_image that was not logged."""
     folder = tmp_path_factory.mktemp("finished")
     assert start_sweep(world, folder, "logger=none", "controls=[no_image]") == 0
     return folder / "sweep"
@@ -59,7 +64,7 @@ def folder(finished, tmp_path):
 
 def log(folder, **options):
     defaults = {"project": "tokensel", "entity": None, "mode": "offline", "pictures": 4}
-    return log_sweep(sync.stored_points(folder), folder, defaults | options, folder.name)
+    return log_sweep(stored_points(folder), folder, defaults | options, folder.name)
 
 
 def last_line(capsys):
@@ -67,12 +72,12 @@ def last_line(capsys):
 
 
 def kinds(runs):
-    """The runs by what they are: points by their key, and the sweep's own."""
+    """The runs of points by their key, and the runs of figures."""
     points = {run.start.run_id.rpartition("-")[0]: run for run in runs if run.start.job_type == "point"}
     return points, [run for run in runs if run.start.job_type == "sweep"]
 
 
-def test_an_offline_sweep_leaves_one_readable_run_per_point_and_one_of_its_figures(sweep, tmp_path, capsys):
+def test_an_offline_sweep_has_one_run_per_point_and_one_of_its_figures(sweep, tmp_path, capsys):
     assert sweep() == 0
     out, err = capsys.readouterr()
     expected = {point["key"]: point for point in json.loads(out.splitlines()[-1])["points"]}
@@ -86,8 +91,8 @@ def test_an_offline_sweep_leaves_one_readable_run_per_point_and_one_of_its_figur
         assert (run.start.run_id, run.start.run_group) == (run_id(key, "tokensel"), "sweep")
         assert run.start.project == "tokensel"
         assert (run.config["method"], run.config["kept"]) == (point["method"], point["kept"])
-        (row,) = run.history
-        for figures_of in (run.summary, row):
+        (step,) = run.history
+        for figures_of in (run.summary, step):
             assert figures_of["accuracy"] == point["accuracy"]
             assert figures_of["flops_ratio"] == pytest.approx(point["flops_ratio"])
             assert figures_of["kept"] == (36 if point["method"] == "full" else point["kept"])
@@ -107,26 +112,28 @@ def test_an_offline_sweep_leaves_one_readable_run_per_point_and_one_of_its_figur
     assert shown.read_bytes() == (tmp_path / "out/sweep/accuracy.png").read_bytes()
 
     assert sweep() == 0
-    assert [run.path for run in offline_runs(tmp_path / "out")] == [run.path for run in found], "nothing new to log"
+    assert [run.path for run in offline_runs(tmp_path / "out")] == [run.path for run in found], (
+        "there is nothing new to log"
+    )
 
 
-def test_a_sweep_that_goes_on_writes_to_the_runs_it_had(sweep, tmp_path):
+def test_a_continued_sweep_writes_to_its_earlier_runs(sweep, tmp_path):
     assert sweep("limit=4", "controls=[]") == 0
     (before,), _ = [list(kind) for kind in kinds(offline_runs(tmp_path / "out"))]
-    (tmp_path / "out/sweep/wandb").rename(tmp_path / "out/before")  # W&B tells files of one run apart by the second
+    (tmp_path / "out/sweep/wandb").rename(tmp_path / "out/before")  # W&B names the files of one run by the second
     assert sweep("limit=6", "controls=[]") == 0
     points = [run for run in offline_runs(tmp_path / "out") if run.start.job_type == "point"]
     assert [run.summary["n"] for run in points] == [4, 6]
     assert {run.start.run_id for run in points} == {run_id(before, "tokensel")}
 
 
-def test_what_was_only_written_offline_is_logged_once_online(folder, monkeypatch):
+def test_a_point_logged_offline_is_logged_once_more_online(folder, monkeypatch):
     modes = []
 
     class Stub:
-        def log(self, row): ...
+        def log(self, values): ...
         def finish(self): ...
-        def add_data(self, *row): ...
+        def add_data(self, *cells): ...
 
     def init(mode, **_):
         modes.append(mode)
@@ -139,12 +146,12 @@ def test_what_was_only_written_offline_is_logged_once_online(folder, monkeypatch
     assert modes == ["offline"] * 3 + ["online"] * 3, "two points and the figures, each once"
 
 
-def test_a_run_id_is_made_of_key_and_project_alone():
+def test_a_run_id_depends_on_key_and_project_alone():
     assert run_id("318c4cd50fbc", "tokensel") == "318c4cd50fbc-110a36"
     assert len({run_id(key, project) for key in ("a", "b") for project in ("x", "y")}) == 4
 
 
-def test_a_wandb_that_fails_is_said_once_and_hurts_nothing(sweep, tmp_path, monkeypatch, capsys):
+def test_a_failure_of_wandb_is_reported_once_and_stops_nothing(sweep, tmp_path, monkeypatch, capsys):
     def fail(**_):
         raise wandb.errors.CommError(f"server https://user:{KEY}@host on fire\nand more")
 
@@ -158,7 +165,7 @@ def test_a_wandb_that_fails_is_said_once_and_hurts_nothing(sweep, tmp_path, monk
     ]
 
 
-def test_an_unreachable_server_costs_seconds_not_the_sweep(folder, fresh, monkeypatch, capsys):
+def test_an_unreachable_server_is_given_up_within_seconds(folder, fresh, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(wandb_logger, "RUN_SECONDS", 2.0)
@@ -172,7 +179,7 @@ def test_logger_none_writes_nothing_of_wandb(finished):
     assert not list(finished.rglob("wandb*"))
 
 
-def test_logged_in_is_known_from_the_key_or_the_netrc_alone(monkeypatch, tmp_path):
+def test_a_login_is_found_in_the_environment_or_the_netrc(monkeypatch, tmp_path):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert not logged_in()
     host = wandb.Settings().base_url.removeprefix("https://")
@@ -184,19 +191,21 @@ def test_logged_in_is_known_from_the_key_or_the_netrc_alone(monkeypatch, tmp_pat
     assert logged_in()
 
 
-def test_drawn_tokens_keep_their_light_and_the_others_are_darkened():
+def test_dropped_tokens_are_darkened_and_kept_ones_are_not():
     question = make_questions(1)[0]
     whole, drawn = draw_kept(question, None, 36), draw_kept(question, [0, 35], 36)
     for x, y, kept in [(5, 5, True), (330, 330, True), (100, 100, False), (5, 330, False)]:
         same = whole.getpixel((x, y)) == drawn.getpixel((x, y))
         assert same == kept
-    assert draw_kept(question, [], 35) is None, "no square grid"
+    assert draw_kept(question, [], 35) is None, "35 tokens form no square grid"
 
 
 def test_the_library_does_not_import_wandb_hydra_or_pandas():
-    package = Path(wandb_logger.__file__).parent.parent / "tokensel"
+    package = Path(tokensel.__file__).parent
     forbidden = ("import wandb", "import hydra", "from hydra", "import omegaconf", "from omegaconf", "import pandas")
-    for file in package.rglob("*.py"):
+    files = list(package.rglob("*.py"))
+    assert len(files) > 50
+    for file in files:
         assert not any(words in file.read_text() for words in forbidden), file
 
 
@@ -228,17 +237,17 @@ def push(folder, *arguments, mode="offline"):
         return sync.main([str(folder), *arguments])
 
 
-def test_a_push_repeated_offline_has_the_sweeps_own_ids_and_figures(folder, capsys):
+def test_a_repeated_push_has_the_same_ids_and_figures_as_the_sweep(folder, capsys):
     assert len(log(folder)) == 3
     logged, _ = kinds(offline_runs(folder))
     shutil.rmtree(folder / "wandb")
     for path in (folder / "results.parquet", folder / "wandb.json", *folder.glob("*/wandb.json")):
         path.unlink()
     lines = []
-    for place in ("first", "second"):
+    for name in ("first", "second"):
         assert push(folder) == 0
         lines.append(last_line(capsys))
-        (folder / "wandb").rename(folder.parent / place)
+        (folder / "wandb").rename(folder.parent / name)
     first, second = lines
     assert first["runs"] == second["runs"]
     assert len(set(first["runs"])) == 3
@@ -256,7 +265,7 @@ def test_a_push_repeated_offline_has_the_sweeps_own_ids_and_figures(folder, caps
             assert run.summary["kept_tokens.filenames"] == same.summary["kept_tokens.filenames"]
 
 
-def test_a_push_goes_where_the_sweep_went_unless_told_otherwise(folder, capsys):
+def test_a_push_goes_to_the_sweeps_project_unless_another_is_given(folder, capsys):
     log(folder, project="mine")
     assert push(folder) == 0
     mine = last_line(capsys)
@@ -267,7 +276,7 @@ def test_a_push_goes_where_the_sweep_went_unless_told_otherwise(folder, capsys):
 
 
 @pytest.mark.parametrize(("known", "instead"), [("questions.json", "gone.json"), ("digest: ", "digest: other")])
-def test_a_push_without_the_same_data_set_still_has_the_answers_letters(known, instead, folder, capsys):
+def test_without_the_same_data_set_a_push_has_the_answers_letters(known, instead, folder, capsys):
     for path in folder.glob("*/config.yaml"):
         assert known in path.read_text()
         path.write_text(path.read_text().replace(known, instead))
@@ -281,18 +290,18 @@ def test_a_push_without_the_same_data_set_still_has_the_answers_letters(known, i
     assert "kept_tokens" not in run.media
 
 
-def test_an_unfinished_point_is_left_out_and_said(folder, capsys):
-    gone = next(folder.glob("*/metrics.json"))
-    gone.unlink()
+def test_an_unfinished_point_is_left_out_with_a_note(folder, capsys):
+    missing = next(folder.glob("*/metrics.json"))
+    missing.unlink()
     assert push(folder) == 0
     out, err = capsys.readouterr()
     line = json.loads(out.splitlines()[-1])
-    assert line["unfinished"] == [gone.parent.name]
+    assert line["unfinished"] == [missing.parent.name]
     assert len(line["runs"]) == 2, "the other point and the figures"
     assert "1 points without figures were left out" in err
 
 
-def test_a_push_that_wandb_refuses_is_one_line_and_not_a_success(folder, monkeypatch, capsys):
+def test_a_push_that_wandb_refuses_ends_in_one_line_and_status_1(folder, monkeypatch, capsys):
     def fail(**_):
         raise wandb.errors.CommError("no such entity")
 
@@ -311,7 +320,7 @@ def test_a_push_that_wandb_refuses_is_one_line_and_not_a_success(folder, monkeyp
         (["EMPTY"], "offline", "no finished grid point there"),
         (["FOLDER", "project="], "offline", "project=: must be a name"),
         (["FOLDER", "project=me/mine"], "offline", "project=me/mine: must be a name"),
-        (["FOLDER", "projekt=x"], "offline", "projekt=x: unknown; allowed are project=..., entity=..."),
+        (["FOLDER", "projekt=x"], "offline", "projekt: unknown key; keys are project, entity"),
         (["FOLDER"], "disabled", "WANDB_MODE=disabled: nothing can be pushed"),
         (["FOLDER"], "online", "not logged in to W&B: run `wandb login`"),
     ],

@@ -14,8 +14,8 @@ from wandb.wandb_agent import Agent
 from runners import sync
 from runners.configuration import launcher
 from runners.sweep import CONF
-from runners.sweeping.plan import make_plan
-from runners.wandb_logging.logger import run_id
+from tokensel.evaluation.sweep.plan import make_plan
+from runners.wandb_logging.runs import run_id
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The embedded LLaVA: a genuine checkpoint, small, that sees; and its training, which continues where it stopped."""
+"""The embedded LLaVA is an ordinary small checkpoint that sees, and a stopped training continues."""
 
 import json
 
@@ -16,7 +16,8 @@ from tokensel.evaluation.accuracy import evaluate
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.store import PointStore
 from tokensel.models import EMBEDDED, load_model
-from tokensel.training.train import Plan, make_student, train_language, train_vision
+from tokensel.training.schedule import TrainingSchedule
+from tokensel.training.train import make_student, train_language, train_vision
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def tiny():
     return load_model("tiny")
 
 
-def test_it_is_a_genuine_llava_of_at_most_16_mb():
+def test_it_is_an_ordinary_llava_of_at_most_16_mb():
     folder = EMBEDDED["tiny"]
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == "llava"
@@ -69,15 +70,15 @@ def load_tokenizer():
 
 
 def test_it_sees(tiny, tmp_path):
-    """With the picture it answers well over 25 points better than without; without it, near chance."""
+    """With the picture accuracy is more than 25 points higher than without; without it, near chance."""
     questions = load_questions("diagrams", limit=40)
     points = [GridPoint("full"), GridPoint("no_image", agg_layer=0)]
     stores = [PointStore(tmp_path / point.method) for point in points]
     assert evaluate(tiny, questions, points, stores) == {}
-    full, blind = (sum(row["correct"] for row in store.predictions()) / len(questions) for store in stores)
+    full, no_image = (sum(record["correct"] for record in store.predictions()) / len(questions) for store in stores)
     chance = sum(1 / len(q.choices) for q in questions) / len(questions)
-    assert full - blind > 0.25
-    assert abs(blind - chance) < 0.3  # four standard errors at n = 40
+    assert full - no_image > 0.25
+    assert abs(no_image - chance) < 0.3  # four standard errors at n = 40
     published = json.loads((EMBEDDED["tiny"] / "figures.json").read_text())["diagrams"]
     assert abs(full - published["full"]) < 0.2
 
@@ -94,31 +95,31 @@ class _Stopped(Exception):
     pass
 
 
-def test_training_goes_on_where_it_was_stopped(tmp_path):
-    plan = Plan(vision_steps=1, vision_batch=1, steps=2, batch=1, save_every=1)
+def test_a_stopped_training_continues(tmp_path):
+    schedule = TrainingSchedule(vision_steps=1, vision_batch=1, steps=2, batch=1, save_every=1)
 
     def teach(folder, stop_at=None):
-        model, processor = make_student(plan.seed)
+        model, processor = make_student(schedule.seed)
 
         def report(step, figures):
             assert figures["loss"] > 0
             if step == stop_at:
                 raise _Stopped
 
-        train_vision(model, plan, folder, "cpu", lambda step, figures: None)
-        train_language(model, processor.tokenizer, plan, folder, "cpu", report)
+        train_vision(model, schedule, folder, "cpu", lambda step, figures: None)
+        train_language(model, processor.tokenizer, schedule, folder, "cpu", report)
         return model.state_dict()
 
     whole = teach(tmp_path / "whole")
     with pytest.raises(_Stopped):
         teach(tmp_path / "parts", stop_at=2)
     parts = teach(tmp_path / "parts")
-    untrained = make_student(plan.seed)[0].state_dict()
+    untrained = make_student(schedule.seed)[0].state_dict()
     for name, weight in whole.items():
         assert torch.allclose(weight, parts[name], atol=1e-6), name
     assert any(not torch.equal(weight, untrained[name]) for name, weight in whole.items() if "language_model" in name)
 
 
-def test_pictures_of_another_size_are_seen_too(tiny):
+def test_pictures_of_another_size_are_resized(tiny):
     picture = Image.new("RGB", (200, 500), "red")
     assert tiny.pixels([picture]).shape == (1, 3, 336, 336)

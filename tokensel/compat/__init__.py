@@ -1,5 +1,7 @@
 """The original research code's interface on a stock transformers model.
 
+    from tokensel.compat import IMAGE_TOKEN_INDEX, load_pretrained_model, process_images, tokenizer_image_token
+
 May import engine and everything below it. Imported by runners.
 """
 

@@ -1,16 +1,16 @@
-"""The classic flags of `runners.infer`: their names and defaults, and what goes together."""
+"""The original command line's flags: names, defaults, and which may be combined."""
 
 import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from tokensel.compat.config import DEFAULTS, HEADS, PLACES, SELECTION_METHODS, active_scheme, classic_reduction
+from tokensel.compat.config import DEFAULTS, HEADS, SELECTION_METHODS, SPAN_SETTINGS, active_scheme, classic_reduction
 from tokensel.engine.stages import LAYOUTS, make_stages
 from tokensel.errors import TokenselError
 from tokensel.models.loading import DTYPES
 
 CONV_MODES = ("model", "vicuna_v1", "llava_v1")
-# What the library calls it in its messages -> what it is called here.
+# A key in the library's messages -> the flag that sets it.
 _FLAGS = {
     "data.path": "--question-file",
     "data.image_folder": "--image-folder",
@@ -43,30 +43,34 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_flags(description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The flags as attributes; those of a reduction have the names of `compat_config.DEFAULTS`.
+    """The flags as attributes; those of a reduction are named as in `tokensel.compat.config.DEFAULTS`.
 
-    Raises TokenselError for an unknown flag, a value out of its range, and flags that exclude each other.
+    Raises TokenselError for an unknown flag, a value out of range, and flags that exclude each other.
     """
     flags = _parser(description).parse_args(argv)
     if flags.baseline and (flags.use_fast_v or flags.use_hmap_v):
-        raise TokenselError("--baseline: cannot be given beside --use-fast-v or --use-hmap-v")
+        raise TokenselError("--baseline: cannot be combined with --use-fast-v or --use-hmap-v")
     flags.use_custom_selection = not (flags.baseline or flags.use_fast_v or flags.use_hmap_v)
     if flags.custom_layout and not flags.use_custom_selection:
-        raise TokenselError("--layout: is of the custom selection; FastV has --fast-v-inplace, HiMAP removes tokens")
+        raise TokenselError(
+            "--layout: only for the custom selection; FastV has --fast-v-inplace, HiMAP always removes tokens"
+        )
     flags.custom_layout = flags.custom_layout or DEFAULTS["custom_layout"]
     if flags.model_base not in (None, flags.model_path):
-        raise TokenselError(f"--model-base={flags.model_base}: must be left out; merge the weights with it first")
+        raise TokenselError(f"--model-base={flags.model_base}: must be omitted; merge weights and base first")
     if flags.num_chunks < 1 or not 0 <= flags.chunk_idx < flags.num_chunks:
-        raise TokenselError(f"--chunk-idx={flags.chunk_idx}: must be from 0 and below --num-chunks={flags.num_chunks}")
+        raise TokenselError(
+            f"--chunk-idx={flags.chunk_idx}: must be at least 0 and less than --num-chunks={flags.num_chunks}"
+        )
     try:
         make_stages(**classic_reduction(flags))
     except TokenselError as error:
-        raise TokenselError(in_flags(str(error), flags)) from error
+        raise TokenselError(with_flag_names(str(error), flags)) from error
     return flags
 
 
-def in_flags(message: str, flags: argparse.Namespace | None) -> str:
-    """The library's message with the names of flags for its keys."""
+def with_flag_names(message: str, flags: argparse.Namespace | None) -> str:
+    """The library's message with its keys replaced by the flags that set them."""
     scheme = active_scheme(flags) if flags is not None else None
     for key, flag in _SCHEME_FLAGS.get(scheme or "", {}).items():
         if message.startswith(f"{key}="):
@@ -85,55 +89,55 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model-path", default="tiny", help="tiny (embedded, default), a folder, or a hub id; transformers' format")
-    add("--model-base", help="accepted if equal to --model-path: weights that need a base must be merged first")
-    add("--image-folder", help="what the questions' pictures are relative to")
+    add("--model-base", help="allowed only if equal to --model-path; merge weights that need a base first")
+    add("--image-folder", help="the folder of the questions' pictures")
     add("--question-file", required=True, help="LLaVA's format: id, image, conversations (.json or .jsonl)")
     add(
         "--conv-mode",
         choices=CONV_MODES,
         default="model",
-        help="model: the checkpoint's own chat template; vicuna_v1: LLaVA-1.5's, with its system sentence",
+        help="model: the checkpoint's own chat template; vicuna_v1: LLaVA-1.5's, with its system prompt",
     )
     add(
         "--single-pred-prompt",
         action="store_true",
-        help='ends each question with "Answer with the option\'s letter ...", as the sweep always does',
+        help='append "Answer with the option\'s letter ..." to each question, as the sweep always does',
     )
-    add("--num-chunks", type=int, default=1, help="split the questions into so many runs of equal length ...")
-    add("--chunk-idx", type=int, default=0, help="... and ask this one, from 0")
-    add("--num-samples", type=int, default=-1, help="only the first so many of them; -1 (default): all")
-    add("--baseline", action="store_true", help="the model as it is, without reduction")
-    add("--output-file", help="JSON with the figures, the settings and every prediction")
-    add("--seed", type=int, default=0, dest="custom_seed", help="of random starts (default: 0)")
-    add("--layout", choices=LAYOUTS, dest="custom_layout", help="of the custom selection (default: zero_fill)")
+    add("--num-chunks", type=int, default=1, help="number of chunks of equal length to split the questions into")
+    add("--chunk-idx", type=int, default=0, help="the chunk to evaluate, from 0")
+    add("--num-samples", type=int, default=-1, help="evaluate only the first N of them; -1 (default): all")
+    add("--baseline", action="store_true", help="the full model, without reduction")
+    add("--output-file", help="JSON file for the figures, the settings and every prediction")
+    add("--seed", type=int, default=0, dest="custom_seed", help="seed of random starts (default: 0)")
+    add("--layout", choices=LAYOUTS, dest="custom_layout", help="layout of the custom selection (default: zero_fill)")
     add("--device", default="auto", help="cpu, cuda, cuda:<index>, or auto (default)")
-    add("--dtype", default="float32", choices=DTYPES, help="of the weights (default: float32); auto: as stored")
+    add("--dtype", default="float32", choices=DTYPES, help="dtype of the weights (default: float32); auto: as stored")
     _add_scheme_flags(parser)
     return parser
 
 
 def _add_scheme_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag for each of DEFAULTS that has none of its own yet."""
+    """Adds a flag for every key of DEFAULTS that has none yet."""
     choices = {"custom_selection_method": SELECTION_METHODS, "fast_v_token_selection_method": tuple(HEADS)}
-    # eval_scivqa.py's names of these two
+    # The names of these two in the original's eval_scivqa.py.
     aliases = {"hmap_v_sys_length": ["--sys-length"], "hmap_v_img_length": ["--img-length"]}
-    places = {name for names in PLACES.values() for name in names}
+    span_settings = {name for names in SPAN_SETTINGS.values() for name in names}
     for name, default in DEFAULTS.items():
         if name in ("use_custom_selection", "custom_seed", "custom_layout"):
             continue
-        told = f"default: {default}"
-        if name in places:
-            told += "; the picture's real place is used, and told if another is set"
-        settings: dict[str, Any] = {"default": default, "help": told, "type": int if default is None else type(default)}
+        text = f"default: {default}"
+        if name in span_settings:
+            text += "; the actual position in the prompt is used, with a note if it differs"
+        settings: dict[str, Any] = {"default": default, "help": text, "type": int if default is None else type(default)}
         if isinstance(default, bool):
-            settings |= {"nargs": "?", "const": True, "type": _truth, "metavar": "True"}
+            settings |= {"nargs": "?", "const": True, "type": _parse_bool, "metavar": "True"}
         if name in choices:
             settings["choices"] = choices[name]
         parser.add_argument(f"--{name.replace('_', '-')}", *aliases.get(name, []), dest=name, **settings)
 
 
-def _truth(text: str) -> bool:
-    """FastV's scripts write --use-fast-v True, HiMAP's --use-fast-v."""
+def _parse_bool(text: str) -> bool:
+    """True or False: FastV's scripts pass `--use-fast-v True`, HiMAP's only `--use-fast-v`."""
     if text not in ("True", "False"):
         raise argparse.ArgumentTypeError(f"{text!r}: choose True or False")
     return text == "True"

@@ -1,4 +1,4 @@
-"""The classic config attributes: their defaults, and the reduction that they ask for."""
+"""The classic attributes of a model config: their defaults, and the reduction that they describe."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tokensel.errors import TokenselError
 
-# Attributes of the model's config. custom_layout and custom_seed are ours; all others are the original's.
+# custom_layout and custom_seed are additions; all other names are the original's.
 DEFAULTS: dict[str, Any] = {
     "use_custom_selection": False,
     "custom_sys_length": 35,
@@ -34,8 +34,8 @@ DEFAULTS: dict[str, Any] = {
     "hmap_v_attn_img_rank": 72,
     "cut_off_layer": None,
 }
-# The scheme's switch -> where it was told that the picture stands: first token, number of tokens.
-PLACES = {
+# The switch of each scheme -> its settings for the picture's span: index of the first token, number of tokens.
+SPAN_SETTINGS = {
     "use_custom_selection": ("custom_sys_length", "custom_image_token_length"),
     "use_fast_v": ("fast_v_sys_length", "fast_v_image_token_length"),
     "use_hmap_v": ("hmap_v_sys_length", "hmap_v_img_length"),
@@ -45,21 +45,21 @@ HEADS = {"avg_all_heads": "mean", "max_head": "max_head", "weighted_combination"
 
 
 def active_scheme(config: Any) -> str | None:
-    """The one switch of PLACES that is on in `config` (anything with the attributes of DEFAULTS), or None.
+    """The one switch of SPAN_SETTINGS that is on in `config`, or None. `config` has the attributes of DEFAULTS.
 
-    Raises TokenselError if several are.
+    Raises TokenselError if several switches are on.
     """
-    on = [switch for switch in PLACES if getattr(config, switch)]
+    on = [switch for switch in SPAN_SETTINGS if getattr(config, switch)]
     if len(on) > 1:
         raise TokenselError(f"{' and '.join(on)}: only one of them can be on")
     return on[0] if on else None
 
 
 def classic_reduction(config: Any) -> dict[str, Any]:
-    """What `config` asks for, as arguments of `reduce_tokens`. "seed" is among them only if something is drawn.
+    """The arguments of `reduce_tokens` for `config`; "seed" is included only if the selection is random.
 
-    fps starts at a random token and fills the freed places with zeros, FastV masks or (inplace) removes tokens,
-    HiMAP removes them, as in the original code. Raises TokenselError for a value that is none of the choices.
+    As in the original code, fps starts at a random token and fills the freed positions with zeros, FastV masks tokens
+    or (inplace) removes them, and HiMAP removes them. Raises TokenselError for a value that is not allowed.
     """
     scheme = active_scheme(config)
     if scheme == "use_custom_selection":
@@ -72,7 +72,7 @@ def classic_reduction(config: Any) -> dict[str, Any]:
             "kept": (config.hmap_v_attn_txt_rank, config.hmap_v_attn_img_rank),
             "agg_layer": (config.hmap_v_attn_txt_layer, config.hmap_v_attn_img_layer),
             "layout": "compact",
-            "cut_off_layer": config.cut_off_layer or None,  # in the original's scripts, 0 is none
+            "cut_off_layer": config.cut_off_layer or None,  # the original's scripts write 0 for none
         }
     return {"method": "full"}
 
@@ -81,21 +81,21 @@ def _custom(config: Any) -> dict[str, Any]:
     method = config.custom_selection_method
     if method not in SELECTION_METHODS:
         raise TokenselError(f"custom_selection_method={method!r}: choose from {', '.join(SELECTION_METHODS)}")
-    drawn = {"start": None, "seed": config.custom_seed} if method == "fps" else {}
+    random_settings = {"start": None, "seed": config.custom_seed} if method == "fps" else {}
     return {
         "method": method,
         "kept": config.custom_kept_tokens,
         "agg_layer": config.custom_agg_layer,
         "temperature": config.custom_temperature,
         "layout": config.custom_layout,
-    } | drawn
+    } | random_settings
 
 
 def _fast_v(config: Any) -> dict[str, Any]:
     strategy = config.fast_v_token_selection_method
     if strategy not in HEADS:
         raise TokenselError(f"fast_v_token_selection_method={strategy!r}: choose from {', '.join(HEADS)}")
-    drawn = {"seed": config.custom_seed} if config.fast_v_agg_layer == 0 else {}
+    random_settings = {"seed": config.custom_seed} if config.fast_v_agg_layer == 0 else {}
     return {
         "method": "fastv",
         "kept": config.fast_v_attention_rank,
@@ -103,26 +103,30 @@ def _fast_v(config: Any) -> dict[str, Any]:
         "layout": "compact" if config.fast_v_inplace else "mask",
         "heads": HEADS[strategy],
         "alpha": config.fast_v_weighted_alpha,
-    } | drawn
+    } | random_settings
 
 
-def misplaced(config: Any, starts: Tensor, count: int) -> list[str]:
-    """One line for each place attribute that was set and is not where the picture is.
+def span_warnings(config: Any, starts: Tensor, count: int) -> list[str]:
+    """One line for each span setting that differs from the picture's actual span.
 
-    starts: LongTensor[B], the picture's first token, padding not counted; count: its visual tokens. An attribute at
-    its default may never have been set, so nothing is said of it.
+    starts  LongTensor[B]: index of the picture's first token, padding not counted
+    count   number of the picture's visual tokens
+
+    A setting that has its default value is not reported, because the user may never have set it.
     """
     scheme = active_scheme(config)
     if scheme is None:
         return []
-    sys_length, image_length = PLACES[scheme]
-    found = (
+    sys_length, image_length = SPAN_SETTINGS[scheme]
+    actual = (
         (sys_length, "the picture begins at token", starts.unique().tolist()),
         (image_length, "the picture's visual tokens are", [count]),
     )
     lines = []
-    for name, words, real in found:
-        given = getattr(config, name)
-        if given not in (None, DEFAULTS[name]) and real != [given]:
-            lines.append(f"{name}={given}: {words} {', '.join(map(str, real))} in this prompt; that is used")
+    for name, words, values in actual:
+        setting = getattr(config, name)
+        if setting not in (None, DEFAULTS[name]) and values != [setting]:
+            lines.append(
+                f"{name}={setting}: {words} {', '.join(map(str, values))} in this prompt; this setting is ignored"
+            )
     return lines

@@ -1,4 +1,4 @@
-"""The classic inputs: prompts with -200 where the picture goes, and pictures as tensors."""
+"""The classic inputs: prompts in which -200 stands for the picture, and pictures as tensors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +17,8 @@ def tokenizer_image_token(
 ) -> list[int] | Tensor:
     """The prompt's token ids, with image_token_index for each "<image>": a list, or with "pt" a LongTensor[T].
 
-    Everything else is tokenized as in this checkpoint's own processor: the first token is added unless the prompt
-    begins with it. Raises TokenselError for another return_tensors.
+    The rest is tokenized as by the checkpoint's own processor: the first token is added unless the prompt begins with
+    it. Raises TokenselError for another return_tensors.
     """
     if return_tensors not in (None, "pt"):
         raise TokenselError(f"return_tensors={return_tensors!r}: choose 'pt' or None")
@@ -30,10 +30,10 @@ def tokenizer_image_token(
 
 
 def process_images(images: Sequence[Image.Image], image_processor: Any, model_cfg: Any = None) -> Tensor:
-    """pixel_values [B, 3, H, W]. With model_cfg.image_aspect_ratio "pad", pictures are first made square with the
-    processor's mean colour; without it, the processor crops their middle.
+    """pixel_values [B, 3, H, W].
 
-    Raises TokenselError for another image_aspect_ratio.
+    With model_cfg.image_aspect_ratio "pad", pictures are first padded to a square with the processor's mean colour;
+    otherwise the processor crops their centre. Raises TokenselError for another image_aspect_ratio.
     """
     ratio = getattr(model_cfg, "image_aspect_ratio", None)
     if ratio not in (None, "pad"):
@@ -54,7 +54,7 @@ def _square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image:
 
 
 def prompt_mask(input_ids: Any, attention_mask: Tensor | None, pad_token_id: int) -> Tensor:
-    """The attention mask LongTensor[B, T] of left-padded input_ids; None: all but leading pad tokens count.
+    """The attention mask LongTensor[B, T] of left-padded input_ids. attention_mask=None: all but leading pad tokens.
 
     Raises TokenselError for input_ids that are not [B, T], a mask of another shape, and padding on the right.
     """
@@ -66,12 +66,12 @@ def prompt_mask(input_ids: Any, attention_mask: Tensor | None, pad_token_id: int
     if attention_mask.shape != input_ids.shape:
         raise TokenselError(f"attention_mask={list(attention_mask.shape)}: must be {list(input_ids.shape)}")
     if not attention_mask[:, -1].all():
-        raise TokenselError("attention_mask: rows must be padded on the left, so that every answer follows its prompt")
+        raise TokenselError("attention_mask: rows must be padded on the left, so that answers follow their prompts")
     return attention_mask.long().to(input_ids.device)
 
 
-def picture_places(input_ids: Tensor) -> Tensor | None:
-    """Where each row's -200 stands: LongTensor[B]; None if no row has one.
+def placeholder_indices(input_ids: Tensor) -> Tensor | None:
+    """The index of the -200 in each row: LongTensor[B]; None if no row has one.
 
     Raises TokenselError unless every row has exactly one, or none has.
     """
@@ -82,21 +82,21 @@ def picture_places(input_ids: Tensor) -> Tensor | None:
     if not (counts == 1).all():
         raise TokenselError(
             f"input_ids: rows hold {counts.tolist()} placeholders {IMAGE_TOKEN_INDEX}; "
-            "each must hold one picture, or all of them none"
+            "each must hold one, or all of them none"
         )
     return placeholders.int().argmax(1)
 
 
-def expand_picture(values: Tensor, places: Tensor, count: int) -> Tensor:
-    """Values along a prompt [B, T] -> [B, T + count - 1]: the one at each row's place is repeated `count` times."""
+def expand_placeholder(values: Tensor, indices: Tensor, count: int) -> Tensor:
+    """Per-token values [B, T] -> [B, T + count - 1]: the value at each row's index is repeated `count` times."""
     column = torch.arange(values.shape[1] + count - 1, device=values.device)
-    first = places.unsqueeze(1)
+    first = indices.unsqueeze(1)
     source = torch.where(column < first + count, column.minimum(first), column - (count - 1))
     return values.gather(1, source)
 
 
 def picture_values(images: Any, rows: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """pixel_values [B, 3, H, W] from such a tensor or from a list of [3, H, W], one per row of the prompt.
+    """pixel_values [B, 3, H, W] from such a tensor or a list of [3, H, W], one picture per row of the prompt.
 
     Raises TokenselError for anything else.
     """

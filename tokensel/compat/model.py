@@ -1,6 +1,6 @@
 """The classic interface, for code written against the original research repository.
 
-    from tokensel.compat.model import IMAGE_TOKEN_INDEX, load_pretrained_model, process_images, tokenizer_image_token
+    from tokensel.compat import IMAGE_TOKEN_INDEX, load_pretrained_model, process_images, tokenizer_image_token
 
     tokenizer, model, image_processor, context_len = load_pretrained_model(
         "tiny", None, "llava-tiny", use_custom_selection=True
@@ -12,7 +12,7 @@
     output = model.generate(input_ids, images=images, max_new_tokens=16)
     model.model.last_selected_positions, model.model.last_gen_kept_indices
 
-Underneath is a stock transformers model, reduced by `tokensel.reduce_tokens` while `generate` runs.
+It wraps a stock transformers model, which `tokensel.reduce_tokens` reduces while `generate` runs.
 """
 
 import sys
@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokensel.compat.config import DEFAULTS, classic_reduction, misplaced
+from tokensel.compat.config import DEFAULTS, classic_reduction, span_warnings
 from tokensel.compat.inputs import (
     IMAGE_TOKEN_INDEX,
-    expand_picture,
-    picture_places,
+    expand_placeholder,
     picture_values,
+    placeholder_indices,
     process_images,
     prompt_mask,
     tokenizer_image_token,
@@ -46,7 +46,7 @@ __all__ = [
     "tokenizer_image_token",
 ]
 
-# Methods of a module that return the module: here they return what stands for it.
+# Methods of a torch module that return the module; on a wrapper they return the wrapper.
 _RETURN_SELF = ("to", "cuda", "cpu", "half", "float", "bfloat16", "eval", "train", "requires_grad_")
 
 
@@ -61,14 +61,14 @@ def load_pretrained_model(
 ) -> tuple[Any, "ClassicModel", Any, int]:
     """Tokenizer, model, image processor and context length of a checkpoint.
 
-    model_path   "tiny" (embedded), a folder in transformers' format, or a hub id; device, dtype: see `load_model`
-    model_base   None, or model_path again: weights that are a difference to others (LoRA) must be merged first
-    model_name   may be anything: the checkpoint says itself what it is
+    model_path     "tiny" (embedded), a folder or a hub id; model_path, device and dtype as in `load_model`
+    model_base     None or model_path; weights that are a difference to a base (LoRA) must be merged first
+    model_name     ignored: the checkpoint states its own type
 
     Raises TokenselError for another model_base, and what `load_model` raises.
     """
     if model_base is not None and str(model_base) != str(model_path):
-        raise TokenselError(f"model_base={model_base}: must be None; merge weights that need a base into it first")
+        raise TokenselError(f"model_base={model_base}: must be None; merge weights into their base first")
     loaded = load_model(model_path, device=device, dtype=dtype)
     model = ClassicModel(loaded)
     model.config.use_custom_selection = use_custom_selection
@@ -76,8 +76,8 @@ def load_pretrained_model(
     return loaded.processor.tokenizer, model, loaded.processor.image_processor, context_len
 
 
-class _StandIn:
-    """Has the attributes of `stock`, a module of transformers, and some of its own."""
+class _Wrapper:
+    """Passes all attributes that it lacks on to `stock`, a module of transformers."""
 
     def __init__(self, stock: Any) -> None:
         self.stock = stock
@@ -96,30 +96,30 @@ class _StandIn:
         return call
 
 
-class ClassicInner(_StandIn):
-    """`model.model`: what the last `generate` chose.
+class ClassicInner(_Wrapper):
+    """`model.model`: the selection of the last `generate`.
 
-    last_selected_positions   LongTensor[B, M] relative to the picture, in the order in which they now stand
-    last_gen_kept_indices     LongTensor[B, M] in the sequence, where a picture has its visual tokens for the -200
+    last_selected_positions   LongTensor[B, M] within the picture, in the order of the reduced sequence
+    last_gen_kept_indices     LongTensor[B, M] in the sequence, in which the picture's visual tokens replace the -200
 
-    Both are None before the first picture, after a reset, and where nothing was removed.
+    Both are None before the first picture, after a reset, and if nothing was removed.
     """
 
     last_selected_positions: Tensor | None = None
     last_gen_kept_indices: Tensor | None = None
 
     def reset_custom_selection(self) -> None:
-        """Forgets the last choice. Settings need no reset: each `generate` reads them from `config`."""
+        """Clears the last selection. Settings need no reset: each `generate` reads them from `config`."""
         self.last_selected_positions = self.last_gen_kept_indices = None
 
     reset_fastv = reset_hmapv = reset_custom_selection
 
 
-class ClassicModel(_StandIn):
-    """A stock LLaVA with the classic `generate`; all else is the stock model's, which is `stock`.
+class ClassicModel(_Wrapper):
+    """A stock LLaVA with the classic `generate`. Everything else is the stock model's, available as `stock`.
 
-    config   the stock model's own, with the attributes of `tokensel.compat.config.DEFAULTS`; those that the
-             checkpoint was saved with stay as they are
+    config   the stock model's own, with the attributes of `tokensel.compat.config.DEFAULTS` added; attributes that the
+             checkpoint was saved with keep their values
     model    a `ClassicInner`
     """
 
@@ -129,7 +129,7 @@ class ClassicModel(_StandIn):
         self._pad_token_id = loaded.processor.tokenizer.pad_token_id
         self._image_token_id = loaded.processor.image_token_id
         self._num_image_tokens = loaded.num_image_tokens
-        self._said: set[str] = set()
+        self._printed: set[str] = set()
         for name, value in DEFAULTS.items():
             if not hasattr(self.config, name):
                 setattr(self.config, name, value)
@@ -145,54 +145,54 @@ class ClassicModel(_StandIn):
         row_keys: Tensor | None = None,
         **options: Any,
     ) -> Any:
-        """Prolongs prompts with the reduction that `config` asks for at this moment.
+        """Generates answers with the reduction that `config` describes at the time of the call.
 
-        input_ids        LongTensor[B, T], left padded, with one -200 per row where its picture goes, or none in any
-                         row; older code calls it inputs
+        input_ids        LongTensor[B, T], left padded, with one -200 for the picture in each row, or none in any row;
+                         older code calls it inputs
         images           pixel values [B, 3, H, W], or a list of [3, H, W]
-        image_sizes      taken from newer code and not needed: one picture is one square crop
-        attention_mask   [B, T]; None: all but leading pad tokens count
-        row_keys         LongTensor[B] that random choices are drawn from, beside config.custom_seed:
-                         `tokensel.evaluation.accuracy.row_keys(questions, device)` gives a sweep's
-        options          of transformers' `generate`; output_attentions is left out, nothing here needs it
+        image_sizes      accepted but ignored: every picture is one square crop
+        attention_mask   [B, T]; None: all but leading pad tokens
+        row_keys         LongTensor[B] that seeds random choices together with config.custom_seed; a sweep uses
+                         `tokensel.evaluation.answers.row_keys(questions, device)`
+        options          of transformers' `generate`; output_attentions is ignored, since no method needs it
 
-        Returns LongTensor[B, T + new], or with return_dict_in_generate an output with such `sequences`. The first T
-        places hold the pad token, so both ways of reading it give the answer alone: the research code's
-        output[:, T:], and newer LLaVA's batch_decode(output, skip_special_tokens=True).
+        Returns LongTensor[B, T + new], or with return_dict_in_generate an output with these `sequences`. The first T
+        tokens are the pad token, so both ways of reading the answer work: the original code's output[:, T:], and newer
+        LLaVA's batch_decode(output, skip_special_tokens=True).
 
-        Raises TokenselError for rows with several or uneven -200, a missing or needless picture, padding on the
-        right, and whatever `reduce_tokens` does not take.
+        Raises TokenselError for rows with several or unequal numbers of -200, a missing or superfluous picture, padding
+        on the right, and anything that `reduce_tokens` refuses.
         """
         self.model.reset_custom_selection()
-        given = input_ids if inputs is None else inputs
-        prepared = self._prepare(given, images, attention_mask)
+        prompt = input_ids if inputs is None else inputs
+        prepared = self._prepare(prompt, images, attention_mask)
         if options.pop("output_attentions", False):
-            self._warn_once("output_attentions=True: left out; the choice needs no attention maps")
+            self._warn_once("output_attentions=True: ignored; no method needs attention maps")
         reduction = classic_reduction(self.config)
         with reduce_tokens(self.stock, row_keys=row_keys, **reduction) as record:
-            self._say_seed(reduction)
+            self._print_seed(reduction)
             output = self.stock.generate(**prepared, **options)
         self.model.last_selected_positions, self.model.last_gen_kept_indices = record.positions, record.indices
-        assert given is not None
-        lengths = prepared["input_ids"].shape[1], given.shape[1]
+        assert prompt is not None
+        lengths = prepared["input_ids"].shape[1], prompt.shape[1]
         if isinstance(output, Tensor):
             return self._realign(output, *lengths)
         output.sequences = self._realign(output.sequences, *lengths)
         return output
 
-    def _prepare(self, given: Any, images: Any, attention_mask: Tensor | None) -> dict[str, Tensor]:
-        """The stock model's keyword arguments: each -200 has become a picture's visual tokens."""
+    def _prepare(self, input_ids: Any, images: Any, attention_mask: Tensor | None) -> dict[str, Tensor]:
+        """The stock model's keyword arguments, in which the picture's visual tokens replace each -200."""
         device = self.stock.device
-        mask = prompt_mask(given, attention_mask, self._pad_token_id).to(device)
-        prompt = given.to(device)
-        places = picture_places(prompt)
-        if places is None:
+        mask = prompt_mask(input_ids, attention_mask, self._pad_token_id).to(device)
+        prompt = input_ids.to(device)
+        starts = placeholder_indices(prompt)
+        if starts is None:
             if images is not None:
                 raise TokenselError(f"images: given, but no row of input_ids holds {IMAGE_TOKEN_INDEX}")
             return {"input_ids": prompt, "attention_mask": mask}
-        for line in misplaced(self.config, places - (mask == 0).sum(1), self._num_image_tokens):
+        for line in span_warnings(self.config, starts - (mask == 0).sum(1), self._num_image_tokens):
             self._warn_once(line)
-        prompt, mask = (expand_picture(values, places, self._num_image_tokens) for values in (prompt, mask))
+        prompt, mask = (expand_placeholder(values, starts, self._num_image_tokens) for values in (prompt, mask))
         return {
             "input_ids": prompt.masked_fill(prompt == IMAGE_TOKEN_INDEX, self._image_token_id),
             "attention_mask": mask,
@@ -200,20 +200,20 @@ class ClassicModel(_StandIn):
         }
 
     def _realign(self, sequences: Tensor, expanded: int, length: int) -> Tensor:
-        """Sequences [B, expanded + new] -> [B, length + new], pad tokens before the new ones."""
+        """Sequences [B, expanded + new] -> [B, length + new], with pad tokens before the new ones."""
         return torch.cat([sequences.new_full((len(sequences), length), self._pad_token_id), sequences[:, expanded:]], 1)
 
     def _warn_once(self, message: str) -> None:
         if self._is_new(message):
             warnings.warn(message, stacklevel=3)
 
-    def _say_seed(self, reduction: dict[str, Any]) -> None:
+    def _print_seed(self, reduction: dict[str, Any]) -> None:
         if "seed" in reduction:
             message = f"custom_seed={reduction['seed']}: {reduction['method']} draws from it"
             if self._is_new(message):
                 print(message, file=sys.stderr)
 
     def _is_new(self, message: str) -> bool:
-        new = message not in self._said
-        self._said.add(message)
+        new = message not in self._printed
+        self._printed.add(message)
         return new

@@ -78,7 +78,7 @@ class Protocol:
         seen = "" if question.image is None else f"{processor.image_token}\n"
         return f"{_SYSTEM[self.conv]} USER: {seen}{text} ASSISTANT:"
 
-    def picture(self, image: Image.Image, image_processor: Any) -> Image.Image:
+    def prepare_image(self, image: Image.Image, image_processor: Any) -> Image.Image:
         """What the processor is given. image: RGB. pad: in the middle of a square of the processor's mean colour."""
         width, height = image.size
         if self.image_aspect == "crop" or width == height:

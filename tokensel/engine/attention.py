@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import take
+from tokensel.functional import take
 
 # So many query rows at a time: bounds the memory of [B, heads, rows, T].
 ROW_BLOCK = 64

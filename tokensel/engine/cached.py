@@ -21,7 +21,7 @@ from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
 from tokensel.engine.selection import reduce_state
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import take
+from tokensel.functional import take
 from tokensel.models.families import ALONG_PROMPT
 
 # Places for keys are a multiple of this, so that prompts of about one length share a graph.

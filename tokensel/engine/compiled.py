@@ -20,6 +20,9 @@ MOST_GRAPHS = 256
 # Runs before a CUDA graph is recorded: kernels are built and chosen in them.
 WARMUP = 3
 
+# capture(function) -> (output, replay): records the function. Each replay() reads the function's tensors again and
+# writes to the same output.
+Capture = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], object]]]
 # Through(layer, hidden, mask, cos, sin[, keys, values, where]) -> hidden.
 Through = Callable[..., Tensor]
 
@@ -79,15 +82,19 @@ def through(
 
 class Graphs:
     """Runs functions of decoder layers, compiled. Where that fails it says so once for each kind of function, and from
-    then on runs those as they are."""
+    then on runs those as they are.
 
-    def __init__(self, layers: list[nn.Module]) -> None:
+    capture: records each compiled function, which is replayed afterwards. None: CUDA graphs of layers on a GPU, and
+    nothing is recorded elsewhere.
+    """
+
+    def __init__(self, layers: list[nn.Module], capture: Capture | None = None) -> None:
         self.layers = [_without_index(layer) for layer in layers]
         self.failed: dict[str, str] = {}  # kinds of functions, and why
         self._calls: dict[tuple[Any, ...], Callable[..., Any]] = {}
         self._through: Through | None = None
         self._rows: dict[tuple[int, ...], int] = {}
-        self._pool: Any = None
+        self._capture = capture
 
     def call(self, name: tuple[Any, ...], function: Callable[..., Any], *given: Any) -> Any:
         """function(through, *given), compiled. given: tensors, None, and lists of tensors that stay where they are.
@@ -123,10 +130,6 @@ class Graphs:
             given = [_filled(each, batch, rows) for each in given]
         return self.call(("tail", first), partial(_tail, self.layers[first:]), *given)[:batch]
 
-    @property
-    def _records(self) -> bool:
-        return next(self.layers[0].parameters()).is_cuda
-
     def forget(self, *kinds: str) -> None:
         """Drops what was compiled for these kinds of functions."""
         self._calls = {name: call for name, call in self._calls.items() if name[0] not in kinds}
@@ -136,47 +139,55 @@ class Graphs:
             # One graph of a layer serves all of them: built in seconds, however deep the decoder.
             self._through = self._through or torch.compile(through, fullgraph=True, dynamic=False)
             self._calls[name] = partial(function, self._through)
-            if self._records:
-                self._pool = self._pool or torch.cuda.graph_pool_handle()
-                self._calls[name] = Recorded(self._calls[name], self._pool)
+            if self._capture is None and next(self.layers[0].parameters()).is_cuda:
+                self._capture = CudaCapture()
+            if self._capture is not None:
+                self._calls[name] = Recorded(self._calls[name], self._capture)
         return self._calls[name]
 
 
-class Recorded:
-    """A function of CUDA tensors as CUDA graphs, one for each set of shapes: recorded at first, then replayed.
+class CudaCapture:
+    """Records functions of CUDA tensors as CUDA graphs, which run one after another and so share one pool of memory."""
 
-    What it is given is copied to where the graph reads; lists of tensors are taken to be the same ones in every call.
-    What it returns is a copy. pool: the memory that such graphs share, as they run one after the other.
+    def __init__(self) -> None:
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], object]]:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARMUP):
+                function()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads prepare pictures meanwhile, and are no part of it.
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            output = function()
+        return output, graph.replay
+
+
+class Recorded:
+    """A function of tensors, recorded at its first call with each set of shapes and replayed in all calls.
+
+    What it is given is copied to where the recording reads; lists of tensors are taken to be the same ones in every
+    call. What it returns is a copy.
     """
 
-    def __init__(self, function: Callable[..., Tensor], pool: Any) -> None:
-        self.function, self.pool = function, pool
-        self._recordings: dict[Hashable, tuple[Any, list[Any], Tensor]] = {}
+    def __init__(self, function: Callable[..., Tensor], capture: Capture) -> None:
+        self.function, self.capture = function, capture
+        self._recordings: dict[Hashable, tuple[list[Any], Tensor, Callable[[], object]]] = {}
 
     def __call__(self, *given: Any) -> Tensor:
         shapes = tuple((each.shape, each.dtype) if isinstance(each, Tensor) else None for each in given)
         if shapes not in self._recordings:
-            self._recordings[shapes] = self._record(given)
-        graph, inputs, output = self._recordings[shapes]
+            inputs = [each.clone() if isinstance(each, Tensor) else each for each in given]
+            self._recordings[shapes] = inputs, *self.capture(partial(self.function, *inputs))
+        inputs, output, replay = self._recordings[shapes]
         for mine, theirs in zip(inputs, given, strict=True):
             if isinstance(mine, Tensor):
                 mine.copy_(theirs)
-        graph.replay()
+        replay()
         return output.clone()
-
-    def _record(self, given: tuple[Any, ...]) -> tuple[Any, list[Any], Tensor]:
-        inputs = [each.clone() if isinstance(each, Tensor) else each for each in given]
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(WARMUP):
-                self.function(*inputs)
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads prepare pictures meanwhile, and are no part of it.
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-            output = self.function(*inputs)
-        return graph, inputs, output
 
 
 def _tail(

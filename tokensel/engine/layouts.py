@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from tokensel.functional.sampling import take
+from tokensel.functional import take
 
 
 @dataclass(frozen=True)

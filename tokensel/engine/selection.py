@@ -12,7 +12,7 @@ from tokensel.engine.source import StateSource
 from tokensel.engine.stages import Stage
 from tokensel.engine.state import State
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import cross_attention, nearest_mean, take
+from tokensel.functional import cross_attention, nearest_mean, take
 from tokensel.methods import Context, Selection
 from tokensel.models.parts import ModelParts
 
@@ -92,7 +92,7 @@ def _reduce_picture(
         count=visual.shape[1],
         layer=state.layer,
         row_keys=state.row_keys,
-        look=source,
+        source=source,
         stage=stage.index,
         stages=stage.of,
     )

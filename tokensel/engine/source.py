@@ -9,7 +9,7 @@ from torch import Tensor
 from tokensel.engine.attention import attention_to_visual, last_real, layer_keys
 from tokensel.engine.state import Picture, State
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import take
+from tokensel.functional import take
 from tokensel.methods import Method
 from tokensel.models.parts import ModelParts
 from tokensel.models.vision import VisionStates

@@ -16,7 +16,7 @@ from tokensel.engine.selection import reduce_state
 from tokensel.engine.stages import Stage
 from tokensel.engine.state import State, find_visual
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import take
+from tokensel.functional import take
 from tokensel.models.families import ALONG_PROMPT
 from tokensel.models.parts import find_parts
 from tokensel.models.vision import VisionStates, VisionTap

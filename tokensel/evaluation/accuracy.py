@@ -255,12 +255,12 @@ class _OnePass:
         """
         if not encoded.pictures:
             return None, None
-        rows = encoded.places.tolist()
+        rows = encoded.picture_indices.tolist()
         if not uses_vision or not self.loaded.family.one_grid:
             seen = self.split.picture_features(encoded.pictures)
             return [seen[row] for row in rows], None
         features, vision = self.split.look(encoded.pictures["pixel_values"])
-        return [features[row] for row in rows], vision.rows(encoded.places)
+        return [features[row] for row in rows], vision.rows(encoded.picture_indices)
 
     def answer_ids(self, question: Question) -> list[int]:
         """The token ids that begin the question's possible answers."""

@@ -1,24 +1,30 @@
-"""What a point's key is made of beside its settings: the questions asked and the code that computes."""
+"""What a grid point's key is made of beside its settings: the questions, and the code that computes predictions.
+
+The code is every module that evaluation really imports (see `tokensel.evaluation.source_graph`), the method's own
+module and the data set's. An edit of one of them changes the key, so that an old prediction is never taken for one of
+the new code. Comments and docstrings do not count.
+"""
 
 import ast
 import hashlib
 import inspect
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import tokensel
-from tokensel.data import Question
+from tokensel.data import DATASETS, Question
 from tokensel.evaluation import store
-from tokensel.methods.base import Method, find_method
+from tokensel.evaluation.source_graph import Find, imported_modules, imports_of, in_package
+from tokensel.methods import METHODS, Method, find_method
 
-# Modules of the library's top level that cannot change a prediction; the others count, what makes a model's inputs of
-# questions, and the method's own.
-_NO_PREDICTION = ("__init__", "errors", "flops", "latency", "pipeline", "stats", "store")
+PACKAGE = Path(__file__).parents[1]
+# Everything that turns a question into a prediction is imported from here.
+ROOT = "tokensel.evaluation.accuracy"
 
 
 def questions_digest(questions: Sequence[Question]) -> str:
-    """A digest of all that is asked, pictures by their ids only: changes if a data set does."""
+    """A digest of all questions. Pictures count by their ids: the data set's own code, or its files, make them."""
     digest = hashlib.sha256()
     for question in sorted(questions, key=lambda question: question.id):
         parts = (
@@ -39,40 +45,82 @@ def ids_digest(questions: Sequence[Question]) -> str:
     return store.ids_digest(question.id for question in questions)
 
 
-def code_digest(method: str) -> str:
-    """A digest of the code behind a method's predictions, without comments and docstrings.
+def code_digest(method: str, data: str | None = None) -> str:
+    """A digest of the code behind a method's predictions on a data set.
 
-    A method that was edited gets new keys, so an old prediction is never taken for one of the new code. Counted are the
-    library's modules and the method's own file, with those of the methods it derives from; not what else that file
-    imports.
+    method: a registered name; its classes' modules count, and what those import from their own package or folder.
+    data: the data set's name; None leaves its module out.
     """
-    kinds = [kind for kind in find_method(method).__mro__ if issubclass(kind, Method) and kind is not Method]
-    modules = dict.fromkeys(inspect.getmodule(kind) or kind for kind in kinds)
-    return _digest(tuple(inspect.getsource(module) for module in modules))
+    kinds = [kind for kind in find_method(method).__mro__ if issubclass(kind, Method)]
+    modules = dict.fromkeys(kind.__module__ for kind in kinds)
+    own = tuple(module for module in modules if _is_ours(module))
+    others = tuple(_others_source(module) for module in modules if not _is_ours(module))
+    roots = (ROOT, *own, *([DATASETS[data].split(":")[0]] if data in DATASETS else []))
+    # Methods register themselves on import. One method's code says nothing about another's predictions.
+    plugins = frozenset(kind.__module__ for kind in METHODS.values() if _is_ours(kind.__module__))
+    return _digest(roots, plugins, others)
+
+
+def library_sources(roots: Sequence[str], package: Path = PACKAGE, plugins: frozenset[str] = frozenset()) -> list[str]:
+    """The sources of the library's modules that count, without comments and docstrings, in the order of their names.
+
+    package: the library's folder, for tests that edit a copy.
+    """
+    modules = imported_modules(roots, in_package(package), plugins)
+    return [without_comments(modules[name].read_text(encoding="utf-8")) for name in sorted(modules)]
 
 
 @cache
-def _digest(method: tuple[str, ...]) -> str:
+def without_comments(source: str) -> str:
+    """A Python source without comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+@cache
+def _digest(roots: tuple[str, ...], plugins: frozenset[str], others: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for source in [*_library_sources(), *map(_stripped, method)]:
+    for source in [*library_sources(roots, PACKAGE, plugins), *others]:
         digest.update(source.encode())
     return digest.hexdigest()[:16]
 
 
-@cache
-def _library_sources() -> list[str]:
-    library = Path(tokensel.__file__).parent
-    files = [file for file in sorted(library.glob("*.py")) if file.stem not in _NO_PREDICTION]
-    files += [library / "models" / name for name in ("loaded.py", "processors.py")]
-    return [_stripped(file.read_text()) for file in files]
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == PACKAGE.name
 
 
-def _stripped(source: str) -> str:
-    return ast.unparse(_without_docstrings(ast.parse(source)))
+def _others_source(module: str) -> str:
+    """The source of a user's module, as it ran, and of what it imports from its own package or its own folder."""
+    loaded = sys.modules.get(module)
+    try:
+        source = inspect.getsource(loaded) if loaded else ""
+    except (OSError, TypeError):  # a class made at a prompt has no file
+        return ""
+    find = _beside(module, Path(getattr(loaded, "__file__", "") or ""))
+    imported = imported_modules(imports_of(source, module, _is_package(module), find), find)
+    texts = [path.read_text(encoding="utf-8") for name, path in sorted(imported.items()) if name != module]
+    return "\n".join(without_comments(text) for text in [source, *texts])
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return tree
+def _beside(module: str, file: Path) -> Find:
+    """Finds imported modules of the same package; for a user's single file, imported modules in its folder."""
+    package = module.partition(".")[0] if "." in module else None
+
+    def find(name: str) -> Path | None:
+        other = Path(getattr(sys.modules.get(name), "__file__", None) or "")
+        if other.suffix != ".py":
+            return None
+        belongs = other.parent == file.parent if package is None else name.partition(".")[0] == package
+        return other if belongs else None
+
+    return find
+
+
+def _is_package(module: str) -> bool:
+    return hasattr(sys.modules.get(module), "__path__")

@@ -1,7 +1,7 @@
-"""Time and memory of one prompt at batch 1, grid points in turn with the full model: paired ratios.
+"""Time and memory of one prompt at batch 1. Grid points alternate with the full model, so that ratios are paired.
 
-What is timed is what a user runs: the model itself under `reduce_tokens`, prefill with a KV cache and then
-greedy steps; or the same by compiled graphs. Vision and selection are timed apart, in the model run piece by piece.
+Timed is what a user runs: the model under `reduce_tokens`, a prefill with a KV cache and then greedy decoding; or the
+same with compiled graphs. Vision and selection are timed separately, with the model run piece by piece.
 """
 
 import time
@@ -30,11 +30,12 @@ QUARTILES = {"p25": 25, "p50": 50, "p75": 75}
 class LatencyMeter:
     """Times grid points on one question.
 
-    repeats          timed runs of each point, each beside one of the full model
-    warmup           runs of each before that, not counted
-    decode_tokens    greedy steps after the first token
-    compiled         by `CachedModel` with graphs, the full model too; those are made in the warm-up, at least one run.
-                     Where that is not possible a warning says so; `not_compiled` has what was not, and why
+    repeats          timed runs of each point, each paired with a run of the full model
+    warmup           untimed runs of each point before that
+    decode_tokens    tokens decoded after the first one
+    compiled         run the points and the full model with compiled graphs (`CachedModel`). Graphs are compiled during
+                     the warm-up, which then has at least one run. What cannot be compiled is named by a warning and in
+                     `not_compiled`
     """
 
     def __init__(
@@ -63,11 +64,11 @@ class LatencyMeter:
 
     @property
     def not_compiled(self) -> dict[str, str]:
-        """What was to be compiled and could not be: kinds of work, and why."""
+        """The kinds of work that could not be compiled, each with its reason; empty without compiled."""
         return {} if self.split.graphs is None else dict(self.split.graphs.failed)
 
     def measure(self, point: GridPoint) -> dict[str, Any]:
-        """The times of one point, see `measure_together`. Raises what the point raises."""
+        """The times of one point, as from `measure_together`. Raises whatever the point raises."""
         (times,) = self.measure_together([point])
         if isinstance(times, Exception):
             raise times
@@ -75,37 +76,43 @@ class LatencyMeter:
 
     @torch.inference_mode()
     def measure_together(self, points: Sequence[GridPoint]) -> list[dict[str, Any] | Exception]:
-        """Each point's times, or what it raised. In every round each point and the full model run once, who begins
-        takes turns. The fewer the points, the nearer the full model's run.
+        """Each point's times, or the exception that it raised.
 
-        select_ms, vision_ms, prefill_ms, decode_ms, total_ms, each {"p25", "p50", "p75"}: prefill_ms is the time to
-        the first token, vision tower included; decode_ms one later token; total_ms all of them; select_ms is None
-        where nothing is chosen. Also speedup and speedup_total: the full model's prefill and total over the point's,
-        median of the ratios within a round; peak_memory_bytes of the point's runs on CUDA, None on a CPU, which keeps
-        no such count.
+        In every round the full model and each point run once; the first place rotates. With fewer points, a point's
+        run is closer in time to the full model's, and drift matters less.
+
+        select_ms, vision_ms    selection with aggregation; the vision tower. None where there is none
+        prefill_ms              time to the first token, vision tower included
+        decode_ms               one later token
+        total_ms                prefill and all decoding steps
+        speedup, speedup_total  the full model's prefill_ms and total_ms over the point's: medians of the ratios within
+                                a round
+        peak_memory_bytes       of the point's runs on CUDA; None on a CPU
+
+        Each time is a dictionary {"p25", "p50", "p75"}.
         """
         full, failed = _Runs(), dict[int, Exception]()
-        # Method full is the full model.
+        # The point of method full shares the runs of the full model.
         runs = [full if point.make_method().passes_through else _Runs() for point in points]
-        contenders: list[int | None] = [None, *(place for place, run in enumerate(runs) if run is not full)]
+        contenders: list[int | None] = [None, *(index for index, run in enumerate(runs) if run is not full)]
         for repeat in range(-self.warmup, self.repeats):
             first = repeat % len(contenders)
-            for place in contenders[first:] + contenders[:first]:
-                if place in failed:
+            for index in contenders[first:] + contenders[:first]:
+                if index in failed:
                     continue
                 try:
-                    run, peak = self._run_watched(None if place is None else points[place])
-                except Exception as error:  # whatever a user's method raises: the other points go on
-                    if place is None:
+                    run, peak = self._run_with_peak(None if index is None else points[index])
+                except Exception as error:  # a user's method may raise anything; the other points continue
+                    if index is None:
                         return [error for _ in points]
-                    failed[place] = error
+                    failed[index] = error
                     continue
                 if repeat >= 0:
-                    (full if place is None else runs[place]).add(run, peak)
+                    (full if index is None else runs[index]).add(run, peak)
         found: list[dict[str, Any] | Exception] = []
-        for place, point in enumerate(points):
+        for index, point in enumerate(points):
             try:
-                found.append(failed[place] if place in failed else self._figures(point, runs[place], full))
+                found.append(failed[index] if index in failed else self._figures(point, runs[index], full))
             except Exception as error:
                 found.append(error)
         return found
@@ -124,8 +131,8 @@ class LatencyMeter:
             "peak_memory_bytes": runs.peak,
         }
 
-    def _run_watched(self, point: GridPoint | None) -> tuple[tuple[float, list[float]], int | None]:
-        """A run, and the most memory that it took on CUDA, in bytes."""
+    def _run_with_peak(self, point: GridPoint | None) -> tuple[tuple[float, list[float]], int | None]:
+        """One run, and its peak memory in bytes on CUDA; None on a CPU."""
         run = self._run if self.cached is None else partial(self._run_compiled, self.cached)
         if self.device.type != "cuda":
             return run(point), None
@@ -133,7 +140,7 @@ class LatencyMeter:
         return run(point), torch.cuda.max_memory_allocated(self.device)
 
     def _run(self, point: GridPoint | None) -> tuple[float, list[float]]:
-        """One answer: milliseconds of the prefill, and of every decoding step."""
+        """Milliseconds of one prefill and of each decoding step. point: None runs the full model."""
         reducing: AbstractContextManager[Any] = nullcontext()
         if point is not None:
             reducing = reduce_tokens(self.model, point.make_method(), row_keys=self.keys, **point.reduction())
@@ -161,11 +168,11 @@ class LatencyMeter:
 
     def _run_compiled(self, cached: CachedModel, point: GridPoint | None) -> tuple[float, list[float]]:
         stages = [] if point is None else point.stages(self.split.num_layers)
-        looks = any(stage.method.uses_vision for stage in stages)
+        uses_vision = any(stage.method.uses_vision for stage in stages)
         pictures = picture_arguments(self.inputs)
         began = self._now()
-        if looks or not pictures:
-            state = self.split.embed(**self.inputs, row_keys=self.keys, looks=looks)
+        if uses_vision or not pictures:
+            state = self.split.embed(**self.inputs, row_keys=self.keys, looks=uses_vision)
         else:
             prompt = {name: value for name, value in self.inputs.items() if name not in pictures}
             features = cached.features(pictures)
@@ -182,38 +189,38 @@ class LatencyMeter:
 
     def _time_vision(self) -> list[float]:
         pictures = picture_arguments(self.inputs)
-        see = self.split.picture_features if self.cached is None else self.cached.features
-        return self._repeat(lambda: see(pictures)) if pictures else []
+        features = self.split.picture_features if self.cached is None else self.cached.features
+        return self._repeat(lambda: features(pictures)) if pictures else []
 
     def _time_selection(self, point: GridPoint) -> list[float]:
-        """Choosing, aggregating and laying out, all stages, on the states that enter their layers."""
+        """Milliseconds of selection, aggregation and layout, summed over the stages; empty without stages."""
         stages = [stage for stage in point.stages(self.split.num_layers) if stage.layer < self.split.num_layers]
-        looks = any(stage.method.uses_vision for stage in stages)
+        uses_vision = any(stage.method.uses_vision for stage in stages)
         if not stages:
             return []
-        state = self._prefix(looks, stages[0].layer)
+        state = self._prefix(uses_vision, stages[0].layer)
         total: list[float] = []
         for stage in stages:
             entering = self.split.run(state, stage.layer)
-            times = self._repeat(partial(self._reduce_anew, entering, stage))
+            times = self._repeat(partial(self._reduce_copy, entering, stage))
             total = [a + b for a, b in zip(total, times, strict=True)] if total else times
             state = self.split.reduce(entering, stage)
         return total
 
-    def _reduce_anew(self, state: State, stage: Stage) -> State:
-        # A copy, as the state itself remembers what was seen in it.
+    def _reduce_copy(self, state: State, stage: Stage) -> State:
+        # A fresh copy: a state caches what a selection computed from it.
         return self.split.reduce(state.followed_by(), stage)
 
-    def _prefix(self, looks: bool, layer: int) -> State:
-        """The prompt about to enter a layer, the same for all points."""
-        if (looks, layer) not in self._prefixes:
-            before = self._prefix(looks, 0) if layer else None
-            self._prefixes[looks, layer] = (
-                self.split.embed(**self.inputs, row_keys=self.keys, looks=looks)
+    def _prefix(self, uses_vision: bool, layer: int) -> State:
+        """The unreduced prompt on entering a layer, shared by all points."""
+        if (uses_vision, layer) not in self._prefixes:
+            before = self._prefix(uses_vision, 0) if layer else None
+            self._prefixes[uses_vision, layer] = (
+                self.split.embed(**self.inputs, row_keys=self.keys, looks=uses_vision)
                 if before is None
                 else self.split.run(before, layer)
             )
-        return self._prefixes[looks, layer]
+        return self._prefixes[uses_vision, layer]
 
     def _repeat(self, work: Callable[[], object]) -> list[float]:
         times = []
@@ -225,7 +232,7 @@ class LatencyMeter:
         return times
 
     def _now(self) -> float:
-        """Seconds, once the device has finished what it was given."""
+        """The time in seconds, after the device has finished its queued work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
@@ -233,8 +240,12 @@ class LatencyMeter:
 
 @dataclass
 class _Runs:
-    """What several runs of one contender took. prefill: milliseconds of each; decode: of each run's steps; peak:
-    bytes."""
+    """The timed runs of one point or of the full model.
+
+    prefill   milliseconds of each run
+    decode    milliseconds of each step, a list per run
+    peak      largest peak memory of a run in bytes; None on a CPU
+    """
 
     prefill: list[float] = field(default_factory=list)
     decode: list[list[float]] = field(default_factory=list)
@@ -252,7 +263,7 @@ class _Runs:
 
 
 def _quartiles(times: Any) -> dict[str, float] | None:
-    """The quartiles of times in milliseconds; None for none."""
+    """The quartiles of times in milliseconds; None if there are no times."""
     if len(times) == 0:
         return None
     return {name: float(np.percentile(times, share)) for name, share in QUARTILES.items()}

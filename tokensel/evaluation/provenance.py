@@ -1,4 +1,4 @@
-"""Where figures come from: versions, machine, checkpoint and command, for metrics.json."""
+"""Where figures come from: versions, machine, checkpoint and command, as stored in metrics.json."""
 
 import hashlib
 import platform
@@ -26,10 +26,10 @@ _WHOLE_BYTES, _BLOCKS, _BLOCK_BYTES = 64 << 20, 64, 1 << 20
 
 
 def provenance(loaded: LoadedModel, protocol: dict[str, Any]) -> dict[str, Any]:
-    """Versions, machine, checkpoint, command (secrets scrubbed), and the protocol that the caller followed.
+    """Versions, machine, checkpoint, command (without secrets) and the protocol, which is stored as given.
 
-    files: of a checkpoint in a folder, the digest of each; commit: of the checkout that tokensel was run from. Both
-    are None where there is none.
+    files: a digest of each file of a local checkpoint; commit: of the git checkout that tokensel is imported from. Both
+    are None where there is no such thing.
     """
     return {
         "versions": _versions(),
@@ -45,24 +45,26 @@ def provenance(loaded: LoadedModel, protocol: dict[str, Any]) -> dict[str, Any]:
 
 
 def scrub(command: str) -> str:
-    """The command without the values of keys, tokens and passwords, and without credentials in addresses."""
+    """The text with the values of keys, tokens and passwords, and credentials in URLs, replaced by ***."""
     return _CREDENTIALS.sub(r"\1***@", _SECRET.sub(r"\1***", command))
 
 
 @cache
 def checkout_commit(folder: Path) -> str | None:
-    """The commit of a checkout, with "-dirty" if files differ from it; None if the folder is not the top of one."""
-    # An installed package may well lie inside somebody else's repository.
+    """The commit of a git checkout, with "-dirty" if files differ; None if the folder is not the root of a checkout."""
+    # An installed package may lie inside an unrelated repository.
     if _output("git", "-C", str(folder), "rev-parse", "--show-toplevel") != str(folder.resolve()):
         return None
-    told = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    return _output("git", "--no-optional-locks", "-C", str(folder), *told)
+    describe = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    return _output("git", "--no-optional-locks", "-C", str(folder), *describe)
 
 
 @cache
 def checkpoint_files(path: str) -> dict[str, str] | None:
-    """A digest of each file of a checkpoint's folder: SHA-256 up to 64 MiB, beyond that of 64 blocks of it and its
-    size. None for what is no folder."""
+    """A digest of each file in a local checkpoint; None if the checkpoint is not a folder.
+
+    SHA-256 of the whole file up to 64 MiB; of larger files, SHA-256 of the size and 64 evenly spaced blocks of 1 MiB.
+    """
     folder = checkpoint_folder(path)
     if folder is None:
         return None
@@ -102,7 +104,7 @@ def _device_name(device: torch.device) -> str:
 
 @cache
 def _gpus() -> dict[str, Any] | None:
-    """What torch sees; None without a GPU."""
+    """The GPUs that torch sees; None without a GPU."""
     if not torch.cuda.is_available():
         return None
     drivers = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
@@ -115,7 +117,7 @@ def _gpus() -> dict[str, Any] | None:
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints; None if it fails or is not there."""
+    """The standard output of a command; None if it fails, is not installed, or prints nothing."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,9 +1,42 @@
 """Tensor algorithms: batched functions on tensors, without a model and without state.
 
-Imports nothing of tokensel but its errors. Every other package may import it.
+Shapes: B rows of a batch, N visual tokens, M kept, D hidden size. Imports nothing of tokensel but its errors. Every
+other package may import it.
 """
 
-from tokensel.functional.merging import bipartite_soft_matching
-from tokensel.functional.sampling import cross_attention, farthest_point_sampling, tome_centers
+from tokensel.functional.aggregation import cluster_means, cross_attention, nearest_mean
+from tokensel.functional.cells import cell_centers, grid_cells
+from tokensel.functional.centers import tome_centers
+from tokensel.functional.clustering import dpc_knn, dpp_greedy, least_similar
+from tokensel.functional.indexing import first_of_best, keep_best, rank, take
+from tokensel.functional.merging import bipartite_soft_matching, contextual_tokens, soft_merge, weighted_merge
+from tokensel.functional.sampling import farthest_point_sampling
+from tokensel.functional.seeding import random_subset, row_scores
+from tokensel.functional.similarity import cosine_to, degrees, inverse_norms, unit_rows
 
-__all__ = ["bipartite_soft_matching", "cross_attention", "farthest_point_sampling", "tome_centers"]
+__all__ = [
+    "bipartite_soft_matching",
+    "cell_centers",
+    "cluster_means",
+    "contextual_tokens",
+    "cosine_to",
+    "cross_attention",
+    "degrees",
+    "dpc_knn",
+    "dpp_greedy",
+    "farthest_point_sampling",
+    "first_of_best",
+    "grid_cells",
+    "inverse_norms",
+    "keep_best",
+    "least_similar",
+    "nearest_mean",
+    "random_subset",
+    "rank",
+    "row_scores",
+    "soft_merge",
+    "take",
+    "tome_centers",
+    "unit_rows",
+    "weighted_merge",
+]

@@ -1,31 +1,34 @@
-"""Visual tokens chosen by how they lie among each other: density peaks, determinantal point process, least similar.
+"""Selection by pairwise similarity: density peaks, a determinantal point process, and the least similar tokens.
 
-Shapes: B rows of a batch, N visual tokens, M kept, D hidden size. Everything is float32 inside and no N x N matrix is
-held. A zero row has cosine 0 to everything, itself included. Ties go to the lowest index.
+Shapes: B rows of a batch, N visual tokens, M kept, D hidden size. Computation is float32 and the N x N matrix is never
+held. The cosine of a zero vector with anything, itself included, is 0. Ties go to the lowest index.
 """
 
 import torch
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import ROUNDING, check_kept, cosine_to, inverse_norms, take, unit_rows
+from tokensel.functional.indexing import check_kept, keep_best, rank, take
+from tokensel.functional.similarity import ROUNDING, cosine_to, inverse_norms, unit_rows
 
+# Rows of the distance matrix computed at a time; bounds memory.
 BLOCK = 64
-# A residual of the determinant below this share of its start is rounding: more were chosen than dimensions.
+# A residual below this share of its initial value is rounding error and counts as 0.
 EXHAUSTED = 1e-4
 
 
 @torch.no_grad()
 def dpc_knn(tokens: Tensor, kept: int, neighbours: int = 5, metric: str = "cosine") -> tuple[Tensor, Tensor]:
-    """Density peaks with k nearest neighbours: centres are dense and far from anything denser.
+    """Density peaks with k nearest neighbours: cluster centres are dense and far from any denser token.
 
-    density_i = exp(-mean squared distance to the `neighbours` nearest others); delta_i = the smallest distance to a
-    denser token (the largest distance for the densest); the M highest density * delta are the centres and every token
-    joins the nearest. metric: "cosine" for 1 - cos, "euclidean" for |x - y| / sqrt(D). Of equally dense tokens the
-    first counts as denser. neighbours is clamped to N - 1.
+    density_i = exp(-mean squared distance to the `neighbours` nearest other tokens); delta_i = the smallest distance to
+    a denser token (for the densest token: its largest distance to any token). The M tokens with the highest
+    density * delta are the centres, and every token joins the nearest centre. Of equally dense tokens the first counts
+    as denser.
 
     tokens: [B, N, D] -> centers LongTensor[B, min(kept, N)] by falling score, cluster LongTensor[B, N] of indices
-    into centers; kept >= N returns arange(N) twice. O(N^2 D), in blocks of rows.
+    into centers; kept >= N returns arange(N) twice. neighbours is clamped to N - 1. metric: "cosine" for 1 - cos,
+    "euclidean" for |x - y| / sqrt(D). O(N^2 D), in blocks of rows.
 
     Raises TokenselError for kept < 1, neighbours < 1 or an unknown metric. Source: Du et al. 2016 (DPC-KNN); Zeng et
     al. 2022 (TCFormer); SparseVLM (arXiv 2410.04417).
@@ -41,23 +44,23 @@ def dpc_knn(tokens: Tensor, kept: int, neighbours: int = 5, metric: str = "cosin
         return everyone, everyone.clone()
     points = _points(tokens.float(), metric)
     density = _log_density(points, everyone, min(neighbours, count - 1), metric)
-    # As a logarithm, so that far tokens do not all have density 0 and near ones not all 1.
+    # The logarithm of density * delta: the density itself would underflow to 0 or round to 1.
     score = density + _delta(points, everyone, density, metric).log()
-    centers = score.sort(dim=1, descending=True, stable=True).indices[:, :kept]
+    centers = rank(score)[:, :kept]
     middles = take(points, centers)
     cluster = torch.cat([_distances(rows, middles, metric).argmin(2) for rows in points.split(BLOCK, 1)], 1)
     return centers, cluster.scatter(1, centers, everyone[:, :kept])
 
 
 def _points(tokens: Tensor, metric: str) -> Tensor:
-    """The tokens, scaled so that _distances needs nothing else. Centred first where rounding grows with the norm."""
+    """The tokens [B, N, D], scaled for `_distances`; "euclidean" also centres them: rounding grows with the norm."""
     if metric == "cosine":
         return tokens * inverse_norms(tokens).unsqueeze(-1)
     return (tokens - tokens.mean(1, keepdim=True)) / tokens.shape[-1] ** 0.5
 
 
 def _distances(rows: Tensor, points: Tensor, metric: str) -> Tensor:
-    """Distances of rows [B, K, D] to points [B, N, D] -> [B, K, N]; exactly 0 between tokens equal but for rounding."""
+    """Distances of rows [B, K, D] to points [B, N, D] -> [B, K, N]; exactly 0 for tokens equal up to rounding."""
     products = torch.bmm(rows, points.transpose(1, 2))
     if metric == "cosine":
         distance = 1 - products
@@ -68,6 +71,7 @@ def _distances(rows: Tensor, points: Tensor, metric: str) -> Tensor:
 
 
 def _log_density(points: Tensor, everyone: Tensor, neighbours: int, metric: str) -> Tensor:
+    """log(density_i) of `dpc_knn`: [B, N]. everyone: arange(N) in each row, LongTensor[B, N]."""
     blocks = []
     for index in everyone.split(BLOCK, 1):
         others = _distances(take(points, index), points, metric).scatter(2, index.unsqueeze(2), torch.inf)
@@ -77,12 +81,12 @@ def _log_density(points: Tensor, everyone: Tensor, neighbours: int, metric: str)
 
 
 def _delta(points: Tensor, everyone: Tensor, density: Tensor, metric: str) -> Tensor:
-    order = density.sort(dim=1, descending=True, stable=True).indices
-    rank = order.argsort(1)
+    """delta_i of `dpc_knn`: [B, N]. density: [B, N], or its logarithm."""
+    place = rank(density).argsort(1)
     blocks = []
     for index in everyone.split(BLOCK, 1):
         distance = _distances(take(points, index), points, metric)
-        denser = rank.unsqueeze(1) < rank.gather(1, index).unsqueeze(2)
+        denser = place.unsqueeze(1) < place.gather(1, index).unsqueeze(2)
         smallest = distance.masked_fill(~denser, torch.inf).amin(2)
         blocks.append(torch.where(denser.any(2), smallest, distance.amax(2)))
     return torch.cat(blocks, 1)
@@ -92,10 +96,12 @@ def _delta(points: Tensor, everyone: Tensor, density: Tensor, metric: str) -> Te
 def dpp_greedy(tokens: Tensor, quality: Tensor, kept: int) -> Tensor:
     """Greedy MAP of the determinantal point process with kernel L_ij = quality_i cos(x_i, x_j) quality_j.
 
-    Each choice multiplies det(L_chosen) the most, by its residual: what the choices before it leave unexplained of
-    L_ii. Once nothing is left but for rounding (more kept than dimensions, duplicates, zero rows or zero quality), the
-    rest follows from the lowest index. tokens [B, N, D], quality [B, N] -> LongTensor[B, min(kept, N)] in the order of
-    choice. O(N M (D + M)); touches M rows of L.
+    Each step adds the token that increases det(L_chosen) most. The factor of that increase is the token's residual: the
+    part of L_ii that earlier choices do not explain. Once all residuals are 0 up to rounding (kept exceeds D, or only
+    duplicates, zero vectors or zero quality are left), the remaining tokens follow by index.
+
+    tokens [B, N, D], quality [B, N] -> LongTensor[B, min(kept, N)] in the order of choice. O(N M (D + M)); only M rows
+    of L are computed.
 
     Raises TokenselError for kept < 1. Source: Chen, Zhang, Zhou 2018, algorithm 1; CDPruner (arXiv 2506.10967).
     """
@@ -126,11 +132,11 @@ def dpp_greedy(tokens: Tensor, quality: Tensor, kept: int) -> Tensor:
 
 @torch.no_grad()
 def least_similar(tokens: Tensor, pivots: Tensor, kept: int) -> Tensor:
-    """The pivots, and for each its share of the tokens that are least similar to it by cosine.
+    """The pivots, and for each pivot an equal share of the tokens least similar to it by cosine.
 
-    tokens [B, N, D], pivots LongTensor[B, P], distinct in a row -> LongTensor[B, min(kept, N)] ascending. Pivots take
-    turns: one takes its whole share of what is not kept yet, then the next. The kept - P others are shared out
-    evenly, one more to the first pivots where that does not come out. Of more than kept pivots the first remain.
+    tokens [B, N, D], pivots LongTensor[B, P], distinct within a row -> LongTensor[B, min(kept, N)] ascending. The first
+    pivot takes its whole share, the next chooses among the tokens that are left, and so on. The kept - P tokens are
+    divided evenly; the first pivots take one more if there is a remainder. If P > kept, only the first pivots are kept.
 
     Raises TokenselError for kept < 1 or no pivots. Source: Wen et al. 2025 (DART, arXiv 2502.11494).
     """
@@ -138,7 +144,7 @@ def least_similar(tokens: Tensor, pivots: Tensor, kept: int) -> Tensor:
     pivots = pivots[:, :kept]
     turns = pivots.shape[1]
     if turns < 1:
-        raise TokenselError("pivots=[]: must be at least one index a row")
+        raise TokenselError("pivots=[]: must hold at least one index per row")
     tokens = tokens.float()
     inverse = inverse_norms(tokens)
     chosen = torch.zeros_like(inverse, dtype=torch.uint8).scatter(1, pivots, 1)
@@ -147,4 +153,4 @@ def least_similar(tokens: Tensor, pivots: Tensor, kept: int) -> Tensor:
         similarity = cosine_to(tokens, inverse, unit_rows(tokens, inverse, pivot)).squeeze(2)
         order = similarity.masked_fill(chosen.bool(), torch.inf).sort(dim=1, stable=True).indices
         chosen.scatter_(1, order[:, : share + (turn < more)], 1)
-    return chosen.sort(dim=1, descending=True, stable=True).indices[:, :kept]
+    return keep_best(chosen, kept)

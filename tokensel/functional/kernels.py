@@ -6,7 +6,7 @@ maximum over (distance, index), in which equal distances go to the lowest index.
 each other. Where they cannot all run at the same time, every step is a launch of its own instead.
 
 The arithmetic is tested in Triton's interpreter, the waiting between processes that share memory, and both on a GPU
-where there is one: on an H200 the kernel chooses what the plain path chooses. outputs/README.md has its times. `usable`
+where there is one: on an H200 the kernel chooses what the plain path chooses. docs/speed.md has its times. `usable`
 tries it once on each device all the same.
 """
 

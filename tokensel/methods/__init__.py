@@ -1,16 +1,12 @@
-"""The methods, one file each; importing this package registers them."""
+"""Methods that choose visual tokens, one file each; importing this package registers them.
 
-from tokensel.methods.base import (
-    METHODS,
-    Context,
-    Method,
-    Selection,
-    Sizes,
-    find_method,
-    make_method,
-    register_method,
-)
+Imports models (what the vision tower computed), functional and errors. The engine and every package above it may import
+this one.
+"""
+
+from tokensel.methods.base import Method, ScoringMethod
 from tokensel.methods.cdpruner import CDPruner
+from tokensel.methods.context import Context, ContextSource, Selection
 from tokensel.methods.dart import Dart
 from tokensel.methods.density import DensityPeaks
 from tokensel.methods.divprune import DivPrune
@@ -19,12 +15,15 @@ from tokensel.methods.fps import FarthestPoint
 from tokensel.methods.full import Full
 from tokensel.methods.grid import Grid
 from tokensel.methods.himap import HiMAP
+from tokensel.methods.lookup import find_method, make_method
 from tokensel.methods.no_image import NoImage
 from tokensel.methods.pool import Pool
 from tokensel.methods.prumerge import PruMerge
 from tokensel.methods.prumerge_plus import PruMergePlus
 from tokensel.methods.pyramiddrop import PyramidDrop
 from tokensel.methods.random import RandomSubset
+from tokensel.methods.registry import METHODS, register_method
+from tokensel.methods.sizes import Sizes
 from tokensel.methods.sparsevlm import SparseVLM
 from tokensel.methods.tome import MedoidToMe
 from tokensel.methods.tome_merge import ToMeMerge
@@ -34,6 +33,7 @@ __all__ = [
     "METHODS",
     "CDPruner",
     "Context",
+    "ContextSource",
     "Dart",
     "DensityPeaks",
     "DivPrune",
@@ -50,6 +50,7 @@ __all__ = [
     "PruMergePlus",
     "PyramidDrop",
     "RandomSubset",
+    "ScoringMethod",
     "Selection",
     "Sizes",
     "SparseVLM",

@@ -1,24 +1,31 @@
-"""cdpruner: a determinantal point process over visual tokens, conditioned on the instruction."""
+"""cdpruner: diverse tokens that are relevant to the instruction."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from tokensel.functional.clustering import dpp_greedy
-from tokensel.functional.sampling import inverse_norms
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.functional import dpp_greedy, inverse_norms
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
 class CDPruner(Method):
-    """Diverse tokens that are relevant to the instruction: greedy MAP of a conditional DPP, before the first layer.
+    """Keep tokens that are diverse and relevant to the instruction, by a determinantal point process (DPP).
 
-    Kernel: cosine similarity of the visual tokens, scaled on both sides by their relevance. Source: Zhang et al.,
-    Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs (NeurIPS 2025). The
-    paper takes relevance from CLIP's text encoder, which a LLaVA checkpoint does not hold. Our reading: the mean cosine
-    of a visual token with the instruction's embeddings, from 0 to 1 over the picture; survivors in the picture's order.
+    The DPP's kernel is the cosine similarity of the visual tokens, multiplied on both sides by their relevance to the
+    instruction; a greedy search for its most probable subset runs before the first layer.
+
+    Source: Zhang et al., Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs,
+        NeurIPS 2025, https://arxiv.org/abs/2506.10967.
+    Parameters: none.
+    Our reading: the paper takes relevance from CLIP's text encoder, which a LLaVA checkpoint does not contain. Here it
+        is the mean cosine of a visual token with the instruction's embeddings, scaled to 0 .. 1 over the image.
+        Survivors are in the order of the image.
     """
 
     name: ClassVar[str] = "cdpruner"
@@ -32,7 +39,7 @@ class CDPruner(Method):
 
     @staticmethod
     def relevance(context: Context) -> torch.Tensor:
-        """How much each visual token has to do with the instruction, from about 0 to 1: [B, N]."""
+        """The relevance of each visual token to the instruction, from about 0 to 1: [B, N]."""
         text, tokens = context.text.float(), context.tokens.float()
         unit = text * (inverse_norms(text) * context.text_mask).unsqueeze(-1)
         cosine = (tokens @ unit.sum(1).unsqueeze(-1)).squeeze(-1) * inverse_norms(tokens)

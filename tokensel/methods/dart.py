@@ -1,4 +1,4 @@
-"""dart: drop duplicates of a few pivots, never mind importance."""
+"""dart: drop what duplicates a few pivots."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,20 +6,27 @@ from typing import ClassVar
 import torch
 
 from tokensel.errors import TokenselError
-from tokensel.functional.clustering import least_similar
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.functional import least_similar, rank
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
 class Dart(Method):
-    """Keep the tokens least similar to a few pivots, and the pivots: duplication matters, not importance.
+    """Keep a few pivots and the tokens least similar to them: what matters is duplication, not importance.
 
-    Pivots are the visual tokens with the largest keys. Source: Wen et al., Stop Looking for Important Tokens in
-    Multimodal Language Models: Duplication Matters More (EMNLP 2025). Our reading: visual pivots only; L2 norm of the
-    keys of the layer about to come, over all heads; cosine of hidden states; pivots take turns, equally many each.
+    Pivots are the visual tokens with the largest keys.
 
-    pivots: how many.
+    Source: Wen et al., Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More,
+        EMNLP 2025, https://arxiv.org/abs/2502.11494.
+    Parameters:
+        pivots: the number of pivots.
+    Our reading: only visual tokens are pivots. Keys are those of the layer that the tokens are about to enter, by their
+        L2 norm over all heads. Similarity is the cosine of hidden states. Every pivot, in turn, takes the same number
+        of tokens.
     """
 
     name: ClassVar[str] = "dart"
@@ -33,8 +40,7 @@ class Dart(Method):
 
     def select(self, context: Context) -> Selection:
         norms = torch.linalg.vector_norm(context.keys.flatten(2).float(), dim=-1)
-        largest = norms.sort(dim=1, descending=True, stable=True).indices[:, : self.pivots]
-        return Selection(least_similar(context.tokens, largest, context.kept))
+        return Selection(least_similar(context.tokens, rank(norms)[:, : self.pivots], context.kept))
 
     def flops(self, sizes: Sizes) -> int:
         return sizes.keys() + sizes.cosines(min(self.pivots, sizes.kept))

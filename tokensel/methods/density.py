@@ -1,23 +1,28 @@
-"""density: a clustering that really clusters, density peaks."""
+"""density: density-peaks clustering."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from tokensel.errors import TokenselError
-from tokensel.functional.clustering import dpc_knn
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.functional import dpc_knn
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
 class DensityPeaks(Method):
-    """Cluster centres are dense and far from anything denser; survivors carry the mean of their cluster.
+    """Keep cluster centres, that is, tokens that are dense and far from any denser token.
 
-    What the medoid rule "tome" set out to be: its centres crowd where tokens are alike, these do not. Density is that
-    of the nearest neighbours under 1 - cosine. Source: density peaks clustering with k nearest neighbours (Rodriguez
-    and Laio 2014; Du et al. 2016), known for visual tokens from TCFormer (CVPR 2022).
+    Each survivor carries the mean of its cluster. Distance is 1 - cosine, and density is computed from the nearest
+    neighbours. Unlike the centres of "tome", these do not crowd where tokens are similar.
 
-    neighbours: how many make the density.
+    Source: density peaks clustering with k nearest neighbours, Rodriguez and Laio 2014, Du et al. 2016; for visual
+        tokens: Zeng et al., TCFormer, CVPR 2022, https://arxiv.org/abs/2204.08680.
+    Parameters:
+        neighbours: the number of nearest neighbours that define the density.
     """
 
     name: ClassVar[str] = "density"

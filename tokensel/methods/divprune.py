@@ -1,20 +1,27 @@
-"""divprune: the most diverse subset before the first layer."""
+"""divprune: the most diverse subset, before the first layer."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokensel.functional.sampling import farthest_point_sampling
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.functional import farthest_point_sampling
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
 class DivPrune(Method):
-    """Max-min diversity of the projected features: farthest point sampling from the most isolated token.
+    """Keep the subset with the largest minimum distance: farthest point sampling from the most isolated token.
 
-    Nothing is aggregated, and survivors stand in the picture's order. Source: Alvar et al., DivPrune (CVPR 2025), as
-    released: the paper's own figures came from unsorted indices. Our reading: the decoder gets a short picture, so
-    position ids close up.
+    It runs on the projected features, before the first layer. Nothing is aggregated.
+
+    Source: Alvar et al., DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models, CVPR 2025,
+        https://arxiv.org/abs/2503.02175.
+    Parameters: none.
+    Our reading: survivors are in the order of the image, as in the release; the paper's own figures came from unsorted
+        indices. The decoder receives a shorter image, so position ids are renumbered.
     """
 
     name: ClassVar[str] = "divprune"

@@ -1,4 +1,4 @@
-"""fastv: keep the visual tokens that the last token attended to in the layer before."""
+"""fastv: rank by the last token's attention in the previous layer."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,22 +6,25 @@ from typing import ClassVar
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import first_of_best
-from tokensel.functional.seeding import random_subset
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.functional import first_of_best, row_scores
+from tokensel.methods.base import ScoringMethod
+from tokensel.methods.context import Context
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
-class FastV(Method):
-    """Rank visual tokens by the attention of layer agg_layer - 1, last query's row; survivors keep their order.
+class FastV(ScoringMethod):
+    """Keep the visual tokens that the prompt's last token attends to most in layer agg_layer - 1.
 
-    Source: Chen et al., An Image is Worth 1/2 Tokens After Layer 2 (ECCV 2024), token drop in place. At agg_layer 0
-    there is no layer before, and a random subset stays, as in the original.
-
-    heads: "mean" over heads; "max_head" = the head with the largest sum over the image, the lowest
-        of those within 1e-5 of it; "weighted" =
-        alpha * that head + (1 - alpha) * mean of the others. alpha: its weight, 0 to 1. seed: for agg_layer 0.
+    Source: Chen et al., An Image is Worth 1/2 Tokens After Layer 2: Plug-and-Play Inference Acceleration for Large
+        Vision-Language Models, ECCV 2024, https://arxiv.org/abs/2403.06764.
+    Parameters:
+        heads: "mean" = the mean over heads; "max_head" = the head whose attention to the image has the largest sum (the
+            lowest of the heads within 1e-5 of it); "weighted" = alpha * that head + (1 - alpha) * mean of the others.
+        alpha: from 0 to 1, for heads="weighted".
+        seed: for agg_layer=0, which has no previous layer: a random subset is kept, as in the original code.
     """
 
     name: ClassVar[str] = "fastv"
@@ -37,12 +40,11 @@ class FastV(Method):
         if not 0 <= self.alpha <= 1:
             raise TokenselError(f"alpha={self.alpha!r}: must be from 0 to 1")
 
-    def select(self, context: Context) -> Selection:
+    def score(self, context: Context) -> Tensor:
         attention = context.last_query_attention
         if attention is None:
-            return Selection(random_subset(self.seed, context.row_keys, context.count, context.kept))
-        best = self.score(attention).sort(dim=1, descending=True, stable=True).indices
-        return Selection(best[:, : context.kept].sort(dim=1).values)
+            return -row_scores(self.seed, context.row_keys, context.count)
+        return self.over_heads(attention)
 
     def flops(self, sizes: Sizes) -> int:
         return sizes.attention()
@@ -50,11 +52,11 @@ class FastV(Method):
     def draws(self, layer: int) -> bool:
         return layer == 0
 
-    def score(self, attention: Tensor) -> Tensor:
-        """attention: [B, heads, N] -> one score per visual token [B, N]."""
+    def over_heads(self, attention: Tensor) -> Tensor:
+        """Combines the heads: attention [B, heads, N] -> [B, N]."""
         if self.heads == "mean":
             return attention.mean(1)
-        # Several heads may give all their attention to the picture, and sum to 1 but for the last bit.
+        # If several heads attend to the image alone, each sums to 1 up to rounding, which must not decide.
         leader = first_of_best(attention.sum(2)).unsqueeze(2).expand(-1, 1, attention.shape[2])
         strongest = attention.gather(1, leader).squeeze(1)
         if self.heads == "max_head":

@@ -4,21 +4,26 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import farthest_point_sampling
-from tokensel.functional.seeding import row_scores
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.functional import farthest_point_sampling, row_scores
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
 class FarthestPoint(Method):
-    """Cover the picture: each choice is the token farthest (1 - cosine) from everything chosen before.
+    """Cover the image: each choice is the token farthest (1 - cosine) from all earlier choices.
 
-    Source: farthest point sampling (Gonzalez 1985; Eldar et al. 1997), here over hidden states inside the decoder.
+    Survivors gather the other tokens by cross-attention.
 
-    start: "medoid" (nearest to all others), "peripheral" (farthest from its nearest neighbour), a token index, or
-        None = random, drawn from seed and the question's key.
-    seed: for start=None.
+    Source: farthest point sampling, Gonzalez 1985, Eldar et al. 1997, https://doi.org/10.1109/83.623193; here over
+        hidden states inside the decoder.
+    Parameters:
+        start: the first choice. "medoid" = the token nearest to all others; "peripheral" = the token farthest from its
+            nearest neighbour; an int = that token; None = random, from seed and the question's key.
+        seed: used with start=None.
     """
 
     name: ClassVar[str] = "fps"

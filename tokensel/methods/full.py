@@ -3,13 +3,18 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokensel.methods.base import Method, register_method
+from tokensel.methods.base import Method
+from tokensel.methods.registry import register_method
 
 
 @register_method
 @dataclass
 class Full(Method):
-    """Keep every visual token: the model as it is, bit for bit. `kept` may be left out."""
+    """Keep every visual token: the unchanged model, bit for bit. `kept` may be omitted.
+
+    Source: none, a control.
+    Parameters: none.
+    """
 
     name: ClassVar[str] = "full"
     passes_through: ClassVar[bool] = True

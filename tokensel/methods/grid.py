@@ -1,18 +1,24 @@
-"""grid: the picture sampled evenly, whatever it shows."""
+"""grid: evenly spaced tokens, whatever the image shows; a control."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokensel.functional.cells import cell_centers
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.functional import cell_centers
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
 class Grid(Method):
-    """Keep the middle token of each cell of a grid that is uniform over rows and columns: a control that sees nothing.
+    """Keep the middle token of each cell of a uniform grid, whatever the image shows.
 
-    Any kept works: the picture is cut into that many cells, as square and even as possible.
+    The image is divided into `kept` cells, as square and as even as possible, for any kept.
+
+    Source: none, a control.
+    Parameters: none.
     """
 
     name: ClassVar[str] = "grid"

@@ -1,26 +1,34 @@
-"""himap: two stages, first by the text's attention, then by the image's own."""
+"""himap: rank by the text's attention in a first stage, then by the image's own."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from tokensel.errors import TokenselError
-from tokensel.functional.seeding import random_subset
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.functional import row_scores
+from tokensel.methods.base import ScoringMethod
+from tokensel.methods.context import Context
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
-class HiMAP(Method):
-    """Early layers carry the picture into the text, later ones work within the picture: rank accordingly.
+class HiMAP(ScoringMethod):
+    """Rank by the attention of the text in the first stage and by that of the visual tokens in later stages.
 
-    First stage: attention of the layer before, mean over heads, summed over the text after the picture. Every later
-    one: the same summed over the visual tokens that are left. Survivors keep order and position ids. By the paper
-    288 remain at layer 2 and 72 at layer 8; given one number, the first stage keeps four times as many. At layer 0
-    there is no layer before, and a random subset stays.
+    Early layers move information from the image to the text; later layers work within the image. The score is the
+    previous layer's attention, averaged over heads and summed over the instruction (first stage) or over the remaining
+    visual tokens (later stages).
 
-    Source: Yin et al., Lifting the Veil on Visual Information Flow in MLLMs (CVPR 2025), and its release.
-
-    cut_off_layer: all visual tokens leave before this decoder layer; None: never. seed: for layer 0.
+    Source: Yin et al., Lifting the Veil on Visual Information Flow in MLLMs: Unlocking Pathways to Faster Inference,
+        CVPR 2025, https://arxiv.org/abs/2503.13108, and its release. The paper keeps 288 tokens at layer 2 and 72 at
+        layer 8.
+    Parameters:
+        cut_off_layer: the decoder layer before which all visual tokens are removed; None = no such layer.
+        seed: for agg_layer=0, which has no previous layer: a random subset is kept.
+    Our reading: with a single kept, each stage keeps four times as many tokens as the next.
     """
 
     name: ClassVar[str] = "himap"
@@ -35,12 +43,11 @@ class HiMAP(Method):
         if layer is not None and (not isinstance(layer, int) or isinstance(layer, bool) or layer < 1):
             raise TokenselError(f"cut_off_layer={layer!r}: must be a layer from 1, or None")
 
-    def select(self, context: Context) -> Selection:
+    def score(self, context: Context) -> Tensor:
         attention = context.attention("text" if context.stage == 0 else "image")
         if attention is None:
-            return Selection(random_subset(self.seed, context.row_keys, context.count, context.kept))
-        best = attention.mean(1).sort(dim=1, descending=True, stable=True).indices
-        return Selection(best[:, : context.kept].sort(dim=1).values)
+            return -row_scores(self.seed, context.row_keys, context.count)
+        return attention.mean(1)
 
     def flops(self, sizes: Sizes) -> int:
         return sizes.attention("text" if sizes.stage == 0 else "image")

@@ -3,13 +3,20 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
 class NoImage(Method):
-    """Remove every visual token. At agg_layer 0 the decoder never sees the picture: what text alone can score."""
+    """Remove every visual token. At agg_layer=0 this measures what the text alone achieves.
+
+    Source: none, a control.
+    Parameters: none.
+    """
 
     name: ClassVar[str] = "no_image"
     fixed_kept: ClassVar[int | None] = 0

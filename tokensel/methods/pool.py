@@ -1,21 +1,27 @@
-"""pool: the picture averaged over a grid."""
+"""pool: averages over the cells of a grid; a control."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from tokensel.functional.cells import cell_centers, grid_cells
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.functional import cell_centers, grid_cells
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
 class Pool(Method):
-    """Average pooling to a grid: each survivor is the mean of its cell, and stands in the cell's middle.
+    """Average pooling: each survivor carries the mean of its grid cell and has the position of the cell's middle token.
 
-    Any kept works: the picture is cut into that many cells, as square and even as possible; on a 24 x 24 picture 64 is
-    pooling by 3 x 3, the usual control of token-reduction papers.
+    The image is divided into `kept` cells, as square and as even as possible, for any kept. On 24 x 24 tokens kept=64
+    is 3 x 3 pooling, a common control in papers on token reduction.
+
+    Source: none, a control.
+    Parameters: none.
     """
 
     name: ClassVar[str] = "pool"

@@ -1,4 +1,4 @@
-"""prumerge and prumerge_plus: what [CLS] looks at, each with its like merged in."""
+"""prumerge: the tokens that [CLS] attends to, with similar tokens merged into them."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,22 +6,28 @@ from typing import ClassVar
 import torch
 
 from tokensel.errors import TokenselError
-from tokensel.functional.merging import weighted_merge
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.functional import keep_best, weighted_merge
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
 class PruMerge(Method):
-    """Keep the tokens that [CLS] attends to most in the tower's last layer, and merge the others into them.
+    """Keep the tokens with the most [CLS] attention in the vision tower's last layer, and merge the others into them.
 
-    Every kept token gathers its most similar others (cosine of keys), weighted by their [CLS] attention, before the
-    projector. Source: Shang et al., LLaVA-PruMerge (ICCV 2025). The original keeps the outliers of that attention (by
-    interquartile range, another number for each picture); here `kept` says how many, in the same ranking, so that
-    methods meet at equal cost. Our reading: attention is the mean over heads, and survivors stand in the picture's
-    order, with position ids that close up.
+    Each kept token adds the sum of the tokens with the most similar keys (cosine), weighted by their [CLS] attention,
+    before the projector.
 
-    neighbours: how many others each kept token gathers.
+    Source: Shang et al., LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models, ICCV 2025,
+        https://arxiv.org/abs/2403.15388.
+    Parameters:
+        neighbours: the number of tokens that are merged into each kept token.
+    Our reading: the paper keeps the outliers of the attention (by interquartile range), whose number differs between
+        images. Here `kept` is that number, in the same ranking, so that methods are compared at equal cost. Attention
+        is the mean over heads. Survivors are in the order of the image, and position ids are renumbered.
     """
 
     name: ClassVar[str] = "prumerge"
@@ -41,15 +47,15 @@ class PruMerge(Method):
     def select(self, context: Context) -> Selection:
         vision = context.vision
         attention = vision.cls_attention(-1).mean(1)
-        places = self.choose(attention, context.kept).sort(dim=1).values
+        positions = self.choose(attention, context.kept)
         keys = vision.keys(-1).flatten(2)
-        values = weighted_merge(vision.features, keys, attention, places, self.neighbours)
-        return Selection(places, vision.project(values))
+        values = weighted_merge(vision.features, keys, attention, positions, self.neighbours)
+        return Selection(positions, vision.project(values))
 
     def flops(self, sizes: Sizes) -> int:
         merging = 2 * sizes.kept * sizes.count * sizes.vision_width
         return sizes.cls_attention() + sizes.vision_keys() + merging + sizes.kept * sizes.projector
 
     def choose(self, attention: torch.Tensor, kept: int) -> torch.Tensor:
-        """attention: [B, N] -> LongTensor[B, kept]."""
-        return attention.sort(dim=1, descending=True, stable=True).indices[:, :kept]
+        """The tokens to keep, ascending: attention [B, N] -> LongTensor[B, kept]."""
+        return keep_best(attention, kept)

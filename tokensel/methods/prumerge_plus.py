@@ -1,4 +1,4 @@
-"""prumerge_plus: prumerge with spatially uniform samples beside the outliers."""
+"""prumerge_plus: prumerge with part of the tokens at a uniform stride."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,19 +6,22 @@ from typing import ClassVar
 import torch
 
 from tokensel.errors import TokenselError
-from tokensel.methods.base import register_method
+from tokensel.functional import keep_best, rank
 from tokensel.methods.prumerge import PruMerge
+from tokensel.methods.registry import register_method
 
 
 @register_method
 @dataclass
 class PruMergePlus(PruMerge):
-    """PruMerge with part of its tokens at a uniform stride over the picture, chosen before merging.
+    """PruMerge with part of the kept tokens at a uniform stride over the image, chosen before merging.
 
-    Source: Shang et al., LLaVA-PruMerge (ICCV 2025), "PruMerge+". Our reading: where a stride falls on a token that
-    [CLS] has already chosen, the next by [CLS] attention takes its place.
-
-    uniform: share of kept that stands at the stride.
+    Source: Shang et al., LLaVA-PruMerge ("PruMerge+"), ICCV 2025, https://arxiv.org/abs/2403.15388.
+    Parameters:
+        neighbours: the number of tokens that are merged into each kept token.
+        uniform: the share of kept that is chosen at the stride.
+    Our reading: if a token at the stride is already kept for its [CLS] attention, the token with the next highest
+        attention is kept instead.
     """
 
     name: ClassVar[str] = "prumerge_plus"
@@ -32,9 +35,8 @@ class PruMergePlus(PruMerge):
 
     def choose(self, attention: torch.Tensor, kept: int) -> torch.Tensor:
         count, spread = attention.shape[1], round(self.uniform * kept)
-        rank = attention.sort(dim=1, descending=True, stable=True).indices.argsort(dim=1)
-        at_stride = torch.zeros(count, dtype=torch.long, device=rank.device)
-        at_stride[torch.arange(spread, device=rank.device) * count // max(spread, 1)] = 1
-        # First the best of [CLS], then the stride, then whoever [CLS] likes next.
-        score = 3 * count * (rank < kept - spread) + count * at_stride - rank
-        return score.sort(dim=1, descending=True, stable=True).indices[:, :kept]
+        place = rank(attention).argsort(dim=1)
+        at_stride = torch.zeros(count, dtype=torch.long, device=place.device)
+        at_stride[torch.arange(spread, device=place.device) * count // max(spread, 1)] = 1
+        # First the highest attention, then the stride, then the next highest attention.
+        return keep_best(3 * count * (place < kept - spread) + count * at_stride - place, kept)

@@ -1,33 +1,40 @@
-"""pyramiddrop: drop by halves, layer group after layer group."""
+"""pyramiddrop: drop half of the visual tokens after each group of layers."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokensel.methods.base import Context, Method, Selection, Sizes, geometric, register_method
+from torch import Tensor
+
+from tokensel.methods.base import ScoringMethod, geometric
+from tokensel.methods.context import Context
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
-class PyramidDrop(Method):
-    """Few tokens suffice in deep layers: rank by the last instruction token's attention in the layer about to come.
+class PyramidDrop(ScoringMethod):
+    """Rank by the last instruction token's attention in the layer that follows; deeper layers keep fewer tokens.
 
-    The query and the keys are that layer's own (its norm, projections and rotary embedding on the present states),
-    mean over heads. Survivors keep their order, and position ids are numbered anew. By the paper 50%, 25% and 12.5%
-    remain after layers 8, 16 and 24; given one number, kept falls to it by equal factors.
+    The attention is that of the next layer on the current hidden states, averaged over heads. Position ids are
+    renumbered.
 
-    Source: Xing et al., PyramidDrop (CVPR 2025). Our reading: the softmax over the whole prompt is taken before the
-    mean over heads.
+    Source: Xing et al., PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy
+        Reduction, CVPR 2025, https://arxiv.org/abs/2410.17247. The paper keeps 50%, 25% and 12.5% after layers 8, 16
+        and 24.
+    Parameters: none.
+    Our reading: the softmax runs over the whole prompt and precedes the mean over heads. With a single kept, the number
+        of tokens falls to it by equal factors.
     """
 
     name: ClassVar[str] = "pyramiddrop"
     default_layers: ClassVar[tuple[int, ...]] = (8, 16, 24)
     default_position: ClassVar[str] = "renumber"
 
-    def select(self, context: Context) -> Selection:
+    def score(self, context: Context) -> Tensor:
         attention = context.attention("last", layer="next")
         assert attention is not None
-        best = attention.mean(1).sort(dim=1, descending=True, stable=True).indices
-        return Selection(best[:, : context.kept].sort(dim=1).values)
+        return attention.mean(1)
 
     def flops(self, sizes: Sizes) -> int:
         return sizes.attention("last", layer="next")

@@ -1,27 +1,37 @@
-"""random: a seeded random subset, the control every method has to beat."""
+"""random: a random subset, the control that every method has to beat."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokensel.functional.seeding import random_subset
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from torch import Tensor
+
+from tokensel.functional import row_scores
+from tokensel.methods.base import ScoringMethod
+from tokensel.methods.context import Context
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
-class RandomSubset(Method):
-    """Keep a random subset in its original order. It depends on seed, the question's key and N only, never on the
-    batch, so predictions don't change with batch size; a smaller kept is a subset of a larger one.
+class RandomSubset(ScoringMethod):
+    """Keep a random subset, in the order of the image.
 
-    seed: another seed, another subset.
+    It depends only on seed, the question's key and N, not on the batch. The subset of a smaller kept is contained in
+    that of a larger one.
+
+    Source: none, a control.
+    Parameters:
+        seed: the seed of the choice.
     """
 
     name: ClassVar[str] = "random"
 
     seed: int = 0
 
-    def select(self, context: Context) -> Selection:
-        return Selection(random_subset(self.seed, context.row_keys, context.count, context.kept))
+    def score(self, context: Context) -> Tensor:
+        # The smallest random numbers stay: the choice of `random_subset`.
+        return -row_scores(self.seed, context.row_keys, context.count)
 
     def flops(self, sizes: Sizes) -> int:
         return 0

@@ -1,4 +1,4 @@
-"""sparsevlm: text tokens that speak of the picture rate it; the best of what is dropped is recycled."""
+"""sparsevlm: rank by the attention of relevant text tokens, and recycle part of what is dropped."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,27 +6,31 @@ from typing import ClassVar
 import torch
 
 from tokensel.errors import TokenselError
-from tokensel.functional.clustering import dpc_knn
-from tokensel.functional.sampling import cluster_means, take, text_raters
-from tokensel.methods.base import Context, Method, Selection, Sizes, geometric, register_method
+from tokensel.functional import cluster_means, dpc_knn, rank, take
+from tokensel.methods.base import Method, geometric
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
 class SparseVLM(Method):
-    """Rank visual tokens by the attention of those words only that are about the picture.
+    """Rank visual tokens by the attention of those text tokens (raters) that are relevant to the image.
 
-    Raters: instruction tokens whose similarity to the picture (softmax over the text of visual x text products as they
-    entered the first layer, mean over visual tokens) is not below the mean. Score: their attention in the layer before,
-    averaged over raters and heads.
-    Of the dropped, the best 30% are clustered by density peaks, and one mean per cluster follows the kept ones.
+    Raters are chosen by `text_raters` at the first layer. The score is their attention in the previous layer, averaged
+    over raters and heads. The best 30% of the dropped tokens are clustered by density peaks, and the clusters' means
+    follow the kept tokens.
 
-    Source: Zhang et al., SparseVLM (ICML 2025). By the paper after layers 2, 6 and 15, keeping 300/200/110 for an
-    average of 192, 303/110/36 for 128 and 66/30/17 for 64; given one number, kept falls to it by equal factors. Our
-    reading: one tenth of kept is clusters, which count towards it, and position ids are numbered anew.
-
-    recycled: share of the dropped that is clustered. clusters: share of kept that the clusters take; 0: no recycling,
-        as in the later version, which also keeps position ids (position="source").
+    Source: Zhang et al., SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference,
+        ICML 2025, https://arxiv.org/abs/2410.04417. The paper reduces after layers 2, 6 and 15 to 300, 200 and 110
+        tokens for an average of 192, to 303, 110 and 36 for 128, and to 66, 30 and 17 for 64.
+    Parameters:
+        recycled: the share of the dropped tokens that is clustered.
+        clusters: the share of kept that is cluster means; 0 = no recycling, as in the paper's later version, which also
+            keeps position ids (position="source").
+    Our reading: cluster means count towards kept and are a tenth of it. Position ids are renumbered. With a single
+        kept, the number of tokens falls to it by equal factors.
     """
 
     name: ClassVar[str] = "sparsevlm"
@@ -48,8 +52,8 @@ class SparseVLM(Method):
         visual, text = context.inputs
         attention = context.attention("text", weights=text_raters(visual, text, context.text_mask))
         if attention is None:
-            raise TokenselError("agg_layer=0: method 'sparsevlm' looks at the layer before; it needs 1 or more")
-        order = attention.mean(1).sort(dim=1, descending=True, stable=True).indices
+            raise TokenselError("agg_layer=0: sparsevlm ranks by the previous layer's attention; use agg_layer >= 1")
+        order = rank(attention.mean(1))
         pool, merged = recycling(context.count, context.kept, self.recycled, self.clusters)
         kept = order[:, : context.kept - merged].sort(dim=1).values
         values = take(context.tokens, kept)
@@ -70,6 +74,22 @@ class SparseVLM(Method):
 
 
 def recycling(count: int, kept: int, recycled: float, clusters: float) -> tuple[int, int]:
-    """How many of the dropped tokens are clustered, and into how many clusters."""
+    """The number of dropped tokens that are clustered, and the number of clusters."""
     pool = int(recycled * (count - kept))
     return pool, min(int(clusters * kept), pool)
+
+
+def text_raters(tokens: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
+    """The weight of every text token as a rater: float32 [B, S], 1 / (number of raters) for a rater, else 0.
+
+    A token's relevance is its share of the softmax over the text of visual x text products, averaged over visual
+    tokens. Raters are the instruction's tokens whose relevance is not below the mean of the instruction.
+
+    tokens [B, N, D], text [B, S, D], text_mask BoolTensor[B, S].
+    """
+    product = torch.bmm(tokens.float(), text.float().transpose(1, 2))
+    product = product.masked_fill(~text_mask.unsqueeze(1), torch.finfo(product.dtype).min)
+    share = product.softmax(-1).mean(1)
+    words = text_mask.sum(1, keepdim=True).clamp_min(1)
+    rates = text_mask & (share >= share.sum(1, keepdim=True) / words)
+    return rates / rates.sum(1, keepdim=True).clamp_min(1)

@@ -1,25 +1,30 @@
-"""tome: the medoid rule, centres of high degree in the cosine graph."""
+"""tome: the medoid rule, the tokens most similar to all others."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from tokensel.errors import TokenselError
-from tokensel.functional.sampling import tome_centers
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.functional import tome_centers
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
 class MedoidToMe(Method):
-    """Keep the tokens most similar to all others: centres of high degree, moved to their cluster's best member.
+    """Keep the tokens most similar to all others, that is, with the largest sum of cosines (their degree).
 
-    The rule starts from the top-k by degree (sum of cosines), and without parallel rows that start is a fixed point:
-    whatever has a higher degree than a centre is itself a centre, so the outcome *is* the top-k by degree and the
-    iterations change nothing. Kept under its usual name; it is not the original ToMe, which merges pairs.
+    The tokens of highest degree are cluster centres; each iteration assigns every token to its most similar centre and
+    moves each centre to the member of its cluster with the highest degree. Without parallel tokens the iterations
+    change nothing, because a token of higher degree than a centre is itself a centre. Survivors gather the other tokens
+    by cross-attention. "tome_merge" is the original ToMe, which merges pairs.
 
-    Source: the simplified form of Bolya et al., Token Merging (ICLR 2023), found in published baselines.
-
-    iterations: rounds of assigning and moving.
+    Source: a simplified form, found in published baselines, of Bolya et al., Token Merging: Your ViT But Faster,
+        ICLR 2023, https://arxiv.org/abs/2210.09461.
+    Parameters:
+        iterations: the number of iterations.
     """
 
     name: ClassVar[str] = "tome"
@@ -37,6 +42,6 @@ class MedoidToMe(Method):
         return Selection(tome_centers(context.tokens, context.kept, self.iterations))
 
     def flops(self, sizes: Sizes) -> int:
-        # On a CPU, which need not wait for the answer, iterations that could not move a centre are left out.
+        # On a CPU, iterations that cannot move a centre are skipped; on a GPU the test would cost a synchronisation.
         moves = 0 if sizes.device == "cpu" else self.iterations * sizes.kept
         return sizes.cosines(2 + moves)

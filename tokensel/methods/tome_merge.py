@@ -4,22 +4,29 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokensel.errors import TokenselError
-from tokensel.functional.merging import soft_merge
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.functional import soft_merge
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
 class ToMeMerge(Method):
-    """Bipartite soft matching, repeated until `kept` remain: alike tokens become their size-weighted mean.
+    """Merge similar tokens into their size-weighted mean until `kept` remain (bipartite soft matching).
 
-    Even tokens propose to odd ones, the strongest pairs merge, at most half at a time. The metric is keys averaged over
-    heads. Source: Bolya et al., Token Merging (ICLR 2023), and its release, there between the blocks of a vision
-    transformer. Our reading for a decoder: keys of the layer about to come, before rotary embedding; merged keys are
-    size-weighted means too; merging among visual tokens only, and a merged token stands where its destination stood,
-    because causal attention does not allow any order.
+    Each even token is paired with the most similar odd token, and the most similar pairs merge, at most half of the
+    tokens per round. Similarity is the cosine of keys, averaged over heads.
 
-    proportional: log(size) is added to the later layers' attention logits, the original's proportional attention.
+    Source: Bolya et al., Token Merging: Your ViT But Faster, ICLR 2023, https://arxiv.org/abs/2210.09461, and its
+        release.
+    Parameters:
+        proportional: add log(size) to the attention logits in later layers, the paper's proportional attention.
+    Our reading: the paper merges between the blocks of a vision transformer. Here only the decoder's visual tokens
+        merge, by the keys of the layer that they are about to enter, before rotary embedding; merged keys are
+        size-weighted means too. A merged token has the position of its destination, because causal attention depends
+        on the order of the tokens.
     """
 
     name: ClassVar[str] = "tome_merge"
@@ -33,8 +40,8 @@ class ToMeMerge(Method):
             raise TokenselError(f"proportional={self.proportional!r}: must be true or false")
 
     def select(self, context: Context) -> Selection:
-        places, values, sizes = soft_merge(context.keys.mean(2), context.tokens, context.kept)
-        return Selection(places, values, sizes if self.proportional else None)
+        positions, values, sizes = soft_merge(context.keys.mean(2), context.tokens, context.kept)
+        return Selection(positions, values, sizes if self.proportional else None)
 
     def flops(self, sizes: Sizes) -> int:
         total, left = sizes.keys(), sizes.count

@@ -1,4 +1,4 @@
-"""A user's own methods: a class in a file of theirs, or one that an installed package offers by entry point."""
+"""Methods from outside tokensel: a class in a user's file, or an entry point of an installed package."""
 
 import hashlib
 import importlib.util
@@ -16,21 +16,22 @@ from types import ModuleType
 from typing import TypeGuard
 
 from tokensel.errors import TokenselError
-from tokensel.methods.base import METHODS, Method
+from tokensel.methods.base import Method, ScoringMethod
+from tokensel.methods.registry import METHODS
 
 ENTRY_POINT_GROUP = "tokensel.methods"
 _FILE_AND_CLASS = re.compile(r"(?P<file>.+\.py)(?::(?P<kind>.*))?")
-# What a configuration's node of a method says beside the method's fields.
+# Keys of a method's configuration node beside the method's fields.
 _NODE_KEYS = ("name", "file")
 
 _modules: dict[Path, ModuleType] = {}
 _specs: dict[type[Method], str] = {}
 
 
-def find_method(name: str) -> type[Method] | None:
-    """The class that FILE.py:CLASS or an entry point's name stands for, registered; None if name is neither.
+def find_user_method(name: str) -> type[Method] | None:
+    """The class that "FILE.py:CLASS" or an entry point names, registered; None if `name` is neither.
 
-    Runs code of the named file or package only. Raises TokenselError as `load_method` does.
+    Runs only the code of the named file or package. Raises TokenselError as `load_method` does.
     """
     if _FILE_AND_CLASS.fullmatch(name):
         return load_method(name)
@@ -38,14 +39,14 @@ def find_method(name: str) -> type[Method] | None:
 
 
 def load_method(spec: str) -> type[Method]:
-    """Imports FILE.py and registers its CLASS under the class's name. spec: "FILE.py:CLASS".
+    """Imports FILE.py and registers its class CLASS. spec: "FILE.py:CLASS".
 
-    The path is relative to the current directory, or begins with ~. A file is executed once, and again when its content
-    has changed. A class without a `name` of its own gets its class name in snake_case; one with annotations becomes a
-    dataclass if it is none.
+    The path is absolute, relative to the current directory, or begins with ~. A file is executed once, and again after
+    its content has changed. A class that does not define `name` is named by its class name in snake_case. A class with
+    annotations is made a dataclass if it is not one.
 
-    Raises TokenselError, one line: the file is missing or fails (where, and with what), it has no such class, the class
-    is no subclass of Method with a `select`, or its name is taken.
+    Raises TokenselError if the file is missing or raises (with its line and the error), if it has no such class, if the
+    class is not a subclass of Method with a `select` or of ScoringMethod with a `score`, or if its name is taken.
     """
     named = _FILE_AND_CLASS.fullmatch(spec)
     if named is None or not (named["kind"] or "").isidentifier():
@@ -55,19 +56,19 @@ def load_method(spec: str) -> type[Method]:
         module = _import_file(path, spec)
         found = getattr(module, named["kind"], None)
         if found is None:
-            raise TokenselError(f"method={spec}: no class {named['kind']} there; {_listed(module)}")
+            raise TokenselError(f"method={spec}: no class {named['kind']} there; {_allowed(module)}")
         method = _adopt(found, spec)
     _specs[method] = f"{path}:{named['kind']}"
     return method
 
 
 def method_file(method: type[Method]) -> str | None:
-    """Where `load_method` found this class, as an absolute FILE.py:CLASS; None for any other class."""
+    """The absolute FILE.py:CLASS from which `load_method` loaded this class; None for any other class."""
     return _specs.get(method)
 
 
 def entry_point_names() -> list[str]:
-    """Names that installed packages offer, sorted, without importing any."""
+    """Names of the entry points of installed packages, sorted. Imports none of the packages."""
     return sorted({point.name for point in metadata.entry_points(group=ENTRY_POINT_GROUP)})
 
 
@@ -82,8 +83,8 @@ def _load_entry_point(name: str) -> type[Method] | None:
     with _registering(spec):
         try:
             found = point.load()
-        except (Exception, SystemExit) as error:  # whatever a package's import raises
-            raise TokenselError(f"method={spec}: cannot be imported: {_told(error)}") from error
+        except (Exception, SystemExit) as error:  # an import can raise anything
+            raise TokenselError(f"method={spec}: cannot be imported: {_described(error)}") from error
         method = _adopt(found, spec, name)
         if method.name != name:
             raise TokenselError(f"method={spec}: the class calls itself {method.name!r}; it must be {name!r}")
@@ -91,7 +92,7 @@ def _load_entry_point(name: str) -> type[Method] | None:
 
 
 def _import_file(path: Path, spec: str) -> ModuleType:
-    """The file as a module of a name of its own."""
+    """The file as a module whose name is unique to its path and content."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -101,57 +102,61 @@ def _import_file(path: Path, spec: str) -> ModuleType:
         return _modules[path]
     module = ModuleType(name)
     module.__file__ = str(path)
-    sys.modules[name] = module  # dataclasses look there while the file runs
+    sys.modules[name] = module  # dataclasses need the entry while the file runs
     try:
-        # Not by Python's own loader, which takes a .pyc of the same second and size for the file as it is now.
+        # Python's own loader would use a stale .pyc if the file was edited within a second to the same size.
         source = importlib.util.decode_source(content)
-        # So inspect.getsource tells what ran, also after the file was edited.
+        # For inspect.getsource: it must return the code that ran, even after the file was edited.
         linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
         exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))
-    except (Exception, SystemExit) as error:  # whatever a user's file raises
+    except (Exception, SystemExit) as error:  # a user's file can raise anything
         del sys.modules[name]
-        raise TokenselError(f"method={spec}: {path}{_line(error, path)}: {_told(error)}") from error
+        raise TokenselError(f"method={spec}: {path}{_line(error, path)}: {_described(error)}") from error
     _modules[path] = module
     return module
 
 
 def _line(error: BaseException, path: Path) -> str:
-    """Where in the file: of a syntax error its own line, else the last one that ran."""
+    """ ", line N": the line of a syntax error, or the last line of the file in the traceback; "" if there is none."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f", line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f", line {lines[-1]}" if lines else ""
 
 
-def _told(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
+    """The error's type and the first line of its message."""
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     first = next(iter(message.strip().splitlines()), "")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def _listed(module: ModuleType) -> str:
+def _allowed(module: ModuleType) -> str:
+    """The end of an error message: the classes that may be named."""
     own = [kind.__name__ for kind in vars(module).values() if _is_method(kind) and kind.__module__ == module.__name__]
     return f"choose from {', '.join(sorted(own))}" if own else "it has no subclass of tokensel.Method"
 
 
 def _is_method(found: object) -> TypeGuard[type[Method]]:
-    return isinstance(found, type) and issubclass(found, Method) and found is not Method
+    return isinstance(found, type) and issubclass(found, Method) and found not in (Method, ScoringMethod)
 
 
 def _adopt(found: object, spec: str, name: str | None = None) -> type[Method]:
-    """Gives the class what it lacks, checks it and registers it. name: for a class without one of its own."""
+    """Completes the class, checks it and registers it. name: for a class that does not define one."""
     if not _is_method(found):
         raise TokenselError(f"method={spec}: must be a subclass of tokensel.Method")
+    if issubclass(found, ScoringMethod) and found.score is ScoringMethod.score and found.select is ScoringMethod.select:
+        raise TokenselError(f"method={spec}: has no score(self, context)")
     if found.select is Method.select and not found.passes_through:
         raise TokenselError(f"method={spec}: has no select(self, context)")
     if "__dataclass_fields__" not in vars(found) and inspect.get_annotations(found):
         try:
             dataclass(found)
-        except (TypeError, ValueError) as error:  # names the field
-            raise TokenselError(f"method={spec}: cannot be a dataclass: {_told(error)}") from error
+        except (TypeError, ValueError) as error:  # the message names the field
+            raise TokenselError(f"method={spec}: cannot be a dataclass: {_described(error)}") from error
     reserved = [option.name for option in fields(found) if option.name in _NODE_KEYS]
     if reserved:
-        raise TokenselError(f"method={spec}: {reserved[0]} cannot be an option; for the method's name write name = ...")
+        raise TokenselError(f"method={spec}: {reserved[0]} cannot be an option; to name the method, write name = ...")
     if "name" not in vars(found):
         found.name = name or _snake_case(found.__name__)
     if not (isinstance(found.name, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", found.name)):
@@ -166,7 +171,7 @@ def _snake_case(name: str) -> str:
 
 @contextmanager
 def _registering(spec: str) -> Iterator[None]:
-    """Refuses names that other methods have, whether registered by decorator or here; a failure registers nothing."""
+    """Undoes all registrations of its block on any error, and raises TokenselError if one replaced another method."""
     before = dict(METHODS)
     try:
         yield
@@ -183,5 +188,6 @@ def _registering(spec: str) -> Iterator[None]:
 
 
 def _origin(method: type[Method]) -> str:
+    """The class and its file. A class that is loaded again from an edited file has the same origin."""
     file = getattr(sys.modules.get(method.__module__), "__file__", None)
     return f"{method.__name__} in {file or method.__module__}"

@@ -1,4 +1,4 @@
-"""visionzip: what [CLS] looks at, and means of the rest."""
+"""visionzip: the tokens that [CLS] attends to, and means of the others."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,23 +6,27 @@ from typing import ClassVar
 import torch
 
 from tokensel.errors import TokenselError
-from tokensel.functional.merging import contextual_tokens
-from tokensel.functional.sampling import take
-from tokensel.methods.base import Context, Method, Selection, Sizes, register_method
+from tokensel.functional import contextual_tokens, rank, take
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
 class VisionZip(Method):
-    """Dominant tokens by [CLS] attention, and contextual ones that gather the rest, before the projector.
+    """Keep the dominant tokens by [CLS] attention, and contextual tokens that summarise the others.
 
-    [CLS] attention (summed over heads) and keys (mean over heads) are those of the vision tower's layer before the
-    last. Among the tokens that are not dominant, targets stand at a uniform stride; every other one goes to the target
-    with the most similar key, and the target becomes itself plus their mean. Dominant tokens come first, in order.
+    It runs before the projector, with the [CLS] attention (summed over heads) and the keys (mean over heads) of the
+    vision tower's second-to-last layer. Of the tokens that are not dominant, those at a uniform stride are targets.
+    Each other token is assigned to the target with the most similar key, and a contextual token is a target plus the
+    mean of the tokens assigned to it. Dominant tokens come first, in the order of the image.
 
-    Source: Yang et al., VisionZip (CVPR 2025): budgets 162 + 30, 108 + 20 and 54 + 10.
-
-    contextual: share of kept that is contextual.
+    Source: Yang et al., VisionZip: Longer is Better but Not Necessary in Vision Language Models, CVPR 2025,
+        https://arxiv.org/abs/2412.04467. Its budgets are 162 + 30, 108 + 20 and 54 + 10.
+    Parameters:
+        contextual: the share of kept that is contextual.
     """
 
     name: ClassVar[str] = "visionzip"
@@ -41,15 +45,15 @@ class VisionZip(Method):
 
     def select(self, context: Context) -> Selection:
         vision, extra = context.vision, round(self.contextual * context.kept)
-        order = vision.cls_attention().sum(1).sort(dim=1, descending=True, stable=True).indices
+        order = rank(vision.cls_attention().sum(1))
         split = context.kept - extra
         dominant, rest = order[:, :split].sort(dim=1).values, order[:, split:].sort(dim=1).values
         if extra == 0:
             return Selection(dominant, vision.project(take(vision.features, dominant)))
         keys = vision.keys().mean(2)
-        places, values = contextual_tokens(take(vision.features, rest), take(keys, rest), extra)
+        targets, values = contextual_tokens(take(vision.features, rest), take(keys, rest), extra)
         features = torch.cat([take(vision.features, dominant), values], 1)
-        return Selection(torch.cat([dominant, rest.gather(1, places)], 1), vision.project(features))
+        return Selection(torch.cat([dominant, rest.gather(1, targets)], 1), vision.project(features))
 
     def flops(self, sizes: Sizes) -> int:
         extra = round(self.contextual * sizes.kept)

@@ -1,4 +1,4 @@
-"""The embedded LLaVA before training: its configuration, tokenizer and processor, all in transformers' own classes."""
+"""The embedded LLaVA before training: configuration, tokenizer and processor, all of transformers' own classes."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _VOCABULARY = 1000
 
 
 def build_tokenizer(corpus: list[str], phrases: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on `corpus`: common words are one token, any other text falls back to bytes.
+    """A byte-level BPE tokenizer trained on `corpus`: common words are one token, any other text is split into bytes.
 
-    `phrases` (recurring sentences) and the instruction of the prompt are one token each, which keeps prompts short.
+    `phrases` (recurring sentences) and the prompt's instruction become one token each, which keeps prompts short.
     """
     tokenizer = Tokenizer(models.BPE())
     words = Regex(r"\n[A-Z]\.| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s")
@@ -71,7 +71,7 @@ def build_tokenizer(corpus: list[str], phrases: list[str]) -> PreTrainedTokenize
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """LLaVA-1.5's processor: short side to 336 px, centre crop, CLIP's mean and deviation."""
+    """LLaVA-1.5's processor: resizes the short side to 336 px, crops the centre, normalises as CLIP does."""
     try:
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil as ImageProcessor
     except ImportError:
@@ -89,7 +89,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
-    """LLaVA-1.5 in small: 336/14 vision tower (576 visual tokens), 8 decoder layers, 192 wide."""
+    """A small LLaVA-1.5: a vision tower of 336 px and 14 px patches (576 visual tokens), 8 decoder layers, 192 wide."""
     vision = CLIPVisionConfig(
         hidden_size=96,
         intermediate_size=384,
@@ -126,16 +126,21 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
 
 
 def build_model(config: LlavaConfig, seed: int) -> LlavaForConditionalGeneration:
-    """Seeded random weights; the tower starts with 2-D sinusoids for positions and with attention to its like.
+    """A model with seeded random weights. Its vision tower starts with structure that it would otherwise have to learn.
 
-    Equal query and key weights make a patch attend to patches of similar colour and place from the first step
-    ("mimetic" initialisation, Trockman and Kolter 2023): without it most of a short training goes into finding that.
+    The position embeddings start as 2-D sinusoids. The query and key weights start equal, so that a patch attends to
+    patches of similar colour and position from the first step; without this, most of a short training goes into
+    learning it.
+
+    Source: Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers",
+    https://arxiv.org/abs/2305.09828
     """
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config)
-    positions = model.model.vision_tower.get_submodule(_find(model.model.vision_tower, "position_embedding")).weight
+    tower = model.model.vision_tower
+    positions = tower.get_submodule(_submodule_name(tower, "position_embedding")).weight
     with torch.no_grad():
-        for attention in (m for m in model.model.vision_tower.modules() if hasattr(m, "q_proj")):
+        for attention in (m for m in tower.modules() if hasattr(m, "q_proj")):
             torch.nn.init.orthogonal_(attention.q_proj.weight)
             attention.k_proj.weight.copy_(attention.q_proj.weight)
         positions[1:] = _sinusoids(
@@ -144,13 +149,13 @@ def build_model(config: LlavaConfig, seed: int) -> LlavaForConditionalGeneration
     return model
 
 
-def _find(module: torch.nn.Module, ending: str) -> str:
-    """Name of the one submodule called `ending`: transformers moved the tower's inside between releases."""
+def _submodule_name(module: torch.nn.Module, ending: str) -> str:
+    """The full name of the submodule whose name ends so; its path differs between transformers releases."""
     return next(name for name, _ in module.named_modules() if name.endswith(ending))
 
 
 def _sinusoids(grid: int, width: int) -> torch.Tensor:
-    """2-D sine and cosine position codes, rows in the first half of the width. [grid * grid, width]"""
+    """2-D sine and cosine position codes [grid * grid, width]: first half of the width for rows, second for columns."""
     quarter = width // 4
     rates = (2 * math.pi / grid) * torch.linspace(0.5, 6, quarter)
     angles = torch.arange(grid)[:, None] * rates

@@ -1,6 +1,6 @@
-"""What differs between model families: how a picture becomes visual tokens, and what places they have.
+"""The differences between model families: how a picture becomes visual tokens, and which positions they get.
 
-One mechanism serves all of them; a new family is one small class here, if the default does not fit already.
+To add a family, add one entry to FAMILIES, and a subclass of `Family` if none of those here fits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,54 +9,59 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Arguments of a forward that are laid out along the prompt, not by picture.
+# Arguments of a forward with one value per prompt token, rather than per picture.
 ALONG_PROMPT = ("mm_token_type_ids", "token_type_ids")
 
 
 class Family:
-    """LLaVA-1.5 and whatever works like it: one picture is one square grid of visual tokens, always as many.
+    """LLaVA-1.5 and models like it: every picture becomes one square grid with the same number of visual tokens.
 
-    `pictures` is everywhere what a processor makes of them beside the prompt: pixel_values and what goes with it, all
-    with one entry per picture.
+    `pictures` always holds what a processor returns besides the prompt: pixel_values and its companions, with one entry
+    per picture.
+
+    one_grid     the visual tokens have rows and columns, and methods may use the vision tower's states
+    fixed_size   every picture has the same number of visual tokens, so a prompt can be tokenized before its picture is
+                 opened
     """
 
-    # one_grid: methods may look at the vision tower and at rows and columns. fixed_size: every picture gives equally
-    # many visual tokens, so that a prompt can be laid out before its picture is opened.
     one_grid = True
     fixed_size = True
 
     def for_processor(self, images: list[Any]) -> list[Any]:
-        """One picture per prompt, in the form that the family's processor wants."""
+        """The pictures, one per prompt, in the form that the family's processor expects."""
         return images
 
     def features(self, llava: Any, pictures: Mapping[str, Any]) -> list[Tensor]:
-        """The visual tokens of each picture, as the decoder gets them: [N, D] each."""
-        given = {name: value for name, value in pictures.items() if name not in ALONG_PROMPT}
-        return list(llava.get_image_features(**given, return_dict=True).pooler_output)
+        """The visual tokens of each picture as the decoder receives them: [N, D] each."""
+        arguments = {name: value for name, value in pictures.items() if name not in ALONG_PROMPT}
+        return list(llava.get_image_features(**arguments, return_dict=True).pooler_output)
 
     def grid(self, config: Any, pictures: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Rows and columns of the pictures' visual tokens; None: a square. (1, N): no single grid, N runs along it."""
+        """Rows and columns of the pictures' visual tokens.
+
+        None stands for a square grid, (1, 0) for no single grid: the tokens then count as one row in reading order.
+        """
         return None
 
     def position_ids(self, llava: Any, input_ids: Tensor, mask: Tensor | None, pictures: Mapping[str, Any]) -> Tensor:
-        """Position ids of a left-padded prompt: LongTensor[B, T], or [3, B, T] for a rotary embedding of three axes."""
+        """Position ids of a left-padded prompt: LongTensor[B, T], or [3, B, T] for a rotary embedding with three axes."""
         if mask is None:
             return torch.arange(input_ids.shape[1], device=input_ids.device).expand(input_ids.shape[0], -1)
         return (mask.long().cumsum(1) - 1).clamp_min(0)
 
     def along_prompt(self, input_ids: Tensor, config: Any) -> dict[str, Tensor]:
-        """What else the model is told along the prompt."""
+        """Further arguments of the forward with one value per prompt token."""
         return {}
 
     def take(self, pictures: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-        """The entries of some of the pictures."""
+        """The entries of the pictures at `rows`, in that order."""
         return {name: value[list(rows)] for name, value in pictures.items()}
 
 
 class Tiled(Family):
-    """LLaVA-NeXT, LLaVA-OneVision: an overview and tiles of the picture, the rows of which end in a newline token.
+    """LLaVA-NeXT and LLaVA-OneVision: an overview and tiles of the picture, whose rows end in a newline token.
 
-    They have no single grid: methods that need one take the visual tokens as one row in reading order.
+    There is no single grid: methods that need one receive the visual tokens as one row in reading order.
     """
 
     one_grid = False
@@ -67,7 +72,7 @@ class Tiled(Family):
 
 
 class Idefics3(Tiled):
-    """SmolVLM, Idefics3: tiles and an overview, with text tokens between them; a picture left whole is one grid."""
+    """Idefics3 and SmolVLM: tiles and an overview, separated by text tokens. An untiled picture is one grid."""
 
     def for_processor(self, images: list[Any]) -> list[Any]:
         return [[image] for image in images]
@@ -78,7 +83,7 @@ class Idefics3(Tiled):
 
 
 class QwenVL(Family):
-    """Qwen2-VL, Qwen2.5-VL: the picture at its own shape, and positions along time, height and width."""
+    """Qwen2-VL and Qwen2.5-VL: pictures keep their aspect ratio; positions have axes for time, height and width."""
 
     one_grid = False
     fixed_size = False
@@ -119,11 +124,11 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(config: Any) -> Family:
-    """The family of a model's configuration; what is not known is taken to be like LLaVA-1.5."""
+    """The family of a model's configuration. An unknown model type is treated like LLaVA-1.5."""
     return FAMILIES.get(getattr(config, "model_type", ""), FAMILIES["llava"])
 
 
-def picture_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those arguments of a forward that hold its pictures."""
+def picture_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a forward that hold its pictures."""
     names = ("pixel_values", "image_sizes", "image_grid_thw", "pixel_attention_mask", "batch_num_images")
-    return {name: given[name] for name in names if given.get(name) is not None}
+    return {name: arguments[name] for name in names if arguments.get(name) is not None}

@@ -1,4 +1,4 @@
-"""A loaded checkpoint: how questions become its input tensors, and which token ids its answers are."""
+"""A loaded checkpoint: turns questions into input tensors, and answers into token ids."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,23 +18,24 @@ from tokensel.models.families import ALONG_PROMPT, Family, family_of
 class Encoded:
     """Questions as input tensors, on the model's device.
 
-    input_ids, attention_mask: [B, T], left padded. pictures: pixel_values and what else the model is given with them,
-    an entry per picture. places: LongTensor[rows with a picture], which of the pictures is each row's.
+    input_ids, attention_mask   [B, T], left padded
+    pictures                    pixel_values and its companions, one entry per distinct picture
+    picture_indices             LongTensor[rows with a picture]: the index of each row's picture
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     pictures: dict[str, torch.Tensor]
-    places: torch.Tensor
+    picture_indices: torch.Tensor
 
 
 @dataclass
 class LoadedModel:
     """A vision-language model in evaluation mode with its processor.
 
-    path       as the user gave it; name is its last part, for tables
-    revision   a hub checkpoint's commit, or a digest of a folder's files: changes whenever the weights do
-    protocol   how questions are worded, put and shown, and answers read
+    path       as the user gave it; name is its last part, used in tables
+    revision   a hub checkpoint's commit, or a digest of a folder's files; it changes whenever the weights do
+    protocol   how questions are worded, pictures prepared and answers read
     """
 
     model: Any
@@ -46,71 +47,71 @@ class LoadedModel:
     protocol: Protocol = field(default_factory=Protocol)
 
     def with_protocol(self, protocol: Protocol) -> "LoadedModel":
-        """The same model, asked in another way."""
+        """The same model, evaluated with another protocol."""
         return replace(self, protocol=protocol)
 
     @property
     def family(self) -> Family:
-        """What differs between model families."""
+        """The differences between model families."""
         return family_of(self.model.config)
 
     def prompt(self, question: Question) -> str:
-        """The question in its conversation template, up to where its answer begins.
+        """The question in its conversation template, up to where the answer begins.
 
-        The picture is one image token; a question without a picture has none. Raises BadSampleError if the
-        question's own words hold the image token, which would stand for a second picture.
+        The picture is one image token; a question without a picture has none. Raises BadSampleError if the question's
+        own text contains the image token, which would stand for a second picture.
         """
         return self.protocol.conversation(question, self.processor)
 
     @cached_property
     def num_image_tokens(self) -> int:
-        """How many visual tokens a picture becomes: 576 at 336 px with 14 px patches. Of a square one, where its shape
-        matters."""
+        """The number of visual tokens of a square picture: 576 for 336 px and 14 px patches.
+
+        In families of one picture size, that of every picture.
+        """
         return self.count_image_tokens((336, 336))
 
     def count_image_tokens(self, size: tuple[int, int]) -> int:
-        """How many visual tokens a picture of this width and height becomes."""
-        # Asked of the processor, so that it is never a second opinion on what the processor does.
-        inputs = self._processed([Image.new("RGB", size)], [self.processor.image_token])
+        """The number of visual tokens of a picture with this width and height."""
+        # Counted in the processor's output, so that it cannot disagree with the processor.
+        inputs = self._run_processor([Image.new("RGB", size)], [self.processor.image_token])
         return int((inputs["input_ids"] == self.processor.image_token_id).sum())
 
     def tokenize(self, questions: Sequence[Question]) -> tuple[torch.Tensor, torch.Tensor]:
         """input_ids and attention_mask, both [B, T], left padded, on the model's device.
 
-        The image tokens are expanded as the processor does, but where all pictures give equally many none is opened.
+        Image tokens are expanded as the processor expands them. In families of one picture size no picture is opened.
         """
         if not self.family.fixed_size:
             encoded = self.encode(questions)
             return encoded.input_ids, encoded.attention_mask
-        tokenizer = self.processor.tokenizer
         image_token = self.processor.image_token
         expanded = image_token * self.num_image_tokens
         texts = [self.prompt(question).replace(image_token, expanded) for question in questions]
-        encoded = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=not self._begun(texts))
-        return encoded["input_ids"].to(self.device), encoded["attention_mask"].to(self.device)
+        return self._tokenize_texts(texts)
 
-    def _begun(self, texts: Sequence[str]) -> bool:
-        """Whether the template writes the first token itself: then it must not get a second one."""
+    def _starts_with_bos(self, texts: Sequence[str]) -> bool:
+        """Whether the chat template itself writes the first token, so that the tokenizer must not add another."""
         first = self.processor.tokenizer.bos_token
         return bool(first) and all(text.startswith(first) for text in texts)
 
-    def show(self, image: Image.Image) -> Image.Image:
-        """The picture as the processor is given it: padded to a square, say."""
-        return self.protocol.picture(image, self.processor.image_processor)
+    def prepare_image(self, image: Image.Image) -> Image.Image:
+        """The picture as it is passed to the processor, e.g. padded to a square."""
+        return self.protocol.prepare_image(image, self.processor.image_processor)
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """pixel_values [B, 3, H, W] in the model's dtype, on its device; for families of one picture size."""
-        shown = [self.show(image) for image in images]
-        values = self.processor.image_processor(images=shown, return_tensors="pt")["pixel_values"]
+        """pixel_values [B, 3, H, W] in the model's dtype, on its device; for families with one picture size."""
+        prepared = [self.prepare_image(image) for image in images]
+        values = self.processor.image_processor(images=prepared, return_tensors="pt")["pixel_values"]
         return values.to(self.device, self.model.dtype)
 
     def picture_shape(self, image: Image.Image) -> tuple[Any, ...]:
-        """Equal for pictures that may share a batch: equally many visual tokens, in the same rows and columns."""
+        """A key that is equal for pictures that may share a batch: same number, rows and columns of visual tokens."""
         if self.family.fixed_size:
             return ()
-        size = self.show(image).size
+        size = self.prepare_image(image).size
         if size not in self._shapes:
-            pictures = self._processed([Image.new("RGB", size)], [self.processor.image_token])
+            pictures = self._run_processor([Image.new("RGB", size)], [self.processor.image_token])
             count = int((pictures.pop("input_ids") == self.processor.image_token_id).sum())
             self._shapes[size] = (count, self.family.grid(self.model.config, pictures))
         return self._shapes[size]
@@ -119,87 +120,89 @@ class LoadedModel:
     def _shapes(self) -> dict[tuple[int, int], tuple[Any, ...]]:
         return {}
 
-    def encode(self, questions: Sequence[Question], opened: Mapping[str, Image.Image] | None = None) -> Encoded:
-        """The questions as tensors. opened: their pictures by image_id; None: opened here.
+    def encode(self, questions: Sequence[Question], images: Mapping[str, Image.Image] | None = None) -> Encoded:
+        """The questions as tensors.
+
+        images: the questions' pictures by image_id; None: they are opened here.
 
         Raises BadSampleError for a broken picture.
         """
-        if opened is None:
-            opened = {q.image_id: q.load_image() for q in questions if q.image is not None}
-        shown = [question.image_id for question in questions if question.image is not None]
-        if self.family.fixed_size or not shown:
-            unique = list(dict.fromkeys(shown))
-            pictures = {"pixel_values": self.pixels([opened[id] for id in unique])} if unique else {}
-            places = torch.tensor([unique.index(id) for id in shown], dtype=torch.long, device=self.device)
-            return Encoded(
-                *(self.tokenize(questions) if self.family.fixed_size else self._text(questions)), pictures, places
-            )
+        if images is None:
+            images = {q.image_id: q.load_image() for q in questions if q.image is not None}
         texts = [self.prompt(question) for question in questions]
-        inputs = self._processed([self.show(opened[id]) for id in shown], texts)
+        image_ids = [question.image_id for question in questions if question.image is not None]
+        if self.family.fixed_size or not image_ids:
+            unique = list(dict.fromkeys(image_ids))
+            pictures = {"pixel_values": self.pixels([images[id] for id in unique])} if unique else {}
+            indices = torch.tensor([unique.index(id) for id in image_ids], dtype=torch.long, device=self.device)
+            ids, mask = self.tokenize(questions) if self.family.fixed_size else self._tokenize_texts(texts)
+            return Encoded(ids, mask, pictures, indices)
+        inputs = self._run_processor([self.prepare_image(images[id]) for id in image_ids], texts)
         ids, mask = inputs.pop("input_ids").to(self.device), inputs.pop("attention_mask").to(self.device)
         inputs = {name: value for name, value in inputs.items() if name not in ALONG_PROMPT}
-        inputs = {name: self._placed(value) for name, value in inputs.items()}
-        return Encoded(ids, mask, inputs, torch.arange(len(shown), device=self.device))
+        inputs = {name: self._to_device(value) for name, value in inputs.items()}
+        return Encoded(ids, mask, inputs, torch.arange(len(image_ids), device=self.device))
 
-    def _text(self, questions: Sequence[Question]) -> tuple[torch.Tensor, torch.Tensor]:
-        texts = [self.prompt(question) for question in questions]
-        tokenizer = self.processor.tokenizer
-        encoded = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=not self._begun(texts))
+    def _tokenize_texts(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        special = {"add_special_tokens": not self._starts_with_bos(texts)}
+        encoded = self.processor.tokenizer(texts, padding=True, return_tensors="pt", **special)
         return encoded["input_ids"].to(self.device), encoded["attention_mask"].to(self.device)
 
-    def _processed(self, images: list[Image.Image], texts: list[str]) -> dict[str, torch.Tensor]:
-        special = {"add_special_tokens": not self._begun(texts)}
+    def _run_processor(self, images: list[Image.Image], texts: list[str]) -> dict[str, torch.Tensor]:
+        special = {"add_special_tokens": not self._starts_with_bos(texts)}
         return dict(
             self.processor(
                 images=self.family.for_processor(images), text=texts, padding=True, return_tensors="pt", **special
             )
         )
 
-    def _placed(self, value: torch.Tensor) -> torch.Tensor:
+    def _to_device(self, value: torch.Tensor) -> torch.Tensor:
         dtype = self.model.dtype if value.is_floating_point() else value.dtype
         return value.to(self.device, dtype)
 
     def prepare(self, questions: Sequence[Question]) -> dict[str, torch.Tensor]:
-        """The model's keyword arguments: input_ids, attention_mask [B, T]; pixel_values [pictures, 3, H, W] and what
-        else its family takes.
+        """The model's keyword arguments: input_ids and attention_mask [B, T], pixel_values, and what else its family
+        needs.
 
-        Questions without a picture have no row in pixel_values. Raises BadSampleError for a broken picture.
+        pixel_values: [pictures, 3, H, W], without entries for questions that have no picture.
+
+        Raises BadSampleError for a broken picture.
         """
         return self.arguments(self.encode(questions))
 
     def arguments(self, encoded: Encoded) -> dict[str, torch.Tensor]:
-        """The model's keyword arguments for encoded questions, with a picture for every row that has one."""
+        """The model's keyword arguments for encoded questions, with one picture entry per row that has a picture."""
         inputs = {"input_ids": encoded.input_ids, "attention_mask": encoded.attention_mask}
-        if len(encoded.places):
-            inputs |= self.family.take(encoded.pictures, encoded.places.tolist())
+        if len(encoded.picture_indices):
+            inputs |= self.family.take(encoded.pictures, encoded.picture_indices.tolist())
         return inputs | self.family.along_prompt(encoded.input_ids, self.model.config)
 
     def letter_ids(self, n: int) -> list[int]:
         """The ids of the tokens that answer A, B, ... as the first word after the prompt, for n choices.
 
-        Raises TokenselError if the letters do not differ in that token.
+        Raises TokenselError if two letters have the same id.
         """
         if not 1 <= n <= len(LETTERS):
-            raise TokenselError(f"{n} choices: must be from 1 to {len(LETTERS)}, there is a letter for each")
+            raise TokenselError(f"{n} choices: must be from 1 to {len(LETTERS)}, one per letter")
         return self.word_ids(LETTERS[:n])
 
     def answer_ids(self, question: Question) -> list[int]:
-        """The ids of the tokens that begin an answer with each of the choices: their letters, or Yes and No."""
+        """The ids of the first token of each possible answer: the letters of the choices, or Yes and No."""
         return self.word_ids(question.choices) if question.form == "yes_no" else self.letter_ids(len(question.choices))
 
     def word_ids(self, words: Sequence[str]) -> list[int]:
-        """The ids of the tokens by which these words, as the first one after the prompt, differ.
+        """The ids of the first tokens of these words where they follow the prompt.
 
-        Found by comparing the tokens of a prompt with and without the word, so it holds for any tokenizer.
-        Raises TokenselError if they do not differ in that token.
+        They are found by comparing the tokens of the prompt with and without the word, which works for any tokenizer.
+        Raises TokenselError if two words have the same id.
         """
         prompt = self.prompt(Question(id="letters", text="?", choices=("yes", "no"), answer=0, image=None))
-        # "ASSISTANT:" is answered by " A"; a template that ends in a line break or a space, by "A".
+        # After "ASSISTANT:" the answer is " A"; after a template that ends in a line break or a space, "A".
         space = "" if prompt[-1:].isspace() else " "
-        plain = self._ids(prompt)
+        plain = self._token_ids(prompt)
         ids = []
         for word in words:
-            answered = self._ids(prompt + space + word)
+            answered = self._token_ids(prompt + space + word)
             ids.append(next(new for old, new in zip([*plain, None], answered, strict=False) if new != old))
         if len(set(ids)) < len(words):
             raise TokenselError(
@@ -208,5 +211,5 @@ class LoadedModel:
             )
         return ids
 
-    def _ids(self, text: str) -> list[int]:
+    def _token_ids(self, text: str) -> list[int]:
         return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,4 +1,4 @@
-"""Loading a checkpoint: the embedded one, a folder, or one of the hub, all through the same path."""
+"""Loads a checkpoint: the embedded one, a folder, a hub id, or a shape with random weights."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils import is_accelerate_available, is_bitsandbytes_available, logging
 
-from tokensel.errors import TokenselError, check_choice
+from tokensel.errors import TokenselError, check_choice, first_line
 from tokensel.models.families import FAMILIES
 from tokensel.models.hub import hub_options
 from tokensel.models.loaded import LoadedModel
@@ -22,7 +22,7 @@ from tokensel.models.original.weights import is_original_layout, load_original
 from tokensel.models.processors import load_processor
 from tokensel.models.random_weights import RANDOM_SHAPES, random_config, random_llava
 
-# Names that stand for a checkpoint inside the package.
+# Checkpoints that come with the package, by name.
 EMBEDDED: dict[str, Path] = {"tiny": Path(__file__).parent / "tiny"}
 
 DTYPES = ("float32", "float16", "bfloat16", "auto")
@@ -31,7 +31,7 @@ RANDOM = "random:"
 _SINGLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _WEIGHTS = "model.safetensors, model.safetensors.index.json with its shards, or pytorch_model.bin"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# What transformers was seen to raise for damaged, foreign and unreachable checkpoints.
+# Errors that transformers raises for damaged, unsupported and unreachable checkpoints.
 _LOAD_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, LookupError, TypeError)
 _LOAD_ERRORS += (ImportError, SafetensorError, UnpicklingError)
 
@@ -50,24 +50,24 @@ def load_model(
     """Loads a checkpoint of one of the families, in evaluation mode and without gradients.
 
     path          "tiny" (embedded); a folder or a hub id "owner/name", in transformers' layout or LLaVA-1.5's original
-                  one; or "random:SHAPE", random weights of true shape made in place: llava_7b, llava_13b, llava_1024
+                  one; or "random:SHAPE" for random weights in a real shape: llava_7b, llava_13b, llava_1024
     dtype         float32, float16, bfloat16, or auto: as stored
-    device        cpu, cuda, cuda:<index>, or auto: cuda where there is one
-    revision      a hub checkpoint's branch, tag or commit
-    device_map    auto: spread over all GPUs, by accelerate; None: all on `device`
-    quantization  8bit or 4bit weights, by bitsandbytes; None: as they are
-    vision_tower  for the original layout: a folder or hub id of its CLIP tower; None: the one its config names
+    device        cpu, cuda, cuda:<index>, or auto: cuda if available
+    revision      branch, tag or commit of a hub checkpoint
+    device_map    auto: accelerate spreads the model over all GPUs; None: all of it on `device`
+    quantization  8bit or 4bit weights, by bitsandbytes; None: no quantization
+    vision_tower  for the original layout: the folder or hub id of its CLIP tower; None: the one that its config names
 
-    Pictures are always prepared with PIL, even beside torchvision: its resizing rounds differently, and
-    predictions must not depend on what else is installed.
+    Pictures are always prepared with PIL, even if torchvision is installed: torchvision's resizing rounds differently,
+    and predictions must not depend on what else is installed.
 
-    Raises TokenselError, in one line that names the key: an unknown name, dtype or device, a folder without
-    config or weights, weights that are damaged or incomplete, a model of another family, a hub out of reach.
+    Raises TokenselError, in one line that names the key, for an unknown name, dtype or device, a folder without config
+    or weights, damaged or incomplete weights, a model of another family, and a hub that cannot be reached.
     """
     path = str(path)
     check_choice("model.dtype", dtype, DTYPES)
-    target = _device(device)
-    placed = _placement(device_map, quantization, dtype)
+    target = _find_device(device)
+    placement = _placement(device_map, quantization, dtype)
     folder = checkpoint_folder(path)
     source = str(folder) if folder else path
     hub: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -75,21 +75,23 @@ def load_model(
         hub |= hub_options(path, revision)
     try:
         if path.startswith(RANDOM):
-            _refuse_placement(path, placed)
+            _refuse_placement(path, placement)
             shape = f"{path.removeprefix(RANDOM)}_random"
             model, processor = random_llava(shape, dtype=dtype, device=target, attn_implementation=attn_implementation)
         elif is_original_layout(PreTrainedConfig.get_config_dict(source, **hub)[0]):
-            _refuse_placement(path, placed)
-            how: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation, "device": target}
-            how |= {"revision": revision, "trust_remote_code": trust_remote_code, "vision_tower": vision_tower}
-            model, processor = load_original(source, folder, **how)
+            _refuse_placement(path, placement)
+            options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation, "device": target}
+            options |= {"revision": revision, "trust_remote_code": trust_remote_code, "vision_tower": vision_tower}
+            model, processor = load_original(source, folder, **options)
         else:
             config = AutoConfig.from_pretrained(source, **hub)
             check_choice(f"model.path={path}: model_type", config.model_type, FAMILIES)
-            # The processor first: it is cheap, and a 14 GB load should not end in a missing tokenizer.
+            # The processor is loaded first: if it fails, 14 GB of weights need not be read.
             processor = load_processor(source, path, config, hub)
-            model = _load_weights(source, path, config, dtype, attn_implementation, quiet=bool(folder), **placed, **hub)
-            model = model if placed else model.to(target)
+            model = _load_weights(
+                source, path, config, dtype, attn_implementation, quiet=bool(folder), **placement, **hub
+            )
+            model = model if placement else model.to(target)
     except TokenselError:
         raise
     except _LOAD_ERRORS as error:
@@ -108,7 +110,7 @@ def load_model(
 def _load_weights(
     source: str, path: str, config: Any, dtype: str, attn_implementation: str, quiet: bool, **options: Any
 ) -> Any:
-    # A download deserves its progress bar; reading a folder would only disturb the sweep's own.
+    # A download shows its progress bar; that of reading a folder would disturb the sweep's own.
     with _no_progress_bar() if quiet else nullcontext():
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source,
@@ -119,7 +121,7 @@ def _load_weights(
             **options,
         )
     model, report = loaded
-    # transformers fills missing weights with random numbers and only warns.
+    # transformers only warns about missing weights and fills them with random numbers.
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise TokenselError(
@@ -128,38 +130,38 @@ def _load_weights(
     return model
 
 
-def _refuse_placement(path: str, placed: dict[str, Any]) -> None:
-    if placed:
+def _refuse_placement(path: str, placement: dict[str, Any]) -> None:
+    if placement:
         keys = "device_map, quantization"
-        raise TokenselError(f"model.path={path}: {keys} must be null for random weights and the original layout")
+        raise TokenselError(f"model.path={path}: {keys} must be null for random weights and for the original layout")
 
 
 def _placement(device_map: str | None, quantization: str | None, dtype: str) -> dict[str, Any]:
-    """What from_pretrained is told of devices and quantization; nothing for a model that is moved as a whole."""
-    placed: dict[str, Any] = {}
+    """The arguments of from_pretrained for device_map and quantization; empty for a model on one device."""
+    placement: dict[str, Any] = {}
     if device_map is not None:
         check_choice("model.device_map", device_map, ("auto", "balanced", "sequential"))
-        placed["device_map"] = device_map
+        placement["device_map"] = device_map
     if quantization is not None:
         check_choice("model.quantization", quantization, QUANTIZATIONS)
         if not is_bitsandbytes_available():
             raise TokenselError(f"model.quantization={quantization}: needs the package bitsandbytes and a GPU")
         compute = torch.float16 if dtype == "auto" else getattr(torch, dtype)
-        placed["quantization_config"] = (
+        placement["quantization_config"] = (
             BitsAndBytesConfig(load_in_8bit=True)
             if quantization == "8bit"
             else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
         )
-        placed.setdefault("device_map", "auto")
-    if placed and not is_accelerate_available():
-        raise TokenselError(f"model.device_map={placed['device_map']}: needs the package accelerate")
-    return placed
+        placement.setdefault("device_map", "auto")
+    if placement and not is_accelerate_available():
+        raise TokenselError(f"model.device_map={placement['device_map']}: needs the package accelerate")
+    return placement
 
 
 def checkpoint_folder(path: str | Path) -> Path | None:
-    """The folder that a path or an embedded name stands for; None for a hub id. Loads nothing.
+    """The folder of a path or an embedded name; None for a hub id and for random weights. Loads nothing.
 
-    Raises TokenselError if it is none of them, or the folder lacks its config or weights.
+    Raises TokenselError if there is no such model, or the folder lacks its config or weights.
     """
     if str(path).startswith(RANDOM):
         shapes = [name.removesuffix("_random") for name in RANDOM_SHAPES]
@@ -178,9 +180,10 @@ def checkpoint_folder(path: str | Path) -> Path | None:
 
 
 def checkpoint_config(path: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Any | None:
-    """The configuration of what `load_model` would load, without loading it; None where only loading can tell.
+    """The configuration of the model that `load_model` would load; None if only loading can determine it. Loads no
+    weights.
 
-    Raises TokenselError for a path that is nothing, and for a hub id that cannot be had.
+    Raises TokenselError if there is no such model, and for an unavailable hub id.
     """
     folder = checkpoint_folder(path)
     if str(path).startswith(RANDOM):
@@ -188,14 +191,15 @@ def checkpoint_config(path: str | Path, revision: str | None = None, trust_remot
     hub: dict[str, Any] = {} if folder else hub_options(str(path), revision)
     try:
         return AutoConfig.from_pretrained(folder or path, trust_remote_code=trust_remote_code, **hub)
-    except _LOAD_ERRORS:  # loading the model tells better what is wrong
+    except _LOAD_ERRORS:  # load_model's error will say more precisely what is wrong
         return None
 
 
 def checkpoint_revision(path: str | Path) -> str | None:
-    """A digest of a folder's config, tokenizer, processor and weights: which model it is, without loading it.
+    """A digest of a folder's config, tokenizer, processor and weights, which identifies the model without loading it.
 
-    None for a hub id. Of a file above 64 MiB the size and 64 blocks are read; training changes every block.
+    None for a hub id. Of a file above 64 MiB only the size and 64 blocks of 1 MiB are read; training changes every
+    block.
     """
     folder = checkpoint_folder(path)
     if str(path).startswith(RANDOM):
@@ -211,7 +215,7 @@ def checkpoint_revision(path: str | Path) -> str | None:
 
 
 def _is_setting(file: Path) -> bool:
-    # Not every json: figures kept beside the weights do not make another model.
+    # Not every json file: figures stored beside the weights do not change the model.
     return file.suffix == ".json" and ("config" in file.name or "token" in file.name)
 
 
@@ -238,25 +242,25 @@ def _check_folder(path: str, folder: Path) -> None:
             shards = set(json.loads(index.read_text())["weight_map"].values())
         except (ValueError, KeyError, AttributeError) as error:
             raise TokenselError(f"model.path={path}: {index} is not a list of weight shards") from error
-        lost = sorted(shard for shard in shards if not (folder / shard).is_file())
-        if lost:
-            raise TokenselError(f"model.path={path}: {folder} lacks the weight shard {lost[0]}")
+        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+        if missing:
+            raise TokenselError(f"model.path={path}: {folder} lacks the weight shard {missing[0]}")
         return
     raise TokenselError(f"model.path={path}: {folder} has no weights; it needs {_WEIGHTS}")
 
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
+    was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if was_enabled:
             logging.enable_progress_bar()
 
 
-def _device(device: str) -> torch.device:
+def _find_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
@@ -270,12 +274,12 @@ def _device(device: str) -> torch.device:
 
 
 def _explain(path: str, folder: Path | None, error: Exception) -> str:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    reason = first_line(error)
     if folder is not None:
         if isinstance(error, SafetensorError):
             return f"model.path={path}: the weights in {folder} are truncated or damaged ({reason})"
         return f"model.path={path}: {folder} cannot be loaded ({type(error).__name__}: {reason})"
     return (
-        f"model.path={path}: cannot be had from the hub or its cache; set model.path to a folder, or HF_HOME "
+        f"model.path={path}: is available neither on the hub nor in its cache; set model.path to a folder, or HF_HOME "
         f"to a cache that holds it ({type(error).__name__}: {reason})"
     )

@@ -1,4 +1,4 @@
-"""A LLaVA without memory: built on torch's meta device, so that its weights are made or read in place, once."""
+"""Models on torch's meta device, which hold no memory until their weights are created or read in place."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, LlavaConfig
 def build_on_meta(config: LlavaConfig, dtype: torch.dtype, attn_implementation: str) -> Any:
     """A LlavaForConditionalGeneration in evaluation mode whose parameters and buffers have shapes but no values.
 
-    Raises ValueError for an attention that transformers does not know.
+    Raises ValueError for an attention implementation that transformers does not know.
     """
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attn_implementation)
@@ -17,7 +17,7 @@ def build_on_meta(config: LlavaConfig, dtype: torch.dtype, attn_implementation: 
 
 
 def restore_buffers(model: Any, device: torch.device) -> None:
-    """Gives rotary frequencies and position ids, which no checkpoint holds, their values on `device`."""
+    """Computes the buffers that no checkpoint stores (rotary frequencies, position ids) on `device`."""
     for module in model.modules():
         names = list(module._buffers)
         if not names:

@@ -1,4 +1,4 @@
-"""Where the parts are in a transformers model: the text decoder, its layers, the vision part, the head."""
+"""Finds the parts of a transformers model: the text decoder, its layers, the vision part and the head."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,14 @@ from tokensel.models.families import Family, family_of
 
 @dataclass(frozen=True)
 class ModelParts:
-    """decoder: the Llama-like stack of layers. llava: the module that joins picture and text, None without one.
-    head: from hidden states to logits, None for a headless model. image_token_id: what stands for a visual token.
-    family: what differs between models."""
+    """The parts of a model that the engine works on.
+
+    decoder         the Llama-like stack of layers
+    llava           the module that joins picture and text; None for a text-only model
+    head            maps hidden states to logits; None for a headless model
+    image_token_id  the token that stands for one visual token in input_ids
+    family          the differences between model families
+    """
 
     decoder: Any
     llava: Any | None
@@ -35,21 +40,27 @@ class ModelParts:
         return self.decoder.config._attn_implementation
 
     def rotary(self, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin, [B, T, d] each, for position ids [B, T], or [axes, B, T] that may begin with the text's own."""
+        """cos and sin, [B, T, d] each.
+
+        position_ids: [B, T], or [axes, B, T], where a leading axis may hold the text's own positions; it is ignored.
+        """
         return self.decoder.rotary_emb(
             hidden, position_ids=position_ids[-3:] if position_ids.ndim == 3 else position_ids
         )
 
     @property
     def uses_flash(self) -> bool:
-        """Whether layers take 2-D masks. Without one, they take a gap in position_ids for packed sequences."""
+        """Whether the layers take 2-D masks.
+
+        Without a mask, such layers treat a gap in position_ids as the border between packed sequences.
+        """
         return "flash" in self.attention_name
 
 
 def find_parts(model: nn.Module) -> ModelParts:
-    """Finds the parts of a LLaVA-like model or a Llama-like decoder, with or without a head.
+    """The parts of a LLaVA-like model or a Llama-like decoder, with or without a head.
 
-    Raises TokenselError when there is no Llama-like decoder inside.
+    Raises TokenselError if the model contains no Llama-like decoder.
     """
     candidates = [model, getattr(model, "model", None)]
     names = ("language_model", "text_model")

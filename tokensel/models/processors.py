@@ -1,4 +1,4 @@
-"""Processors of all families, for pictures only, and with PIL whatever else is installed."""
+"""Processors of all families, for pictures only, always with PIL."""
 
 import importlib
 import inspect
@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoProcessor
 
-# From its module: up to transformers 5.17 the name at the top level demands torchvision, the class does not.
+# Imported from its module: up to transformers 5.17 the top-level name requires torchvision, the class does not.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
@@ -16,10 +16,13 @@ from tokensel.errors import TokenselError
 
 
 def load_processor(source: str, path: str, config: Any, hub: dict[str, Any]) -> Any:
-    """The processor of a checkpoint, which pads prompts on the left and prepares pictures with PIL.
+    """The processor of a checkpoint. It pads prompts on the left and prepares pictures with PIL.
 
-    source: a folder or hub id; path: as the user gave it; hub: what goes to every from_pretrained.
-    Raises TokenselError for one without a chat template, or that needs a package which is missing.
+    source  a folder or hub id
+    path    the model's path as the user gave it, for messages
+    hub     keyword arguments of every from_pretrained
+
+    Raises TokenselError for a processor that has no chat template or needs a missing package.
     """
     kind = processor_class(config.model_type)
     try:
@@ -27,13 +30,13 @@ def load_processor(source: str, path: str, config: Any, hub: dict[str, Any]) -> 
     except ImportError as error:
         raise TokenselError(f"model.path={path}: its processor needs a package ({str(error).strip()})") from error
     if getattr(processor, "chat_template", None) is None:
-        raise TokenselError(f"model.path={path}: has no chat_template.jinja; prompts need one")
-    # Not through AutoProcessor: it would hand `backend` on to the tokenizer, where it means something else.
+        raise TokenselError(f"model.path={path}: has no chat_template.jinja; one is needed to build prompts")
+    # AutoProcessor would pass `backend` on to the tokenizer, where it means something else.
     processor.image_processor = AutoImageProcessor.from_pretrained(source, backend="pil", **hub)
     processor.tokenizer.padding_side = "left"
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    # Checkpoints from before transformers 4.45 leave these to the model's config.
+    # Checkpoints saved before transformers 4.45 keep these values only in the model's config.
     if getattr(processor, "patch_size", 0) is None:
         processor.patch_size = config.vision_config.patch_size
         processor.num_additional_image_tokens = 1
@@ -44,7 +47,7 @@ def load_processor(source: str, path: str, config: Any, hub: dict[str, Any]) -> 
 
 @cache
 def processor_class(model_type: str) -> Any:
-    """A family's processor without its part for videos, which demands torchvision; None where it has no such part."""
+    """A family's processor class without its video part, which requires torchvision; None if it has no video part."""
     name = PROCESSOR_MAPPING_NAMES.get(model_type)
     try:
         module = importlib.import_module(f"transformers.models.{model_type}.processing_{model_type}")
@@ -55,7 +58,7 @@ def processor_class(model_type: str) -> Any:
     if "video_processor" not in signature.parameters:
         return None
 
-    class PicturesOnly(kind, _Unheard):  # type: ignore[misc, valid-type]
+    class PicturesOnly(kind, _WithoutVideo):  # type: ignore[misc, valid-type]
         def __init__(self, image_processor: Any = None, tokenizer: Any = None, **options: Any) -> None:
             super().__init__(image_processor, tokenizer, None, **options)
 
@@ -67,7 +70,7 @@ def processor_class(model_type: str) -> Any:
             kept = {name: value for name, value in (processor_dict | kwargs).items() if name in options}
             return (cls(*args, **kept), {}) if kwargs.get("return_unused_kwargs") else cls(*args, **kept)
 
-    # transformers reads off the signature what a processor consists of, and which options it keeps.
+    # transformers reads a processor's parts and accepted options from the constructor's signature.
     others = [each for name, each in signature.parameters.items() if name != "video_processor"]
     options = {each.name for each in others} - {"self", "image_processor", "tokenizer", "kwargs"}
     PicturesOnly.__init__.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
@@ -75,8 +78,8 @@ def processor_class(model_type: str) -> Any:
     return PicturesOnly
 
 
-class _Unheard(ProcessorMixin):
-    """Stands between a family's processor and ProcessorMixin, and keeps the missing part from it."""
+class _WithoutVideo(ProcessorMixin):
+    """Calls ProcessorMixin's constructor without the video processor that the family's processor passes."""
 
     def __init__(self, image_processor: Any, tokenizer: Any, video_processor: None, **options: Any) -> None:
         ProcessorMixin.__init__(self, image_processor, tokenizer, **options)

@@ -1,8 +1,8 @@
-"""LLaVA-1.5 in its true shapes with random weights: for time, memory and FLOPs, which weights do not change.
+"""LLaVA-1.5 in its real shapes with random weights: time, memory and FLOPs do not depend on the weights.
 
     model, processor = random_llava("llava_7b_random", dtype="bfloat16", device=torch.device("cuda"), ...)
 
-The answers mean nothing. The tokenizer is the embedded model's: prompts have about as many tokens as LLaVA's.
+The answers are meaningless. The tokenizer is the embedded model's; its prompts have about as many tokens as LLaVA's.
 """
 
 import os
@@ -26,13 +26,13 @@ from tokensel.models.meta import build_on_meta, restore_buffers
 
 _TOKENIZER = Path(__file__).parent / "tiny"
 _INITIALIZER_RANGE = 0.02
-# What dtype=auto stands for: as LLaVA-1.5 is stored.
+# The dtype of dtype=auto: the one that LLaVA-1.5 is stored in.
 _STORED_DTYPE = torch.float16
 
 
 @dataclass(frozen=True)
 class LlavaShape:
-    """Sizes of a decoder without grouped queries and of a CLIP tower of 336 px and 14 px patches: 576 visual tokens."""
+    """The sizes of a decoder without grouped queries and of a CLIP tower (336 px, 14 px patches, 576 visual tokens)."""
 
     hidden_size: int
     layers: int
@@ -49,7 +49,7 @@ class LlavaShape:
 RANDOM_SHAPES: dict[str, LlavaShape] = {
     "llava_7b_random": LlavaShape(4096, 32, 32, 11008),
     "llava_13b_random": LlavaShape(5120, 40, 40, 13824),
-    # Small enough for a CPU: the embedded model's vocabulary, a narrow tower.
+    # Small enough for a CPU: a narrow tower, and the embedded model's vocabulary.
     "llava_1024_random": LlavaShape(
         1024,
         16,
@@ -70,10 +70,11 @@ def random_llava(
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """A LLaVA of one of RANDOM_SHAPES with seeded random weights, in evaluation mode, and its processor.
 
-    The weights are made on `device` in `dtype` (auto: float16), without another copy. The same shape, seed, dtype and
-    kind of device give the same weights.
+    The weights are created on `device` in `dtype` (auto: float16), without a second copy. They depend only on shape,
+    seed, dtype and kind of device.
 
-    Raises TokenselError for an unknown shape, and before any weight is made where the device's free memory is short.
+    Raises TokenselError for an unknown shape, and, before any weight is created, if the device has too little free
+    memory.
     """
     check_choice("model.path", shape, tuple(RANDOM_SHAPES))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(_TOKENIZER)
@@ -90,12 +91,12 @@ def random_llava(
 
 
 def random_config(shape: str) -> LlavaConfig:
-    """The configuration of one of RANDOM_SHAPES; makes no weight."""
+    """The configuration of one of RANDOM_SHAPES; creates no weights."""
     return shape_config(RANDOM_SHAPES[shape], PreTrainedTokenizerFast.from_pretrained(_TOKENIZER))
 
 
 def shape_config(shape: LlavaShape, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
-    """The config of LLaVA-1.5 in this shape, with the special tokens of `tokenizer`."""
+    """The LLaVA-1.5 configuration of this shape, with the special tokens of `tokenizer`."""
     vision = CLIPVisionConfig(
         hidden_size=shape.vision_hidden_size,
         intermediate_size=shape.vision_intermediate_size,
@@ -131,10 +132,10 @@ def shape_config(shape: LlavaShape, tokenizer: PreTrainedTokenizerFast) -> Llava
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that a new model can have on a device, in bytes; None where the system does not say."""
+    """Memory available to a new model on the device, in bytes; None if the system does not report it."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         available = [line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:")]
@@ -158,9 +159,9 @@ def _check_memory(shape: str, model: Any, device: torch.device) -> None:
 
 
 def _initialize(model: Any, generator: torch.Generator) -> None:
-    """As transformers begins a training: normal weights, no biases, norms that scale by one.
+    """Initialises weights as transformers does before a training: normal weights, zero biases, unit norm scales.
 
-    Every layer then adds a little to the hidden states, so that they and the logits stay small in any dtype.
+    Each layer then changes the hidden states only a little, so that they and the logits stay small in any dtype.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""What the vision tower saw: its features, [CLS] attention and keys, for methods that select before the decoder."""
+"""The vision tower's features, [CLS] attention and keys, for methods that select tokens before the decoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +14,12 @@ from tokensel.models.families import family_of
 
 @dataclass(frozen=True)
 class VisionStates:
-    """The last two layers of a CLIP-like tower at work on some pictures, one per row.
+    """The last two layers of a CLIP-like tower and what went through them, for B pictures.
 
-    layers: those two layers. entering: the hidden states [B, 1 + N, D] that entered each; [CLS] comes first.
-    features: [B, N, D], what the projector is given. projector: from them to the decoder's width.
+    layers     those two layers
+    entering   the hidden states [B, 1 + N, D] that entered each of them, [CLS] first
+    features   [B, N, D], the projector's input
+    projector  maps features to the decoder's hidden size
     """
 
     layers: Sequence[Any]
@@ -26,7 +28,7 @@ class VisionStates:
     projector: nn.Module
 
     def rows(self, order: Tensor) -> "VisionStates":
-        """These pictures in another order, LongTensor[B'], with repetitions where prompts share a picture."""
+        """These pictures in the order given, LongTensor[B'], repeated where prompts share a picture."""
         return replace(self, entering=[states[order] for states in self.entering], features=self.features[order])
 
     def project(self, features: Tensor) -> Tensor:
@@ -34,12 +36,15 @@ class VisionStates:
         return self.projector(features)
 
     def keys(self, layer: int = -2) -> Tensor:
-        """Keys of the tower's layer (-1 last, -2 the one before) at the visual tokens: [B, N, heads, d]."""
+        """Keys of the visual tokens in a tower layer (-1: the last, -2: the one before): [B, N, heads, d]."""
         return self._heads(layer, "k_proj", self._normed(layer))[:, 1:]
 
     def cls_attention(self, layer: int = -2) -> Tensor:
-        """Probabilities that the [CLS] token gives to each visual token: [B, heads, N] in float32, each head's summing
-        to 1 with the one of [CLS] itself. One row: O(N D), not the tower's attention map."""
+        """The attention probabilities from [CLS] to each visual token: [B, heads, N] in float32.
+
+        Each head's probabilities sum to 1 together with that of [CLS] itself. Costs O(N D): only this one query is
+        computed.
+        """
         normed = self._normed(layer)
         query = self._heads(layer, "q_proj", normed[:, :1])
         key = self._heads(layer, "k_proj", normed)
@@ -55,7 +60,7 @@ class VisionStates:
 
 
 class VisionTap:
-    """Keeps what enters the last two layers of a LLaVA's vision tower while it runs; costs two references.
+    """Captures what enters the last two layers of a vision tower while it runs. Stores references, no copies.
 
     Raises TokenselError for a model whose tower has no [CLS] token or more than one feature layer.
     """
@@ -65,50 +70,55 @@ class VisionTap:
         stack = next((part for part in tower.modules() if isinstance(part, nn.ModuleList)), None) if tower else None
         if not family_of(config).one_grid:
             raise TokenselError(
-                f"model_type={config.model_type}: methods that look at the vision tower need one picture of one grid, "
-                "as LLaVA-1.5 has it"
+                f"model_type={config.model_type}: methods that use the vision tower need pictures "
+                "with one grid, as in LLaVA-1.5"
             )
         if stack is None or not hasattr(stack[-1], "layer_norm1"):
-            raise TokenselError(f"{type(llava).__name__}: its vision tower is not CLIP-like, methods cannot look at it")
+            raise TokenselError(f"{type(llava).__name__}: its vision tower must be CLIP-like for methods that use it")
         strategy = getattr(config, "vision_feature_select_strategy", None)
         if strategy != "default":
             raise TokenselError(
-                f"vision_feature_select_strategy={strategy}: methods that look at the vision tower need 'default', "
-                "a tower with a [CLS] token"
+                f"vision_feature_select_strategy={strategy}: must be 'default' (a tower with a [CLS] token) "
+                "for methods that use the vision tower"
             )
         self.layers = list(stack)[-2:]
         self.depth = len(stack)
         self.feature_layer = config.vision_feature_layer
         self.projector = llava.multi_modal_projector
         self._entering: dict[int, Tensor] = {}
-        self._left: Tensor | None = None
+        self._output: Tensor | None = None
 
     def attach(self) -> list[RemovableHandle]:
-        """Registers the hooks; the caller removes the handles that it gets."""
+        """Registers the hooks and returns their handles, which the caller must remove."""
 
-        def before(place: int) -> Any:
+        def before(index: int) -> Any:
             def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                self._entering[place] = args[0] if args else kwargs["hidden_states"]
+                self._entering[index] = args[0] if args else kwargs["hidden_states"]
 
             return keep
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self._left = output[0] if isinstance(output, tuple) else output
+            self._output = output[0] if isinstance(output, tuple) else output
 
         handles = [
-            layer.register_forward_pre_hook(before(place), with_kwargs=True) for place, layer in enumerate(self.layers)
+            layer.register_forward_pre_hook(before(index), with_kwargs=True) for index, layer in enumerate(self.layers)
         ]
         return [*handles, self.layers[-1].register_forward_hook(after)]
 
     def take(self) -> VisionStates | None:
-        """What the tower's last run left; None if it did not run since. It is handed out once."""
-        if self._left is None:
+        """The states of the tower's last run, or None if it has not run since the previous call.
+
+        Raises TokenselError for a feature layer that is not among the last three.
+        """
+        if self._output is None:
             return None
-        before, last, left = self._entering[0], self._entering[1], self._left
-        hidden = {self.depth - 2: before, self.depth - 1: last, self.depth: left}
+        before, last, output = self._entering[0], self._entering[1], self._output
+        hidden = {self.depth - 2: before, self.depth - 1: last, self.depth: output}
         layer = self.feature_layer
-        place = layer if not isinstance(layer, int) or layer >= 0 else self.depth + 1 + layer
-        if place not in hidden:
-            raise TokenselError(f"vision_feature_layer={layer}: methods that look at the vision tower need -1 to -3")
-        self._entering, self._left = {}, None
-        return VisionStates(self.layers, [before, last], hidden[place][:, 1:], self.projector)
+        index = layer if not isinstance(layer, int) or layer >= 0 else self.depth + 1 + layer
+        if index not in hidden:
+            raise TokenselError(
+                f"vision_feature_layer={layer}: must be from -3 to -1 for methods that use the vision tower"
+            )
+        self._entering, self._output = {}, None
+        return VisionStates(self.layers, [before, last], hidden[index][:, 1:], self.projector)

@@ -1,4 +1,4 @@
-"""What makes the embedded model: its lessons, its optimizer and the training loop.
+"""Trains the embedded LLaVA: what each step shows, the optimizer and the training loops.
 
-May import methods, models, data, functional and errors. Imported by runners.
+May import models, data, functional and errors. Imported by runners only.
 """

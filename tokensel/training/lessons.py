@@ -1,8 +1,9 @@
-"""Second lesson of the embedded model: questions about pictures, packed so that two processor cores can teach them.
+"""The language stage's training data: questions about pictures, packed several to a sequence so that a CPU can train.
 
-One sequence holds a picture's visual tokens and several questions about it. Each question attends to the picture and to
-itself alone and starts at the same position, so it is trained exactly as it will be asked. Targets sit where the model
-can know something: after the question (the answer's word), after each choice (right or wrong), and at the answer.
+A sequence holds one picture's visual tokens and several questions about it. Each question attends to the picture and to
+itself only, and its positions start right after the picture, exactly as in inference. Targets are placed where the
+model can know the answer: after the question (the answer's word), after each choice (right or wrong), and at the
+answer.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from tokensel.data.drawing import GRID, Canvas
 from tokensel.data.prompts import INSTRUCTION
 
 N_VISUAL = GRID * GRID
-#: Words that stand for "this choice is the right one" and "is not", as targets after each choice.
+#: Targets after each choice: whether it is the right one.
 RIGHT, WRONG = " right", " wrong"
 IGNORED = -100
-#: How hard each kind of target counts.
+#: Loss weight of each kind of target.
 WEIGHTS = {"letter": 1.0, "open": 1.0, "word": 0.5, "choice": 0.5}
 PREFIX = "USER: "
 DIAGRAM_FAMILIES = tuple(f for f in FAMILIES if f not in ("color", "shape", "place", "count"))
 
 
 def corpus() -> tuple[list[str], list[str]]:
-    """Texts for the tokenizer to learn its words from, and the hints, which recur word for word."""
+    """The texts that the tokenizer is trained on, and the hints, each of which becomes one token."""
     texts, hints = {f"{RIGHT}{WRONG} Context: The answer is right."}, set()
     for family in FAMILIES:
         for index in range(120):
@@ -48,16 +49,19 @@ def corpus() -> tuple[list[str], list[str]]:
 
 
 @dataclass(frozen=True)
-class Taught:
-    """One question as tokens after the picture, with its targets. All lists have the same length."""
+class QuestionTokens:
+    """The tokens of one question, which follow the picture, with their targets. All lists have the same length."""
 
     ids: list[int]
     targets: list[int]
     kinds: list[str]
 
 
-class Teacher:
-    """Turns questions into tokens and targets. style: "choice", "open", or "told" (the hint gives the answer away)."""
+class QuestionEncoder:
+    """Turns questions into tokens and targets.
+
+    Styles: "choice" lists the choices; "open" does not; "stated" lists them and has a hint that states the answer.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         self.tokenizer = tokenizer
@@ -70,13 +74,14 @@ class Teacher:
         return self._cache[text]
 
     def word(self, text: str) -> int:
-        """The last token of an answer: the one that tells it from the others."""
+        """The last token of an answer: the one that distinguishes it from the other answers."""
         return self.ids(f" {text}")[-1]
 
-    def teach(self, item: Item, style: str, rng: random.Random) -> Taught:
+    def encode(self, item: Item, style: str, rng: random.Random) -> QuestionTokens:
+        """The question in one of the styles, with its choices in a random order."""
         ids: list[int] = []
         marks: dict[int, tuple[int, str]] = {}
-        hint = f"The answer is {item.short}." if style == "told" else item.hint
+        hint = f"The answer is {item.short}." if style == "stated" else item.hint
         ids += self.ids(f"\nContext: {hint}") if hint else []
         ids += self.ids(f"\n{item.text}")
         if style == "open":
@@ -91,7 +96,7 @@ class Teacher:
             ids += self.ids(f"\n{INSTRUCTION}") + self.ids(" ASSISTANT:")
             marks[len(ids) - 1] = (self.word(LETTERS[order.index(item.answer)]), "letter")
         nothing = (IGNORED, "")
-        return Taught(
+        return QuestionTokens(
             ids,
             [marks.get(k, nothing)[0] for k in range(len(ids))],
             [marks.get(k, nothing)[1] for k in range(len(ids))],
@@ -99,8 +104,11 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Where a training picture comes from; a pure name, so that a batch can be made again from it."""
+class TrainingPicture:
+    """Names a training picture. It is drawn from this name alone, so a batch can be made again.
+
+    size: the number of shapes in a scene; 0 for other families.
+    """
 
     family: str
     index: int
@@ -113,65 +121,67 @@ class Picture:
         return draw_diagram(self.family, "train", self.index, inked)
 
 
-class EasyLessons:
-    """easy-VQA's training questions, by picture."""
+class EasyVQAQuestions:
+    """easy-VQA's training questions, grouped by picture."""
 
     def __init__(self, questions: list[Question]):
         self.by_picture: dict[str, list[Question]] = defaultdict(list)
         for question in questions:
             self.by_picture[question.image_id].append(question)
-        self.names = sorted(self.by_picture)
+        self.image_ids = sorted(self.by_picture)
 
     def picture(self, index: int) -> Image.Image:
-        return self.by_picture[self.names[index]][0].load_image()
+        return self.by_picture[self.image_ids[index]][0].load_image()
 
     def items(self, index: int, rng: random.Random, count: int) -> list[Item]:
-        questions = self.by_picture[self.names[index]]
+        questions = self.by_picture[self.image_ids[index]]
         chosen = rng.sample(questions, min(count, len(questions)))
         return [Item(q.text, q.choices, q.answer, q.choices[q.answer]) for q in chosen]
 
 
-def assemble(
-    teacher: Teacher,
-    taught: list[list[Taught]],
+def pack_batch(
+    encoder: QuestionEncoder,
+    questions: list[list[QuestionTokens]],
     features: Tensor,
     patches: Tensor,
     embed: torch.nn.Module,
 ) -> dict[str, Tensor]:
-    """Packs a batch. features: [B, V, D] projected; patches: [B, V] their places on the grid, rising.
+    """Packs the questions of each picture into one sequence.
 
-    Returns inputs_embeds [B, L, D], attention_mask [B, 1, L, L] (True = attend), position_ids [B, L], targets and
-    weights [B, L], all with targets at the place that predicts them.
+    features: [B, V, D], projected. patches: LongTensor[B, V], their positions in the picture, ascending.
+
+    Returns inputs_embeds [B, L, D], attention_mask [B, 1, L, L] (True = attend), position_ids [B, L], and targets and
+    weights [B, L]. A target is placed at the position that predicts it.
     """
     device = features.device
-    start = len(teacher.prefix)
+    start = len(encoder.prefix)
     n_visual = features.shape[1]
-    longest = max(sum(len(t.ids) for t in row) for row in taught)
+    longest = max(sum(len(question.ids) for question in row) for row in questions)
     length = start + n_visual + longest
-    ids = torch.zeros(len(taught), length, dtype=torch.long)
-    segment = torch.full((len(taught), length), -1)
-    position = torch.zeros(len(taught), length, dtype=torch.long)
-    targets = torch.full((len(taught), length), IGNORED)
-    weights = torch.zeros(len(taught), length)
-    ids[:, :start] = torch.tensor(teacher.prefix)
+    ids = torch.zeros(len(questions), length, dtype=torch.long)
+    segment = torch.full((len(questions), length), -1)
+    position = torch.zeros(len(questions), length, dtype=torch.long)
+    targets = torch.full((len(questions), length), IGNORED)
+    weights = torch.zeros(len(questions), length)
+    ids[:, :start] = torch.tensor(encoder.prefix)
     segment[:, : start + n_visual] = 0
     position[:, :start] = torch.arange(start)
     position[:, start : start + n_visual] = start + patches.cpu()
-    for b, row in enumerate(taught):
-        at = start + n_visual
-        for k, t in enumerate(row):
-            span = slice(at, at + len(t.ids))
-            ids[b, span] = torch.tensor(t.ids)
+    for b, row in enumerate(questions):
+        begin = start + n_visual
+        for k, question in enumerate(row):
+            span = slice(begin, begin + len(question.ids))
+            ids[b, span] = torch.tensor(question.ids)
             segment[b, span] = k + 1
-            position[b, span] = start + N_VISUAL + torch.arange(len(t.ids))
-            targets[b, span] = torch.tensor(t.targets)
-            weights[b, span] = torch.tensor([WEIGHTS.get(kind, 0.0) for kind in t.kinds])
-            at += len(t.ids)
+            position[b, span] = start + N_VISUAL + torch.arange(len(question.ids))
+            targets[b, span] = torch.tensor(question.targets)
+            weights[b, span] = torch.tensor([WEIGHTS.get(kind, 0.0) for kind in question.kinds])
+            begin += len(question.ids)
     embeds = embed(ids.to(device))
     embeds = torch.cat([embeds[:, :start], features, embeds[:, start + n_visual :]], 1)
     same = segment[:, :, None] == segment[:, None, :]
     allowed = (same | (segment == 0)[:, None, :]) & torch.ones(length, length, dtype=torch.bool).tril()
-    allowed |= torch.eye(length, dtype=torch.bool)  # a padded row must attend to something
+    allowed |= torch.eye(length, dtype=torch.bool)  # padding must attend to something
     return {
         "inputs_embeds": embeds,
         "attention_mask": allowed[:, None].to(device),
@@ -181,10 +191,10 @@ def assemble(
     }
 
 
-def lesson_loss(hidden: Tensor, head: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Weighted cross-entropy at the taught places alone, and which of them are right. hidden: [B, L, D]"""
-    taught = batch["targets"] != IGNORED
-    logits = head(hidden[taught])
-    targets, weights = batch["targets"][taught], batch["weights"][taught]
+def question_loss(hidden: Tensor, head: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The weighted cross-entropy over all targets, and which of them are predicted right. hidden: [B, L, D]."""
+    is_target = batch["targets"] != IGNORED
+    logits = head(hidden[is_target])
+    targets, weights = batch["targets"][is_target], batch["weights"][is_target]
     loss = (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
     return loss, (logits.argmax(-1) == targets)

@@ -1,8 +1,10 @@
-"""Muon in float32, all matrices of one shape at a time.
+"""Muon in float32, for all matrices of one shape at once.
 
-torch.optim.Muon orthogonalises one matrix after another in bfloat16, which takes seconds a step on processors without
-bfloat16 arithmetic. Same update: Newton-Schulz on the Nesterov momentum (Jordan et al. 2024, "Muon: an optimizer for
-hidden layers in neural networks").
+torch.optim.Muon orthogonalises one matrix at a time in bfloat16, which takes seconds per step on processors without
+bfloat16 arithmetic. The update is the same: Newton-Schulz iterations on the Nesterov momentum.
+
+Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks",
+https://kellerjordan.github.io/posts/muon/
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly: singular values between 0.7 and 1.2. [K, R, C] -> [K, R, C]"""
+    """The nearest semi-orthogonal matrices, approximately (singular values from 0.7 to 1.2): [K, R, C] -> [K, R, C]."""
     a, b, c = _COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
@@ -28,7 +30,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised, for 2-D weights; scale sqrt(max(1, rows / columns)); decoupled weight decay."""
+    """Orthogonalised momentum for 2-D weights, scaled by sqrt(max(1, rows / columns)), with decoupled weight decay."""
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})

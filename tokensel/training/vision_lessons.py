@@ -1,8 +1,9 @@
-"""First lesson of the embedded model: its vision tower learns to name what every patch shows.
+"""The vision stage's training data and loss: the tower learns to name what every patch shows.
 
-Dense labels teach a small tower in minutes what captions would take days for: each patch names the kind and colour of
-what is drawn on it, its row and column, and whether an object's centre lies there; the class token names everything in
-the picture. The heads are thrown away afterwards: the language model reads the bare features, as in LLaVA.
+Labels of every patch train a small tower in minutes, where captions would take days: each patch predicts the kind and
+colour of what is drawn on it, its row and column, and whether an object's centre lies there; the class token predicts
+everything in the picture. The prediction heads are discarded afterwards: as in LLaVA, the language model reads the
+features.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
 
 def to_pixels(picture: Image.Image) -> Tensor:
-    """What CLIP's image processor makes of a square picture. -> [3, 336, 336]"""
+    """A square picture as CLIP's image processor returns it: [3, 336, 336]."""
     if picture.size != (SIDE, SIDE):
         picture = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     values = (np.asarray(picture.convert("RGB"), dtype=np.float32) / 255 - _MEAN) / _STD
@@ -32,11 +33,11 @@ def to_pixels(picture: Image.Image) -> Tensor:
 
 
 def label_easy_vqa(picture: Image.Image, shape: str, color: str) -> PatchLabels:
-    """Patch labels of an easy-VQA picture, which shows one shape on an even ground."""
+    """The patch labels of an easy-VQA picture, which shows one shape on an even background."""
     pixels = np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST), dtype=np.int64)
     corners = np.stack([pixels[0, 0], pixels[0, -1], pixels[-1, 0], pixels[-1, -1]])
-    ground = np.median(corners, axis=0)
-    on_object = np.abs(pixels - ground).sum(-1) > 60
+    background = np.median(corners, axis=0)
+    on_object = np.abs(pixels - background).sum(-1) > 60
     rows, columns = np.nonzero(on_object)
     center = np.zeros((GRID, GRID), dtype=np.int64)
     center[int(rows.mean()) // PATCH, int(columns.mean()) // PATCH] = 1
@@ -48,16 +49,16 @@ def label_easy_vqa(picture: Image.Image, shape: str, color: str) -> PatchLabels:
 
 
 @dataclass(frozen=True)
-class EasyPicture:
-    """An easy-VQA training picture with the shape and colour that its training questions tell."""
+class EasyVQAPicture:
+    """An easy-VQA training picture, with its shape and colour according to its training questions."""
 
     path: str
     shape: str
     color: str
 
 
-class VisionLesson(nn.Module):
-    """The tower with the heads that are only needed while it learns."""
+class VisionTrainer(nn.Module):
+    """The tower with the prediction heads that only training needs."""
 
     def __init__(self, tower: nn.Module, width: int):
         super().__init__()
@@ -76,7 +77,10 @@ class VisionLesson(nn.Module):
         self.summary = nn.Linear(width, len(KINDS) + len(COLORS))
 
     def forward(self, pixels: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Loss, and the shares of object patches named right. pixels: [B, 3, 336, 336]; labels: [B, 576] each."""
+        """The loss, and per label the share of object patches that are predicted right.
+
+        pixels: [B, 3, 336, 336]. labels: LongTensor[B, 576] each, but "summary": [B, kinds + colours].
+        """
         output = self.tower(pixels, output_hidden_states=True)
         patches = self.norm(output.hidden_states[-2][:, 1:])
         on_object = labels["kind"] > 0
@@ -87,8 +91,8 @@ class VisionLesson(nn.Module):
             emphasis = 0.1 + on_object.float() if name in ("kind", "color", "center") else torch.ones_like(loss)
             losses.append(weight * (loss * emphasis).sum() / emphasis.sum())
             right[name] = (logits.argmax(-1) == target)[on_object].float().mean().item()
-        seen = self.summary(self.class_norm(output.hidden_states[-1][:, 0]))
-        losses.append(0.3 * F.binary_cross_entropy_with_logits(seen, labels["summary"]))
+        summary = self.summary(self.class_norm(output.hidden_states[-1][:, 0]))
+        losses.append(0.3 * F.binary_cross_entropy_with_logits(summary, labels["summary"]))
         right["center"] = (
             (self.heads["center"](patches).argmax(-1) == labels["center"])[labels["center"] > 0].float().mean().item()
         )
@@ -110,18 +114,18 @@ def _as_targets(labels: PatchLabels) -> dict[str, Tensor]:
     }
 
 
-def vision_batch(step: int, size: int, easy: list[EasyPicture]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The pictures of one step, a pure function of the step: [B, 3, 336, 336] and their targets."""
+def vision_batch(step: int, size: int, easy: list[EasyVQAPicture]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The pictures of one step, [B, 3, 336, 336], and their labels. Depends only on the step, the size and `easy`."""
     rng = random.Random(f"vision/{step}")
     pixels, targets = [], []
-    for place in range(size):
-        turn = rng.random()
-        if easy and turn < 0.15:
+    for number in range(size):
+        share = rng.random()
+        if easy and share < 0.15:
             one = rng.choice(easy)
             picture = Image.open(one.path).convert("RGB")
             labels = label_easy_vqa(picture, one.shape, one.color)
-        elif turn < 0.8:
-            canvas = draw_mixed_scene(Canvas(random.Random(f"vision/{step}/{place}")), rng.randint(1, 4)).canvas
+        elif share < 0.8:
+            canvas = draw_mixed_scene(Canvas(random.Random(f"vision/{step}/{number}")), rng.randint(1, 4)).canvas
             picture, labels = canvas.picture(), canvas.labels()
         else:
             family = rng.choice([f for f in FAMILIES if f not in ("color", "shape", "place", "count")])

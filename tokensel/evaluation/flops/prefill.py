@@ -198,8 +198,10 @@ def _sizes(
 
 
 def _reports_flops(method: Method) -> bool:
-    """Whether `flops` describes this method's `select`: a subclass that overrides `select` alone does not report."""
-    return next("flops" in vars(kind) for kind in type(method).__mro__ if vars(kind).keys() & {"flops", "select"})
+    """Whether `flops` describes this method: not in a subclass that overrides `select` or `score` alone."""
+    return next(
+        "flops" in vars(kind) for kind in type(method).__mro__ if vars(kind).keys() & {"flops", "select", "score"}
+    )
 
 
 def _head_dim(text: Any) -> int:

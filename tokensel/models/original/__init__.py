@@ -1,4 +1,7 @@
-"""Checkpoints in LLaVA-1.5's original layout, renamed to transformers' while they are read."""
+"""Reads LLaVA-1.5 checkpoints in their authors' layout into transformers' LLaVA.
+
+Imported by models.loading only.
+"""
 
 from tokensel.models.original.config import is_original_layout
 from tokensel.models.original.weights import load_original

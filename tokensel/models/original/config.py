@@ -1,4 +1,4 @@
-"""The config of the original LLaVA-1.5 layout, checked and told in transformers' terms."""
+"""Checks the config of the original LLaVA-1.5 layout and converts it to transformers' LlavaConfig."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from tokensel.errors import TokenselError
 
-# mm_vision_select_feature -> vision_feature_select_strategy: without the [CLS] token, or with it.
+# The original's mm_vision_select_feature -> transformers' vision_feature_select_strategy: without or with [CLS].
 SELECT_STRATEGIES = {"patch": "default", "cls_patch": "full"}
-# What image_aspect_ratio may be: left to the image processor, or padded to a square first.
+# Allowed values of image_aspect_ratio: left to the image processor, or padded to a square first.
 ASPECT_RATIOS = ("square", "pad")
 _TEXT_KEYS = (
     "hidden_size",
@@ -33,16 +33,19 @@ _NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_head
 
 
 def is_original_layout(config: dict[str, Any]) -> bool:
-    """Whether a config.json is of the original LLaVA code, not of transformers' own LLaVA."""
+    """Whether a config.json was written by the original LLaVA code rather than by transformers."""
     kind = config.get("model_type")
     return kind == "llava_llama" or (kind == "llava" and "mm_vision_tower" in config and "text_config" not in config)
 
 
-def check_config(config: dict[str, Any], told: str) -> None:
-    """Raises TokenselError for what is missing, or is not LLaVA-1.5's: projector, tokens around a picture, tiles."""
+def check_config(config: dict[str, Any], label: str) -> None:
+    """Raises TokenselError if a key is missing, or projector, image tokens or picture tiles are not LLaVA-1.5's.
+
+    label: how error messages name the checkpoint, as key=value.
+    """
     missing = next((key for key in _NEEDED if not isinstance(config.get(key), int)), None)
     if missing:
-        raise TokenselError(f"{told}: its config.json has {missing}={config.get(missing)}: must be a whole number")
+        raise TokenselError(f"{label}: its config.json has {missing}={config.get(missing)}: must be a whole number")
     allowed: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "mm_projector_type": ("linear", ("mlp2x_gelu",)),
         "mm_vision_select_feature": ("patch", tuple(SELECT_STRATEGIES)),
@@ -54,30 +57,31 @@ def check_config(config: dict[str, Any], told: str) -> None:
         value = default if value is None else value
         if value not in choices:
             raise TokenselError(
-                f"{told}: {key}={value} is not supported; choose one of {', '.join(str(choice) for choice in choices)}"
+                f"{label}: {key}={value} is not supported; choose one of {', '.join(str(choice) for choice in choices)}"
             )
 
 
 def llava_config(
-    config: dict[str, Any], vision: CLIPVisionConfig, tokens: dict[str, int | None], vocab_size: int, told: str
+    config: dict[str, Any], vision: CLIPVisionConfig, tokens: dict[str, int | None], vocab_size: int, label: str
 ) -> LlavaConfig:
-    """The config of transformers' LLaVA.
+    """The LlavaConfig of transformers.
 
-    vision      the vision tower's
-    tokens      text_config's bos_token_id, eos_token_id and pad_token_id, and image_token_id
-    vocab_size  rows of the embeddings, those for added tokens included
+    vision        the vision tower's config
+    tokens        text_config's bos_token_id, eos_token_id and pad_token_id, and image_token_id
+    vocab_size    rows of the embeddings, including those for added tokens
+    label         how error messages name the checkpoint, as key=value
 
-    Raises TokenselError where the projector does not fit the tower, or the numbers make no decoder.
+    Raises TokenselError if the projector does not fit the tower, or the numbers do not describe a decoder.
     """
     if config.get("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
         raise TokenselError(
-            f"{told}: mm_hidden_size={config['mm_hidden_size']} does not fit its vision tower; "
-            f"that has hidden_size {vision.hidden_size}"
+            f"{label}: mm_hidden_size={config['mm_hidden_size']} does not fit its vision tower, "
+            f"which has hidden_size {vision.hidden_size}"
         )
     layer = config["mm_vision_select_layer"]
     if not -vision.num_hidden_layers - 1 <= layer <= vision.num_hidden_layers:
         raise TokenselError(
-            f"{told}: mm_vision_select_layer={layer}: its vision tower has only {vision.num_hidden_layers} layers"
+            f"{label}: mm_vision_select_layer={layer}: its vision tower has only {vision.num_hidden_layers} layers"
         )
     strategy = SELECT_STRATEGIES[config.get("mm_vision_select_feature") or "patch"]
     text = {key: config[key] for key in _TEXT_KEYS if config.get(key) is not None}
@@ -85,7 +89,9 @@ def llava_config(
     try:
         text_config = LlamaConfig(**text, **special, vocab_size=vocab_size)
     except (ValueError, TypeError, LookupError, StrictDataclassError) as error:
-        raise TokenselError(f"{told}: its config.json makes no decoder ({' '.join(str(error).split())})") from error
+        raise TokenselError(
+            f"{label}: its config.json does not describe a decoder ({' '.join(str(error).split())})"
+        ) from error
     return LlavaConfig(
         vision_config=vision,
         text_config=text_config,

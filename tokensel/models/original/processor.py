@@ -1,4 +1,4 @@
-"""Tokenizer and image processor of the original LLaVA-1.5 layout, joined as transformers' LlavaProcessor."""
+"""Tokenizer and image processor of the original LLaVA-1.5 layout, combined into transformers' LlavaProcessor."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -21,9 +21,9 @@ _ERRORS = (OSError, ValueError, TypeError, LookupError, RuntimeError, ImportErro
 def build_processor(
     files: CheckpointFiles, tower: CheckpointFiles, config: dict[str, Any], patch_size: int
 ) -> LlavaProcessor:
-    """The model's tokenizer with an image and a padding token, the tower's image processor, LLaVA-1.5's template.
+    """The model's tokenizer with image and padding tokens added, the tower's image processor, and LLaVA-1.5's template.
 
-    Raises TokenselError for missing or damaged files, and for a tokenizer.model without the packages to read it.
+    Raises TokenselError for missing or damaged files, and if the packages to read a tokenizer.model are missing.
     """
     return LlavaProcessor(
         image_processor=_image_processor(tower),
@@ -41,28 +41,28 @@ def _image_processor(tower: CheckpointFiles) -> CLIPImageProcessorPil:
     try:
         return CLIPImageProcessorPil.from_pretrained(path.parent)
     except _ERRORS as error:
-        raise TokenselError(f"{tower.told}: {path} cannot be used ({reason_of(error)})") from error
+        raise TokenselError(f"{tower.label}: {path} cannot be used ({reason_of(error)})") from error
 
 
 def _tokenizer(files: CheckpointFiles) -> PreTrainedTokenizerFast:
     fast = files.find(_FAST)
     path = fast or files.find(_SLOW)
     if path is None:
-        raise TokenselError(f"{files.told}: {files.folder or files.source} has neither {_FAST} nor {_SLOW}")
-    lacking = [] if fast else [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]
-    if lacking:
-        raise TokenselError(f"{files.told}: its {_SLOW} needs packages: pip install sentencepiece protobuf")
+        raise TokenselError(f"{files.label}: {files.folder or files.source} has neither {_FAST} nor {_SLOW}")
+    missing = [] if fast else [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]
+    if missing:
+        raise TokenselError(f"{files.label}: its {_SLOW} needs packages: pip install sentencepiece protobuf")
     for name in _TOKENIZER_SETTINGS:
-        files.find(name)  # from the hub into the folder of `path`
+        files.find(name)  # downloads it into the folder of `path`
     try:
         if fast:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(path.parent)
         else:
-            # legacy: text after the image token begins as text at the start does. The original encodes the pieces
-            # around a picture one by one, and so always gets that, whatever the tokenizer's own setting.
+            # legacy=True tokenizes the text after the image token as if it stood at the start. The original encodes the
+            # pieces around a picture separately, and so always does this, whatever the tokenizer's own setting.
             tokenizer = LlamaTokenizer.from_pretrained(path.parent, legacy=True)
     except _ERRORS as error:
-        raise TokenselError(f"{files.told}: {path} cannot be read ({reason_of(error)})") from error
+        raise TokenselError(f"{files.label}: {path} cannot be read ({reason_of(error)})") from error
     tokenizer.add_tokens(AddedToken(IMAGE_TOKEN, special=True, normalized=False), special_tokens=True)
     if tokenizer.pad_token in (None, tokenizer.unk_token):
         tokenizer.add_special_tokens({"pad_token": _PAD_TOKEN})

@@ -1,8 +1,8 @@
-"""LLaVA-1.5 in the layout of its authors' code (liuhaotian/llava-v1.5-7b), read into transformers' LLaVA.
+"""Reads LLaVA-1.5 in its authors' layout (liuhaotian/llava-v1.5-7b) into transformers' LLaVA.
 
     model, processor = load_original("llava-v1.5-7b", Path("llava-v1.5-7b"), dtype="float16", ...)
 
-That layout names its tensors otherwise, has no image token, and leaves the vision tower to a checkpoint of its own.
+In that layout tensors have other names, there is no image token, and the vision tower is a checkpoint of its own.
 """
 
 from pathlib import Path
@@ -24,16 +24,16 @@ __all__ = ["is_original_layout", "load_original"]
 _TOWER = "model.vision_tower.vision_tower."
 _PROJECTOR = "model.mm_projector."
 _EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
-# A prefix in transformers' LLaVA -> in the original.
+# Prefixes of parameter names: in transformers' LLaVA -> in the original.
 _ORIGINAL_PREFIXES = {
     "model.vision_tower.": f"{_TOWER}vision_model.",
     "model.multi_modal_projector.linear_1.": f"{_PROJECTOR}0.",
     "model.multi_modal_projector.linear_2.": f"{_PROJECTOR}2.",
     "model.language_model.": "model.",
 }
-# Buffers that older releases stored: the model computes them.
+# Buffers that older releases stored, but the model computes itself.
 _COMPUTED = (".rotary_emb.inv_freq", ".position_ids")
-# The other half of a whole CLIP.
+# Tensors of CLIP's text half, which is not used.
 _CLIP_TEXT = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 _ROWS_MULTIPLE = 64
 
@@ -49,62 +49,63 @@ def load_original(
     vision_tower: str | None = None,
     device: torch.device | None = None,
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """A LLaVA-1.5 of the original layout, in evaluation mode, and the processor of transformers' layout for it.
+    """A LLaVA-1.5 of the original layout, in evaluation mode, and its processor as in transformers' layout.
 
     source        a folder's path, or a hub id; folder is that folder, None for a hub id
     dtype         a torch dtype's name, or auto: as stored
-    vision_tower  a folder or hub id in place of the config's mm_vision_tower. The checkpoint's own tower tensors,
-                  where it has them, go before those of that checkpoint
+    vision_tower  a folder or hub id to use instead of the config's mm_vision_tower. Tower tensors that the
+                  checkpoint itself contains take precedence over it
 
-    No code of the checkpoint is run, whatever trust_remote_code says. The weights are read shard by shard into one
-    copy on `device`. Prompts hold the image token as transformers' layout does, and it is added to the vocabulary
-    with a padding token: 32000 and 32001 for LLaVA-1.5, in embeddings of 32064 rows.
+    The checkpoint's own code is never run, whatever trust_remote_code says. The weights are read shard by shard into
+    one copy on `device`. Prompts contain the image token, as in transformers' layout; it is added to the vocabulary
+    with a padding token: ids 32000 and 32001 for LLaVA-1.5, in embeddings of 32064 rows.
 
-    Raises TokenselError, in one line: a missing, damaged or refused file, missing and unexpected tensors, a config
-    that is not LLaVA-1.5's, a vision tower that cannot be found.
+    Raises TokenselError, in one line, for a missing, damaged or refused file, missing and unexpected tensors, a config
+    that differs from LLaVA-1.5's, and a vision tower that cannot be found.
     """
-    told = f"model.path={source}"
+    label = f"model.path={source}"
     files = CheckpointFiles(
-        source, folder, told, "set model.path to a folder, or HF_HOME to a cache that holds it", revision
+        source, folder, label, "set model.path to a folder, or HF_HOME to a cache that holds it", revision
     )
     config = files.read_json("config.json")
-    check_config(config, told)
-    tower = _tower_files(vision_tower or config.get("mm_vision_tower"), told)
+    check_config(config, label)
+    tower = _tower_files(vision_tower or config.get("mm_vision_tower"), label)
     vision = _vision_config(tower)
     processor = build_processor(files, tower, config, vision.patch_size)
     weights = files.weights()
     target = device or torch.device("cpu")
     model: Any = build_on_meta(
-        llava_config(config, vision, _token_ids(processor), _rows(config, processor), told),
-        _dtype(dtype, weights[0], told),
+        llava_config(config, vision, _token_ids(processor), _rows(config, processor), label),
+        _dtype(dtype, weights[0], label),
         attn_implementation,
     )
-    _Filling(model, config["vocab_size"], target, told).fill(files, weights, tower)
+    _WeightReader(model, config["vocab_size"], target, label).fill(files, weights, tower)
     model.tie_weights()
     restore_buffers(model, target)
     if config.get("image_aspect_ratio") == "pad":
         model.config.image_aspect_ratio = "pad"
     model.generation_config = GenerationConfig.from_model_config(model.config)
     if folder is None:
-        # In the hub's cache a file lies in a folder named after its commit.
+        # In the hub's cache, a file's folder is named after its commit.
         model.config._commit_hash = files.require("config.json").parent.name
     return model, processor
 
 
-class _Filling:
-    """Puts tensors of the original names into a model without memory, until none of its parameters lacks one."""
+class _WeightReader:
+    """Reads tensors with the original names into a model on the meta device, until every parameter has one."""
 
-    def __init__(self, model: Any, vocab_size: int, device: torch.device, told: str) -> None:
+    def __init__(self, model: Any, vocab_size: int, device: torch.device, label: str) -> None:
         self.model = model
         self.vocab_size = vocab_size
         self.device = device
-        self.told = told
+        self.label = label
         self.tied = model.config.tie_word_embeddings
         self.parameters = dict(model.named_parameters())
-        # Original name -> name in the model, of all that is still to come.
+        # Parameters not yet read: original name -> name in the model.
         self.pending = {_original_name(name): name for name in self.parameters}
 
     def fill(self, files: CheckpointFiles, weights: list[Path], tower: CheckpointFiles) -> None:
+        """Reads the checkpoint's weights, then the separate projector and tower if the checkpoint lacks them."""
         for path in weights:
             self.read(path)
         if self._lacks_all(_PROJECTOR) and (projector := files.find("mm_projector.bin")):
@@ -114,13 +115,13 @@ class _Filling:
                 self.read(path, of_tower=True)
         if self.pending:
             raise TokenselError(
-                f"{self.told}: the weights lack {len(self.pending)} tensors of the model, first {min(self.pending)}"
+                f"{self.label}: the weights lack {len(self.pending)} tensors of the model, first {min(self.pending)}"
             )
 
     def read(self, path: Path, of_tower: bool = False) -> None:
-        """Takes all of a file's tensors. Raises TokenselError for one that is not the model's, or came before."""
-        taken, strange = {}, []
-        for name, tensor in read_tensors(path, self.told):
+        """Reads all tensors of a file. Raises TokenselError for one that is not the model's or was already read."""
+        taken, unexpected = {}, []
+        for name, tensor in read_tensors(path, self.label):
             original = _name_in_tower(name) if of_tower else name
             if original is None or original.endswith(_COMPUTED) or (self.tied and original == "lm_head.weight"):
                 continue
@@ -128,25 +129,26 @@ class _Filling:
                 target = self.pending.pop(original)
                 taken[target] = self._converted(tensor, original, self.parameters[target], path)
             else:
-                strange.append(name)
-        if strange:
+                unexpected.append(name)
+        if unexpected:
             raise TokenselError(
-                f"{self.told}: {path} holds {len(strange)} tensors that the model has no place for, "
-                f"first {min(strange)}"
+                f"{self.label}: {path} holds {len(unexpected)} tensors that the model does not have, "
+                f"first {min(unexpected)}"
             )
         self.model.load_state_dict(taken, strict=False, assign=True)
 
     def _converted(self, tensor: Tensor, name: str, parameter: Tensor, path: Path) -> Tensor:
-        """A copy in the parameter's dtype on the device, so that the file can be let go."""
+        """A copy in the parameter's dtype on the device, so that the file can be closed."""
         expected = list(parameter.shape)
         if name in _EMBEDDINGS:
             expected[0] = self.vocab_size
         if list(tensor.shape) != expected:
-            raise TokenselError(f"{self.told}: {path} has {name} of shape {list(tensor.shape)}, not {expected}")
+            raise TokenselError(f"{self.label}: {path} has {name} of shape {list(tensor.shape)}, not {expected}")
         copy = torch.empty(parameter.shape, dtype=parameter.dtype, device=self.device)
         copy[: len(tensor)] = tensor
         if len(copy) > len(tensor):
-            # The mean of all rows: its logit is the mean logit, so that no added token is ever the likeliest.
+            # Added rows get the mean of all rows: their logit is the mean logit, so an added token is never the most
+            # likely.
             copy[len(tensor) :] = copy[: len(tensor)].mean(0, dtype=torch.float32)
         return copy
 
@@ -156,7 +158,7 @@ class _Filling:
 
 
 def _original_name(name: str) -> str:
-    """A parameter's name in transformers' LLaVA -> in the original."""
+    """A parameter's original name, from its name in transformers' LLaVA."""
     for new, old in _ORIGINAL_PREFIXES.items():
         if name.startswith(new):
             return old + name.removeprefix(new)
@@ -164,31 +166,33 @@ def _original_name(name: str) -> str:
 
 
 def _name_in_tower(name: str) -> str | None:
-    """A tensor's name in a checkpoint of CLIP or of its vision half -> in the original; None if of the text half."""
+    """The original name of a tensor in a checkpoint of CLIP or of its vision half; None for a tensor of the text half."""
     if name.startswith(_CLIP_TEXT):
         return None
     return f"{_TOWER}vision_model.{name.removeprefix('vision_model.')}"
 
 
-def _tower_files(tower: object, told: str) -> CheckpointFiles:
+def _tower_files(tower: object, label: str) -> CheckpointFiles:
     if not isinstance(tower, str) or not tower:
-        raise TokenselError(f"{told}: its config.json names no mm_vision_tower; set model.vision_tower=FOLDER")
+        raise TokenselError(f"{label}: its config.json names no mm_vision_tower; set model.vision_tower=FOLDER")
     remedy = "set model.vision_tower=FOLDER, or HF_HOME to a cache that holds it"
     folder = Path(tower).expanduser()
     if not folder.is_dir() and (folder.is_absolute() or tower.count("/") != 1 or tower.startswith((".", "~"))):
-        raise TokenselError(f"{told}: its vision tower {tower} is no folder; set model.vision_tower=FOLDER")
-    return CheckpointFiles(tower, folder if folder.is_dir() else None, f"{told}: its vision tower {tower}", remedy)
+        raise TokenselError(
+            f"{label}: its vision tower {tower} is neither a folder nor a hub id; set model.vision_tower=FOLDER"
+        )
+    return CheckpointFiles(tower, folder if folder.is_dir() else None, f"{label}: its vision tower {tower}", remedy)
 
 
 def _vision_config(tower: CheckpointFiles) -> CLIPVisionConfig:
     kind = tower.read_json("config.json").get("model_type")
     if kind not in ("clip", "clip_vision_model"):
-        raise TokenselError(f"{tower.told}: model_type={kind} is not supported; choose clip or clip_vision_model")
+        raise TokenselError(f"{tower.label}: model_type={kind} is not supported; choose clip or clip_vision_model")
     path = tower.require("config.json")
     try:
         return CLIPVisionConfig.from_pretrained(path.parent)
     except (OSError, ValueError, TypeError, LookupError, StrictDataclassError) as error:
-        raise TokenselError(f"{tower.told}: {path} makes no vision tower ({reason_of(error)})") from error
+        raise TokenselError(f"{tower.label}: {path} does not describe a vision tower ({reason_of(error)})") from error
 
 
 def _token_ids(processor: LlavaProcessor) -> dict[str, int | None]:
@@ -198,14 +202,14 @@ def _token_ids(processor: LlavaProcessor) -> dict[str, int | None]:
 
 
 def _rows(config: dict[str, Any], processor: LlavaProcessor) -> int:
-    """Rows of the embeddings: as stored if they hold every token, else the next multiple of 64 that does."""
+    """Rows of the embeddings: as stored if that is enough for every token, else the next sufficient multiple of 64."""
     needed = len(processor.tokenizer)
     if needed <= config["vocab_size"]:
         return config["vocab_size"]
     return -(-needed // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
 
 
-def _dtype(dtype: str, weights: Path, told: str) -> torch.dtype:
+def _dtype(dtype: str, weights: Path, label: str) -> torch.dtype:
     if dtype != "auto":
         return getattr(torch, dtype)
-    return next((tensor.dtype for _, tensor in read_tensors(weights, told)), torch.float32)
+    return next((tensor.dtype for _, tensor in read_tensors(weights, label)), torch.float32)

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from runners.sweeping.plan import Group, Row
+from tokensel.evaluation.sweep.plan import Group, Row
 from runners.terminal.table import Result
 from tokensel.data import Question, draw_order, load_questions
 from tokensel.data.yes_no import yes_no_figures

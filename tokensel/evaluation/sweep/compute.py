@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from runners.sweeping.plan import Plan
-from runners.sweeping.work import GroupWork, PointWork
+from tokensel.evaluation.sweep.plan import Plan
+from tokensel.evaluation.sweep.work import GroupWork, PointWork
 from runners.terminal.progress import SweepProgress
 from tokensel.data import Question
 from tokensel.errors import BadSampleError

@@ -1,0 +1,168 @@
+"""A key changes with every edit that can change a prediction, wherever the code lies, and with no other edit."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tokensel import METHODS
+from tokensel.data import DATASETS, Question
+from tokensel.evaluation.keys import PACKAGE, ROOT, code_digest, library_sources, questions_digest
+from tokensel.evaluation.source_graph import imported_modules, imports_of, in_package
+from tokensel.methods.user import load_method
+
+REPOSITORY = PACKAGE.parent
+PLUGINS = frozenset(method.__module__ for method in METHODS.values() if method.__module__.startswith("tokensel."))
+ROOTS = (ROOT, "tokensel.methods.fps", "tokensel.data.diagrams")
+COUNTED = sorted(imported_modules(ROOTS, in_package(PACKAGE), PLUGINS))
+ALL = sorted(
+    ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+    for file in PACKAGE.rglob("*.py")
+)
+DOCSTRING = '"""'
+# An evaluation from questions to predictions, into a store of its own.
+EVALUATION = """
+import json, sys
+from tokensel.data import load_questions
+from tokensel.evaluation.accuracy import evaluate
+from tokensel.evaluation.grid_point import GridPoint
+from tokensel.models import load_model
+
+class Store:
+    rows = []
+    def done_ids(self): return set()
+    def append(self, rows): self.rows += rows
+
+questions, point = load_questions("diagrams", limit=1), GridPoint("fps", kept=4, agg_layer=2)
+for scoring in ("letter", "generate"):
+    assert not evaluate(load_model("tiny"), questions, [point], [Store()], scoring=scoring)
+assert len(Store.rows) == 2
+print(json.dumps(sorted(name for name in sys.modules if name.split(".")[0] in ("tokensel", "runners", "analysis"))))
+"""
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the library that a test may edit."""
+    return Path(
+        shutil.copytree(PACKAGE, tmp_path / "tokensel", ignore=shutil.ignore_patterns("*.safetensors", "__py*"))
+    )
+
+
+def file_of(module, package):
+    return in_package(package)(module)
+
+
+def test_every_module_that_an_evaluation_loads_counts():
+    done = subprocess.run([sys.executable, "-c", EVALUATION], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+    assert loaded - PLUGINS <= set(COUNTED)
+    assert {"tokensel.methods.fps", "tokensel.data.diagrams", "tokensel.data.drawing", ROOT} <= loaded
+    assert not {name for name in loaded if name.startswith(("runners", "analysis"))}
+
+
+def test_an_edit_counts_exactly_where_it_can_change_a_prediction(copy):
+    before = library_sources(ROOTS, copy, PLUGINS)
+    for module in ALL:
+        file = file_of(module, copy)
+        source = file.read_text()
+        file.write_text(f'{source}\n# A comment.\ndef _edited() -> None:\n    """A docstring."""\n')
+        assert (library_sources(ROOTS, copy, PLUGINS) != before) == (module in COUNTED), module
+        file.write_text(source)
+
+
+def test_comments_and_docstrings_do_not_count(copy):
+    before = library_sources(ROOTS, copy, PLUGINS)
+    for module in ALL:
+        file = file_of(module, copy)
+        file.write_text(f"{re.sub(DOCSTRING, DOCSTRING + 'Words. ', file.read_text(), count=1)}\n# A comment.\n")
+    assert library_sources(ROOTS, copy, PLUGINS) == before
+
+
+def test_what_was_moved_still_counts(copy):
+    """A package that nobody thought of: the engine's layouts in a folder of their own, under another name."""
+    (copy / "engine/deep").mkdir()
+    (copy / "engine/deep/__init__.py").write_text("")
+    (copy / "engine/layouts.py").rename(copy / "engine/deep/sequences.py")
+    for file in copy.rglob("*.py"):
+        file.write_text(file.read_text().replace("tokensel.engine.layouts", "tokensel.engine.deep.sequences"))
+    before = library_sources(ROOTS, copy, PLUGINS)
+    file = copy / "engine/deep/sequences.py"
+    file.write_text(file.read_text() + "\nEDITED = 1\n")
+    assert library_sources(ROOTS, copy, PLUGINS) != before
+
+
+def test_a_methods_key_follows_its_own_module_and_its_parents():
+    for method, kind in METHODS.items():
+        if not kind.__module__.startswith("tokensel."):
+            continue
+        counted = set(imported_modules((ROOT, kind.__module__), in_package(PACKAGE), PLUGINS))
+        assert kind.__module__ in counted
+        assert {parent.__module__ for parent in kind.__mro__ if parent.__module__.startswith("tokensel.")} <= counted
+        others = counted & PLUGINS - {kind.__module__} - {"tokensel.methods.no_image"}
+        assert others <= {parent.__module__ for parent in kind.__mro__}, method
+    assert len({code_digest(method) for method in METHODS}) == len(METHODS)
+
+
+def test_a_data_sets_code_counts_for_its_own_points_only():
+    digests = {data: code_digest("fps", data) for data in DATASETS}
+    assert len(set(digests.values())) == len(DATASETS)
+
+
+def test_what_a_users_file_imports_from_its_folder_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_scores_beside.py").write_text("POWER = 2\n")
+    (tmp_path / "unrelated_beside.py").write_text("")
+    path = tmp_path / "beside.py"
+    path.write_text(
+        "import torch\nfrom my_scores_beside import POWER\nfrom tokensel import Method, Selection\n\n"
+        "class Beside(Method):\n    def select(self, context):\n        return Selection(context.count * POWER)\n"
+    )
+    try:
+        load_method(f"{path}:Beside")
+        before = code_digest("beside")
+        (tmp_path / "my_scores_beside.py").write_text("POWER = 2  # a comment\n")
+        assert code_digest("beside") == before
+        (tmp_path / "my_scores_beside.py").write_text("POWER = 3\n")
+        assert code_digest("beside") != before
+    finally:
+        METHODS.pop("beside", None)
+        sys.modules.pop("my_scores_beside", None)
+
+
+def test_imports_are_read_as_python_reads_them(tmp_path):
+    package = tmp_path / "pack"
+    (package / "below").mkdir(parents=True)
+    for name, source in {
+        "__init__": "",
+        "one": "",
+        "two": "",
+        "typed": "",
+        "below/__init__": "from .leaf import name\n",
+        "below/leaf": "name = 1\n",
+        "main": "from typing import TYPE_CHECKING\nfrom . import one\nfrom .below import name\nimport json\n"
+        "if TYPE_CHECKING:\n    from pack import typed\n\ndef late():\n    import pack.two\n",
+    }.items():
+        (package / f"{name}.py").write_text(source)
+    find = in_package(package)
+    found = set(imports_of((package / "main.py").read_text(), "pack.main", False, find))
+    assert {"pack", "pack.one", "pack.below", "pack.below.leaf", "pack.two"} <= found
+    assert set(imported_modules(["pack.main"], find)) == {
+        "pack",
+        "pack.main",
+        *found & {"pack.one", "pack.below", "pack.below.leaf", "pack.two"},
+    }
+
+
+def test_another_word_or_answer_changes_the_questions_digest():
+    def digest(**changes):
+        base = {"id": "1", "text": "what?", "choices": ("a", "b"), "answer": 0, "image": None}
+        return questions_digest([Question(**base | changes)])
+
+    variants = [{}, {"text": "who?"}, {"choices": ("a", "c")}, {"answer": 1}, {"image_id": "p"}, {"hint": "h"}]
+    assert len({digest(**change) for change in variants}) == len(variants)

@@ -1,0 +1,41 @@
+"""The order in which questions are evaluated, and how they are cut into batches."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from tokensel.data import Question, stable_hash
+
+# Batches that a CPU evaluates in parallel, each with its share of the threads.
+MOST_WORKERS = 4
+
+
+def order_questions(questions: Sequence[Question]) -> list[Question]:
+    """Sorts questions by picture and prompt length, always in the same way.
+
+    Questions about one picture are neighbours, so a batch encodes it once. Prompts of similar length are neighbours,
+    so a batch needs little padding.
+    """
+    longest: dict[str, int] = {}
+    for question in questions:
+        length = len(question.text) + len(question.hint) + sum(map(len, question.choices))
+        longest[question.image_id] = max(length, longest.get(question.image_id, 0))
+    return sorted(questions, key=lambda q: (longest[q.image_id], stable_hash(q.image_id), stable_hash(q.id)))
+
+
+def cut_batches(questions: list[Question], size: int) -> Iterator[list[Question]]:
+    """Batches of at most `size` questions, of nearly equal length.
+
+    If there are several, their number is a multiple of MOST_WORKERS, so that parallel workers finish together. The cut
+    depends on the questions and the size only: a question has the same neighbours in every run.
+    """
+    # Questions with and without a picture never share a batch: its rows must hold equally many visual tokens.
+    for without_picture in (False, True):
+        alike = [question for question in questions if (question.image is None) == without_picture]
+        count = math.ceil(len(alike) / size)
+        if count >= MOST_WORKERS:
+            count = MOST_WORKERS * math.ceil(count / MOST_WORKERS)
+        begin = 0
+        for index in range(count):
+            end = len(alike) * (index + 1) // count
+            yield alike[begin:end]
+            begin = end

@@ -1,0 +1,39 @@
+"""How certain a figure is, and whether two methods really differ on the same questions.
+
+Accuracies, shares and confidence levels are fractions from 0 to 1. Correct answers are bool arrays [n], one entry per
+question.
+"""
+
+from tokensel.evaluation.statistics.bootstrap import Estimate, bootstrap_interval, bootstrap_ratio
+from tokensel.evaluation.statistics.intervals import (
+    ClusteredAccuracy,
+    SeedSpread,
+    clustered_interval,
+    clustered_standard_error,
+    seed_spread,
+    wilson_interval,
+)
+from tokensel.evaluation.statistics.paired_tests import (
+    McNemar,
+    holm,
+    mcnemar_against,
+    mcnemar_exact,
+    minimum_detectable_difference,
+)
+
+__all__ = [
+    "ClusteredAccuracy",
+    "Estimate",
+    "McNemar",
+    "SeedSpread",
+    "bootstrap_interval",
+    "bootstrap_ratio",
+    "clustered_interval",
+    "clustered_standard_error",
+    "holm",
+    "mcnemar_against",
+    "mcnemar_exact",
+    "minimum_detectable_difference",
+    "seed_spread",
+    "wilson_interval",
+]

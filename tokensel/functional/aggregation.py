@@ -1,0 +1,49 @@
+"""What the survivors carry: weighted means of all visual tokens.
+
+Shapes: B rows of a batch, N visual tokens, M kept, D hidden size. Half precision in, half precision out; similarity,
+softmax and means are float32 inside.
+"""
+
+import torch
+from torch import Tensor
+
+from tokensel.errors import TokenselError
+from tokensel.functional.similarity import cosine_to, inverse_norms, query_cosines
+
+
+def cross_attention(queries: Tensor, tokens: Tensor, temperature: float = 0.1) -> Tensor:
+    """softmax(cos(queries, tokens) / temperature) @ tokens, without parameters.
+
+    queries [B, M, D], tokens [B, N, D] -> [B, M, D] in the tokens' dtype. A zero query gives the plain mean.
+
+    Raises TokenselError unless temperature > 0.
+    """
+    if not temperature > 0:
+        raise TokenselError(f"temperature={temperature}: must be a number above 0")
+    values, centers = tokens.float(), queries.float()
+    cosine = query_cosines(values, inverse_norms(values), centers * inverse_norms(centers).unsqueeze(-1))
+    weights = (cosine / temperature).softmax(-1)
+    return torch.bmm(weights, values).to(tokens.dtype)
+
+
+def cluster_means(tokens: Tensor, cluster: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The mean and the size of each of `count` clusters.
+
+    tokens [B, N, D], cluster LongTensor[B, N] -> means float32 [B, count, D], sizes float32 [B, count]. The mean of an
+    empty cluster is 0.
+    """
+    member = torch.nn.functional.one_hot(cluster, count).transpose(1, 2).to(torch.float32)
+    size = member.sum(2)
+    return torch.bmm(member, tokens.float()) / size.clamp_min(1).unsqueeze(2), size
+
+
+def nearest_mean(queries: Tensor, tokens: Tensor) -> Tensor:
+    """Assigns every token to its most similar query (cosine) and returns the mean of each query's tokens.
+
+    queries [B, M, D], tokens [B, N, D] -> [B, M, D] in the tokens' dtype. A query without tokens is returned as it is.
+    Ties go to the first query.
+    """
+    values, centers = tokens.float(), queries.float()
+    cosine = cosine_to(values, inverse_norms(values), centers * inverse_norms(centers).unsqueeze(-1))
+    mean, size = cluster_means(values, cosine.argmax(2), centers.shape[1])
+    return torch.where(size.unsqueeze(2) > 0, mean, centers).to(tokens.dtype)

@@ -1,0 +1,49 @@
+"""Cosine similarity of visual tokens without normalised copies of them.
+
+Shapes: B rows of a batch, N visual tokens, K queries, D hidden size. The cosine of a zero vector with anything,
+itself included, is 0.
+"""
+
+import torch
+from torch import Tensor
+
+from tokensel.functional.indexing import take
+
+EPSILON = 1e-12
+# Cosines that differ by less than this may be equal but for rounding.
+ROUNDING = 1e-6
+
+
+def inverse_norms(tokens: Tensor) -> Tensor:
+    """1 / max(norm, 1e-12) of every token: [..., D] -> [...]."""
+    return torch.linalg.vector_norm(tokens, dim=-1).clamp_min(EPSILON).reciprocal()
+
+
+def unit_rows(tokens: Tensor, inverse: Tensor, index: Tensor) -> Tensor:
+    """The tokens [B, N, D] at index [B, K], scaled to unit length by their inverse norms [B, N] -> [B, K, D]."""
+    return take(tokens, index) * inverse.gather(1, index).unsqueeze(-1)
+
+
+def cosine_to(tokens: Tensor, inverse: Tensor, queries: Tensor) -> Tensor:
+    """Cosines of tokens [B, N, D], whose inverse norms are [B, N], with unit queries [B, K, D] -> [B, N, K]."""
+    return query_cosines(tokens, inverse, queries).transpose(1, 2)
+
+
+def query_cosines(tokens: Tensor, inverse: Tensor, queries: Tensor) -> Tensor:
+    """`cosine_to` with the queries first: [B, K, N], the faster order where K is smaller than N."""
+    if queries.shape[:2] == (1, 1):  # a matrix-vector product has less overhead than a batched product
+        return (torch.mv(tokens[0], queries[0, 0]) * inverse[0]).view(1, 1, -1)
+    return torch.bmm(queries, tokens.transpose(1, 2)).mul_(inverse.unsqueeze(1))
+
+
+def degrees(tokens: Tensor, inverse: Tensor) -> Tensor:
+    """degree_i = sum over j of cos(i, j), i itself included: tokens [B, N, D], inverse norms [B, N] -> [B, N].
+
+    Computed as x_i . sum_j x_j for unit vectors x, so in O(N D).
+    """
+    return cosine_to(tokens, inverse, torch.bmm(inverse.unsqueeze(1), tokens)).squeeze(-1)
+
+
+def is_on_cpu(tokens: Tensor) -> bool:
+    """Whether reading a value costs no synchronisation: a plain tensor (not a subclass) on a CPU."""
+    return tokens.device.type == "cpu" and type(tokens) is Tensor

@@ -1,0 +1,128 @@
+"""What a method is given (Context) and what it returns (Selection)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from torch import Tensor
+
+from tokensel.models.vision import VisionStates
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The visual tokens that a method keeps.
+
+    indices: LongTensor[B, M], indices of visual tokens.
+    values: [B, M, D], the hidden states of the survivors; None = their own, or what the stage's aggregation computes.
+    sizes: [B, M], the number of tokens that each survivor stands for: later layers add log(size) to its attention
+        logits; None = 1 each.
+    """
+
+    indices: Tensor
+    values: Tensor | None = None
+    sizes: Tensor | None = None
+
+
+class ContextSource(Protocol):
+    """Computes what a Context offers. The engine has one for models, `tokensel.testing` one for given tensors.
+
+    Its methods return what the Context's attributes of the same names document.
+    """
+
+    def tokens(self) -> Tensor: ...
+    def text(self) -> tuple[Tensor, Tensor]: ...
+    def inputs(self) -> tuple[Tensor, Tensor]: ...
+    def keys(self) -> Tensor: ...
+    def vision(self) -> VisionStates: ...
+    def grid(self) -> tuple[int, int]: ...
+    def attention(self, queries: str, weights: Tensor | None, layer: str) -> Tensor: ...
+
+
+class Context:
+    """Everything a method may use. Costly parts are computed on first use, so a method pays only for what it uses.
+
+    kept: M, the number of visual tokens to keep; 1 <= kept < N, or 0.
+    count: N, the number of visual tokens that enter this stage.
+    layer: the decoder layer that the tokens are about to enter, 0-based.
+    row_keys: LongTensor[B], the key of each row's question; seed every random choice with it.
+    stage, stages: the index of this reduction, from 0, and the number of reductions.
+    """
+
+    def __init__(
+        self,
+        *,
+        kept: int,
+        count: int,
+        layer: int,
+        row_keys: Tensor,
+        source: ContextSource,
+        stage: int = 0,
+        stages: int = 1,
+    ) -> None:
+        self.kept, self.count, self.layer, self.row_keys = kept, count, layer, row_keys
+        self.stage, self.stages, self._source = stage, stages, source
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """The visual tokens' hidden states at the input of this layer: [B, N, D]."""
+        return self._source.tokens()
+
+    @property
+    def text(self) -> Tensor:
+        """The hidden states of all other tokens, padding included: [B, S, D]."""
+        return self._text[0]
+
+    @property
+    def text_mask(self) -> Tensor:
+        """Which tokens of `text` are the instruction: BoolTensor[B, S]. They follow the image and are not padding."""
+        return self._text[1]
+
+    @cached_property
+    def _text(self) -> tuple[Tensor, Tensor]:
+        return self._source.text()
+
+    @cached_property
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """`tokens` [B, N0, D] and `text` [B, S, D] as they entered the first layer, before any reduction."""
+        return self._source.inputs()
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """The visual tokens' keys in the layer they are about to enter, before rotary embedding: [B, N, heads, d]."""
+        return self._source.keys()
+
+    @cached_property
+    def vision(self) -> VisionStates:
+        """The vision tower's features, [CLS] attention and keys. Only for methods with uses_vision = True.
+
+        Raises TokenselError if no vision tower ran: text-only decoders, prompts given as embeddings.
+        """
+        return self._source.vision()
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the image's visual tokens, which are in reading order.
+
+        Raises TokenselError if they do not fill a grid, for example after an earlier reduction.
+        """
+        return self._source.grid()
+
+    def attention(self, queries: str = "last", weights: Tensor | None = None, layer: str = "previous") -> Tensor | None:
+        """Attention probabilities from some queries to each visual token, summed over the queries: [B, heads, N].
+
+        queries: "last" (the prompt's last token), "text" (the instruction) or "image" (the visual tokens).
+        weights: a weight for each query in that sum, [B, S] for "text" or [B, N] for "image"; None = 1 each.
+        layer: "previous", for methods with uses_attention = True; None is returned at layer 0, which has no previous
+            layer. Or "next", the layer that the tokens are about to enter, computed on their current hidden states.
+
+        Each softmax runs over the whole prompt.
+        """
+        if layer == "previous" and self.layer == 0:
+            return None
+        return self._source.attention(queries, weights, layer)
+
+    @cached_property
+    def last_query_attention(self) -> Tensor | None:
+        """Attention from the last token to each visual token in the previous layer: [B, heads, N]; None at layer 0."""
+        return self.attention()

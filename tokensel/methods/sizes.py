@@ -1,0 +1,69 @@
+"""The numbers from which a method computes its own cost."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of a Context for one prompt, and the floating-point operations (FLOPs) of what methods compute.
+
+    kept, count, layer, stage: as in Context.
+    text: the number of tokens that are not visual.
+    image_count, text_count: both numbers at the input of the first layer.
+    hidden: D.
+    query_width, key_width: widths of a decoder layer's queries and keys, all heads together; head_width: of one head.
+    vision_width, vision_head_width: the same for the vision tower; vision_tokens: its sequence length with [CLS].
+    projector: FLOPs of projecting one token.
+    device: where the method runs, "cpu" or "cuda".
+
+    Only matrix products count, with two operations per multiply-add.
+    """
+
+    kept: int
+    count: int
+    layer: int
+    stage: int
+    text: int
+    image_count: int
+    text_count: int
+    hidden: int
+    query_width: int
+    key_width: int
+    head_width: int
+    vision_width: int = 0
+    vision_head_width: int = 0
+    vision_tokens: int = 0
+    projector: int = 0
+    device: str = "cpu"
+
+    def cosines(self, rows: int) -> int:
+        """FLOPs of `rows` x count cosine similarities, or of `rows` weighted sums of all visual tokens."""
+        return 2 * rows * self.count * self.hidden
+
+    def keys(self) -> int:
+        """FLOPs of `Context.keys`."""
+        return 2 * self.count * self.hidden * self.key_width
+
+    def attention(self, queries: str = "last", layer: str = "previous") -> int:
+        """FLOPs of `Context.attention`: the keys of the whole prompt, and for each query its projection and logits."""
+        if layer == "previous" and self.layer == 0:
+            return 0
+        rows = {"last": 1, "text": self.text, "image": self.count}[queries]
+        length = self.text + self.count
+        return 2 * length * self.hidden * self.key_width + 2 * rows * self.query_width * (self.hidden + length)
+
+    def density_peaks(self, points: int, centers: int) -> int:
+        """FLOPs of `dpc_knn` on `points` tokens: all distances twice, then the distances to the centres."""
+        return 2 * points * (2 * points + centers) * self.hidden if 0 < centers < points else 0
+
+    def clustering(self, points: int, centers: int) -> int:
+        """FLOPs of `dpc_knn` and of the mean of each cluster."""
+        return self.density_peaks(points, centers) + 2 * points * centers * self.hidden
+
+    def vision_keys(self) -> int:
+        """FLOPs of `VisionStates.keys`."""
+        return 2 * self.vision_tokens * self.vision_width**2
+
+    def cls_attention(self) -> int:
+        """FLOPs of `VisionStates.cls_attention`: all keys, one query and its logits."""
+        return self.vision_keys() + 2 * self.vision_width * (self.vision_width + self.vision_tokens)
