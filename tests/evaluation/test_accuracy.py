@@ -10,7 +10,7 @@ from helpers.checkpoints import make_questions, save_checkpoint
 from helpers.evaluation import POINTS, assert_same_predictions, evaluate_points
 
 from tokensel import METHODS, Method, TokenselError, reduce_tokens, register_method
-from tokensel.engine import state
+from tokensel.engine import source
 from tokensel.errors import BadSampleError
 from tokensel.evaluation.answers import row_keys
 from tokensel.evaluation.batches import cut_batches, order_questions
@@ -100,8 +100,8 @@ def test_each_picture_is_opened_once_per_batch_and_layers_below_agg_layer_run_on
 
 
 def test_points_share_the_attention_they_rank_by_and_times_do_not(loaded, tmp_path, monkeypatch):
-    seen, rows = [], state.attention_to_visual
-    monkeypatch.setattr(state, "attention_to_visual", lambda *given: seen.append(given) or rows(*given))
+    seen, rows = [], source.attention_to_visual
+    monkeypatch.setattr(source, "attention_to_visual", lambda *given: seen.append(given) or rows(*given))
     points = [GridPoint("fastv", kept=kept, agg_layer=2) for kept in (2, 4, 8)]
     questions = make_questions(8)
     evaluate_points(loaded, tmp_path, questions, points, batch_size=4)

@@ -1,4 +1,4 @@
-"""What a `with reduce_tokens(...)` block does to a model: for as long as it runs, three of the model's methods are ours.
+"""What a `with reduce_tokens(...)` block does to a model: while it runs, some of the model's methods are ours.
 
 `generate` says how long the prompt is and which pictures it has; the forward that joins picture and text, where the
 visual tokens are; the decoder's forward runs the reduced one. Each then calls the stock method.
@@ -86,7 +86,8 @@ class Block:
         image_mask: Tensor | None,
         row_keys: Tensor | None,
     ) -> None:
-        self.model, self.parts, self.image_mask, self.row_keys = model, parts, image_mask, row_keys
+        self.model: Any = model
+        self.parts, self.image_mask, self.row_keys = parts, image_mask, row_keys
         self.stages = {
             stage.layer: stage for stage in stages if stage.layer < parts.num_layers and not stage.method.passes_through
         }
@@ -261,7 +262,8 @@ class Block:
             cache=cache,
         )
         outputs: Outputs = []
-        state, plan = prefill(self.parts, state, self.stages, outputs, **call.options)
+        state = prefill(self.parts, state, self.stages, outputs, **call.options)
+        plan = Plan(length, state.reductions)
         if plan.reductions:
             self.record.positions, self.record.indices, forward.plan = state.positions, state.indices, plan
             if cache is not None:

@@ -16,10 +16,10 @@ from torch import Tensor
 from tokensel.engine.attention import last_real
 from tokensel.engine.compiled import Through
 from tokensel.engine.compiled import through as plainly
-from tokensel.engine.block import Record
+from tokensel.engine.selection import reduce_state
 from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
-from tokensel.engine.selection import reduce_state
+from tokensel.engine.writing import write_greedily
 from tokensel.errors import TokenselError
 from tokensel.functional import take
 from tokensel.models.families import ALONG_PROMPT
@@ -28,26 +28,6 @@ from tokensel.models.families import ALONG_PROMPT
 CAPACITY_MULTIPLE = 64
 # Sets of buffers: layers x lengths x batches. More, and they are made anew.
 MOST_BUFFERS = 64
-# Settings of generation that change what greedy decoding writes, and the value at which they don't.
-CHANGES_ANSWERS: dict[str, Any] = {
-    "repetition_penalty": 1,
-    "encoder_repetition_penalty": 1,
-    "guidance_scale": 1,
-    "num_beams": 1,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "bad_words_ids": None,
-    "sequence_bias": None,
-    "suppress_tokens": None,
-    "begin_suppress_tokens": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "exponential_decay_length_penalty": None,
-    "stop_strings": None,
-}
-
 _serials = itertools.count()
 
 
@@ -122,18 +102,14 @@ class CachedModel:
         if self.split.graphs is not None:
             self._rows = max(batch, self._rows)
             state = state.filled(self._rows)
-        # The position after the prompt's last token; padding stands at none that is higher.
-        ids = state.position_ids if state.position_ids.ndim == 2 else state.position_ids[-3:]
-        following = ids.amax(-1, keepdim=True) + 1
-        if following.ndim == 3:
-            following = following.amax(0, keepdim=True).expand_as(following)
-        following = following.expand(*following.shape[:-2], len(state.hidden), 1)
+        following = state.following()
         depth, removed, used = self.split.num_layers, 0, []
         active = {stage.layer: stage for stage in stages if stage.layer < depth and not stage.method.passes_through}
         bounds = [*sorted({0, *active}), depth]
         for first, last in itertools.pairwise(bounds):
             if first in active:
-                state, reduction = reduce_state(state, active[first], self.parts)
+                state = reduce_state(state, active[first], self.parts)
+                reduction = state.reductions.get(first)
                 if reduction is not None and reduction.renumbers:
                     removed += reduction.removed
             buffers = self._prepare(state, first, last, following - removed, room)
@@ -165,25 +141,14 @@ class CachedModel:
 
     def greedy(
         self, state: State, stages: Sequence[Stage], most: int, stop: Collection[int], pad: int
-    ) -> tuple[Tensor, Record]:
-        """At most `most` tokens of each prompt's answer, LongTensor[B, n]; and which visual tokens remained.
-
-        An answer ends with a token of `stop`; what would follow is pad.
-        """
-        batch = len(state.hidden)
+    ) -> tuple[Tensor, State]:
+        """As `SharedWriter.greedy`, for a prompt about to enter the first layer."""
         decoding = self.prefill(state, stages, most)
-        token = decoding.logits.argmax(-1, keepdim=True)
-        ends = torch.tensor(sorted(stop), device=token.device, dtype=token.dtype)
-        done = torch.zeros_like(token, dtype=torch.bool)
-        written: list[Tensor] = []
-        while True:
-            token = token.masked_fill(done, pad)
-            written.append(token)
-            done = done | torch.isin(token, ends)
-            if len(written) == most or bool(done.all()):
-                left = (decoding.state.positions, decoding.state.indices)
-                return torch.cat(written, 1), Record(*(None if each is None else each[:batch] for each in left))
-            token = self.step(decoding, token).argmax(-1, keepdim=True)
+
+        def step(token: Tensor, index: int) -> Tensor:
+            return self.step(decoding, token)
+
+        return write_greedily(decoding.logits, step, most, stop, pad), decoding.state
 
     def _prepare(self, state: State, first: int, last: int, following: Tensor, room: int) -> Buffers:
         """The buffers of these layers for a prompt of the state's length, with the mask that new tokens have."""
@@ -279,23 +244,6 @@ def cannot_cache(split: SplitModel) -> str | None:
     if len({weight.device for weight in split.parts.decoder.parameters()}) > 1:
         return "device_map: the decoder lies on several devices"
     return None
-
-
-def changes_answers(config: Any) -> str | None:
-    """The setting of a generation_config, as NAME=VALUE, under which greedy decoding is not the largest logit at every
-    step; None: there is none."""
-    for name, neutral in CHANGES_ANSWERS.items():
-        value = getattr(config, name, None)
-        if value and value != neutral:
-            return f"{name}={value}"
-    return None
-
-
-def stop_tokens(config: Any) -> tuple[list[int], int]:
-    """The ids that end an answer, and what follows them, as generate() reads a generation_config."""
-    stop = config.eos_token_id
-    stop = [] if stop is None else list(stop) if isinstance(stop, list | tuple) else [stop]
-    return stop, config.pad_token_id if config.pad_token_id is not None else (stop or [0])[0]
 
 
 def _fill(

@@ -1,15 +1,17 @@
 """KV caches that remember how their prompt was reduced, so that whoever continues them can do the same."""
 
+from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, PretrainedConfig, StaticCache
+from transformers import Cache, DynamicCache, StaticCache
 
 from tokensel.engine.layouts import Reduction
 from tokensel.errors import TokenselError
+from tokensel.models.parts import ModelParts
 
 
 @dataclass
@@ -21,7 +23,7 @@ class Plan:
     """
 
     length: int
-    reductions: dict[int, Reduction] = field(default_factory=dict)
+    reductions: Mapping[int, Reduction]
 
     def rows(self, order: Tensor) -> "Plan":
         """The plan of rows `order`, LongTensor[B']."""
@@ -37,8 +39,8 @@ class Plan:
 
 
 class ReducedCache(Cache):
-    """A cache whose layers hold fewer tokens from some layer on. `get_seq_length` without a layer counts the tokens that
-    were read, as if none had been removed: positions and the length of later prompts follow from that.
+    """A cache whose layers hold fewer tokens from some layer on. `get_seq_length` without a layer counts the tokens
+    that were read, as if none had been removed: positions and the length of later prompts follow from that.
 
     It works under `reduce_tokens` only: the stock forward would size its masks wrongly, so `update` refuses.
     """
@@ -99,19 +101,22 @@ _REDUCED: dict[type[Cache], type[ReducedCache]] = {
 }
 
 
-def prepare_cache(cache: Cache | None, config: PretrainedConfig, depth: int) -> Cache:
-    """A cache that spans can run on: the given one, its layers made if they come one by one; None makes a new one.
+def prepare_cache(cache: Cache, depth: int) -> Cache:
+    """The cache, ready for spans: where its layers come one by one, all of them are made.
 
     Raises TokenselError for a kind of cache that no reduced form is known of.
     """
-    if cache is None:
-        return DynamicCache(config=config)
     if type(cache) not in _REDUCED:
         known = ", ".join(kind.__name__ for kind in _REDUCED)
         raise TokenselError(f"past_key_values={type(cache).__name__}: cannot be reduced; allowed are {known}")
     if cache.layer_class_to_replicate is not None:
         cache.layers += [cache.layer_class_to_replicate() for _ in range(depth - len(cache.layers))]
     return cache
+
+
+def new_cache(parts: ModelParts) -> Cache:
+    """An empty cache for all layers of a decoder."""
+    return DynamicCache(config=parts.decoder.config)
 
 
 def remember(cache: Cache, plan: Plan) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from tokensel.engine.caches import prepare_cache
+from tokensel.engine.caches import new_cache, prepare_cache
 from tokensel.engine.forward import Outputs
 from tokensel.engine.stock import CACHE_NAMES, find_cache, maybe_install_capturing_hooks
 from tokensel.errors import TokenselError
@@ -50,9 +50,9 @@ class Call:
             use = getattr(decoder.config, "use_cache", False)
         if getattr(decoder, "gradient_checkpointing", False) and decoder.training:
             use = False  # as the stock forward does: what is computed again must not be cached twice
-        if cache is None and not use:
-            return None
-        return prepare_cache(cache, decoder.config, parts.num_layers)
+        if cache is None:
+            return new_cache(parts) if use else None
+        return prepare_cache(cache, parts.num_layers)
 
     def prepare_outputs(self, parts: ModelParts) -> None:
         """Lets the decoder record hidden states and attentions where the call wants them.

@@ -56,20 +56,14 @@ def approach(
 
 def prefill(
     parts: ModelParts, state: State, stages: Mapping[int, Stage], outputs: Outputs | None = None, **options: Any
-) -> tuple[State, Plan]:
-    """A prompt about to enter the first layer, through all of them and the final norm. stages: by layer.
-
-    Returns the state behind the last layer and what was done on the way.
-    """
-    plan = Plan(state.hidden.shape[1])
+) -> State:
+    """A prompt about to enter the first layer, through all of them and the final norm. stages: by layer."""
     for layer in sorted(stages):
         if layer >= parts.num_layers:
             break
         state = approach(parts, state, layer, outputs, stages[layer].method.uses_attention, **options)
-        state, reduction = reduce_state(state, stages[layer], parts)
-        if reduction is not None:
-            plan.reductions[layer] = reduction
-    return advance(parts, state, parts.num_layers, outputs, normed=True, **options), plan
+        state = reduce_state(state, stages[layer], parts)
+    return advance(parts, state, parts.num_layers, outputs, normed=True, **options)
 
 
 def resume(

@@ -1,6 +1,7 @@
 """How a sequence looks after a stage, and how all that is laid out along it (masks, positions) follows."""
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class Reduction:
 
     def rows(self, order: Tensor) -> "Reduction":
         """The same of rows `order`, LongTensor[B']."""
-        changed = {
+        changed: dict[str, Any] = {
             each.name: value[order.to(value.device)]
             for each in fields(self)
             if isinstance(value := getattr(self, each.name), Tensor)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tokensel.engine.attention import last_real
+from tokensel.engine.caches import fork
 from tokensel.engine.compiled import TEXT_MULTIPLE, graphs_of
 from tokensel.engine.forward import advance, approach
 from tokensel.engine.layouts import explicit_mask
@@ -163,12 +164,12 @@ class SplitModel:
         if upto == state.layer:
             return state
         if upto < self.num_layers:
-            return approach(self.parts, state, upto)
+            return approach(self.parts, _with_own_cache(state), upto)
         if self.graphs is not None and state.positions is not None:
             rotary = self.parts.rotary(state.hidden, state.position_ids)
             hidden = self.graphs.tail(state.layer, state.hidden, self.layer_mask(state), rotary)
             return state.followed_by(hidden=hidden, previous=None, layer=upto)
-        return advance(self.parts, state, upto)
+        return advance(self.parts, _with_own_cache(state), upto)
 
     @torch.no_grad()
     def reduce(self, state: State, stage: Stage) -> State:
@@ -178,7 +179,7 @@ class SplitModel:
         """
         if stage.layer != state.layer:
             raise TokenselError(f"agg_layer={stage.layer}: this state is about to enter layer {state.layer}")
-        return reduce_state(state, stage, self.parts)[0]
+        return reduce_state(state, stage, self.parts)
 
     def reduce_all(self, state: State, stages: Sequence[Stage]) -> State:
         """Applies stages one after the other, running the layers between them; ends behind the last one."""
@@ -193,15 +194,29 @@ class SplitModel:
 
         The last layer's MLP runs for that position alone, which can move the last bits.
         """
+        return self.read(self.finish(state))
+
+    @torch.no_grad()
+    def finish(self, state: State) -> State:
+        """The state behind the last layer, which is right at each row's last real position and undefined elsewhere."""
+        if state.layer == self.num_layers or (self.graphs is not None and state.positions is not None):
+            return self.run(state, self.num_layers)
+        layers = list(self.parts.layers[state.layer : self.num_layers])
+        layers[-1] = _mlp_only_at(layers[-1], last_real(state.attention_mask, state.hidden))
+        return advance(self.parts, _with_own_cache(state), self.num_layers, layers=layers)
+
+    @torch.no_grad()
+    def read(self, state: State) -> Tensor:
+        """The logits at each row's last real position, [B, vocabulary], of a state behind the last layer."""
+        where = last_real(state.attention_mask, state.hidden).to(state.hidden.device)
+        return self.head(self.parts.decoder.norm(take(state.hidden, where)))[:, 0]
+
+    @property
+    def head(self) -> nn.Module:
+        """From normed hidden states to logits. Raises TokenselError for a model without."""
         if self.parts.head is None:
             raise TokenselError("model: has no language-model head to give logits")
-        where = last_real(state.attention_mask, state.hidden)
-        if state.layer < self.num_layers and (self.graphs is None or state.positions is None):
-            layers = list(self.parts.layers[state.layer : self.num_layers])
-            state = advance(self.parts, state, self.num_layers, layers=[*layers[:-1], _mlp_only_at(layers[-1], where)])
-        else:
-            state = self.run(state, self.num_layers)
-        return self.parts.head(self.parts.decoder.norm(take(state.hidden, where.to(state.hidden.device))))[:, 0]
+        return self.parts.head
 
     def _rounded_up(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The prompts, with padding on the right up to the next multiple of text tokens."""
@@ -231,6 +246,11 @@ class SplitModel:
         length = state.hidden.shape[1]
         dtype = torch.bool if self.parts.attention_name == "sdpa" else state.hidden.dtype
         return explicit_mask(hides, None, torch.arange(length, device=state.hidden.device), length, dtype)
+
+
+def _with_own_cache(state: State) -> State:
+    """The state with a cache that may grow while the given state's stays."""
+    return state if state.cache is None else state.followed_by(cache=fork(state.cache))
 
 
 def _mlp_only_at(layer: nn.Module, where: Tensor) -> nn.Module:

@@ -1,5 +1,6 @@
 """A batch of prompts on its way through the decoder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from tokensel.engine.layouts import explicit_mask
+from tokensel.engine.attention import sliding_window
+from tokensel.engine.layouts import Reduction, explicit_mask
 from tokensel.errors import TokenselError
 from tokensel.models.parts import ModelParts
 from tokensel.models.vision import VisionStates
@@ -35,13 +37,14 @@ class State:
     visual_index: LongTensor[B, N], where the visual tokens that remain are, ascending.
     row_keys: LongTensor[B], the key of each row's question. pictures: they own the N visual tokens in this order.
     previous: the hidden states that entered layer - 1, if that layer saw this same sequence.
-    prompt: the state before the first layer, None = this one. vision: what the tower saw, the pictures of a row together.
+    prompt: the state before the first layer, None = this one. vision: what the tower saw, a row's pictures together.
     right_padded: padding stands after all that is real, where causal attention does not see it.
     masked: attention_mask hides tokens among the others, and not padding alone.
     key_bias: [B, T] added to the attention logits of these keys from here on; None = nothing.
     positions, indices: LongTensor[B, M], the survivors of the last reduction in the order they now stand: counted among
     the row's visual tokens, and in the sequence before any reduction; None before any.
     cache: the KV cache that the layers below filled, None = none.
+    reductions: what was done so far, by layer; each to what the ones before it left.
     attention_rows: rows of attention already computed at this layer; points of one pass share them.
     """
 
@@ -61,6 +64,7 @@ class State:
     positions: Tensor | None = None
     indices: Tensor | None = None
     cache: Cache | None = None
+    reductions: Mapping[int, Reduction] = field(default_factory=dict)
     attention_rows: dict[Any, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def followed_by(self, **changes: Any) -> "State":
@@ -70,7 +74,7 @@ class State:
     def together(self) -> "State":
         """All of it on the device where the hidden states are: layers of one model may lie on several."""
         device = self.hidden.device
-        moved = {
+        moved: dict[str, Any] = {
             each.name: value.to(device)
             for each in fields(self)
             if isinstance(value := getattr(self, each.name), Tensor) and value.device != device
@@ -89,11 +93,21 @@ class State:
         return self.followed_by(
             hidden=self.hidden[order],
             attention_mask=None if self.attention_mask is None else self.attention_mask[order],
-            position_ids=positions if positions.shape[-2] == 1 else positions[..., order, :],
+            position_ids=positions[..., order, :] if positions.shape[-2] == batch else positions,
             visual_index=self.visual_index[order],
             row_keys=self.row_keys[order],
             vision=None if self.vision is None else self.vision.rows(pictures),
         )
+
+    def following(self) -> Tensor:
+        """The position of the first token behind each prompt: LongTensor[B, 1], or [axes, B, 1]. For a state about to
+        enter the first layer."""
+        # Padding stands at no position higher than the prompt's last token; axes other than the text's own may.
+        ids = self.position_ids if self.position_ids.ndim == 2 else self.position_ids[-3:]
+        after = ids.amax(-1, keepdim=True) + 1
+        if after.ndim == 3:
+            after = after.amax(0, keepdim=True).expand_as(after)
+        return after.expand(*after.shape[:-2], len(self.hidden), 1)
 
     def mask(self, parts: ModelParts) -> Tensor | None:
         """The attention mask for the stock forward: [B, T], or [B, 1, T, T] where keys have a bias.
@@ -109,6 +123,11 @@ class State:
         return hides
 
 
+def slides(parts: ModelParts) -> bool:
+    """Whether some layer sees a sliding window of keys only."""
+    return any(sliding_window(layer) is not None for layer in parts.layers)
+
+
 def biased_mask(parts: ModelParts, key_mask: Tensor | None, bias: Tensor, queries: int) -> Tensor:
     """The additive mask [B, 1, queries, keys] of the last `queries` of the keys, where keys have a bias [B, keys].
 
@@ -116,8 +135,7 @@ def biased_mask(parts: ModelParts, key_mask: Tensor | None, bias: Tensor, querie
     """
     if parts.uses_flash:
         raise TokenselError("attn_implementation: methods that weigh tokens by size need sdpa or eager")
-    config = parts.decoder.config
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+    if slides(parts):
         raise TokenselError("sliding_window: methods that weigh tokens by size need full attention in every layer")
     keys, key_mask = bias.shape[1], None if key_mask is None else key_mask.to(bias.device)
     return explicit_mask(key_mask, bias, torch.arange(keys - queries, keys, device=bias.device), keys, bias.dtype)

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from tokensel.data import Question
-from tokensel.engine.cached import CachedModel, cannot_cache, changes_answers, stop_tokens
+from tokensel.engine.cached import CachedModel, cannot_cache
 from tokensel.engine.reduce import reduce_tokens
 from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
+from tokensel.engine.writing import SharedWriter, cannot_share, changes_answers, stop_tokens
 from tokensel.errors import BadSampleError, TokenselError
 from tokensel.evaluation.answers import add_positions, row_keys, score_letters
 from tokensel.evaluation.batches import MOST_WORKERS, cut_batches, order_questions
@@ -151,6 +152,7 @@ class _OnePass:
         self.scoring, self.on_bad_sample, self.progress = scoring, on_bad_sample, progress
         self.keep_positions = keep_positions
         self.cached = CachedModel(split) if split.graphs is not None and scoring == "generate" else None
+        self.shares = cannot_share(split, loaded.model.generation_config) is None
         self.answers: dict[tuple[str, int], list[int]] = {}
         self.done = [store.done_ids() for store in stores]
         self.failures: dict[int, Exception] = {}
@@ -197,10 +199,9 @@ class _OnePass:
             return computed
         for group in prepared.groups:
             todo = [index for index in self.lacking(group.questions) if index not in computed.failures]
-            if todo and self.cached is not None:
-                self.generate_compiled(self.cached, group, todo, computed)
-            elif todo and self.scoring == "generate":
-                self.generate(group, todo, computed)
+            if todo and self.scoring == "generate":
+                write = self.write if self.cached is not None or self.shares else self.generate
+                write(group, todo, computed)
             elif todo:
                 self.score(group, todo, computed)
         return computed
@@ -270,7 +271,7 @@ class _OnePass:
         return self.answers[key]
 
     def generate(self, group: _Group, todo: list[int], computed: _Computed) -> None:
-        """Answers written by the stock model's generate()."""
+        """Answers written by the stock model's generate(), whose settings may be other than greedy."""
         inputs = self.loaded.arguments(group.encoded)
         input_ids = inputs["input_ids"]
         keys = row_keys(group.questions, input_ids.device)
@@ -288,19 +289,26 @@ class _OnePass:
             records = add_positions(records, group.questions, record.positions, self.keep_positions)
             computed.results.append((index, group.questions, records))
 
-    def generate_compiled(self, cached: CachedModel, group: _Group, todo: list[int], computed: _Computed) -> None:
-        """Answers written over caches of a fixed size, by compiled graphs. Every picture is encoded once."""
+    def write(self, group: _Group, todo: list[int], computed: _Computed) -> None:
+        """Answers written by greedy decoding. Every picture is encoded once; and without compiled graphs, the layers
+        below each point's first stage run once for all points."""
         stages = {index: self.points[index].stages(self.split.num_layers) for index in todo}
         state = self.embed(group, stages.values())
+        writer: SharedWriter | CachedModel = self.cached or SharedWriter(self.split)
+        if isinstance(writer, SharedWriter):
+            state = writer.begin(state)
         stop, pad = stop_tokens(self.loaded.model.generation_config)
-        for index in todo:
+        for index in sorted(todo, key=lambda index: stages[index][0].layer):
             try:
-                written, record = cached.greedy(state, stages[index], ANSWER_TOKENS, stop, pad)
+                if isinstance(writer, SharedWriter):
+                    state = self.split.run(state, min(stages[index][0].layer, self.split.num_layers))
+                written, reduced = writer.greedy(state, stages[index], ANSWER_TOKENS, stop, pad)
             except Exception as error:
                 computed.failures[index] = error
                 continue
             records = self.read(group.questions, written)
-            records = add_positions(records, group.questions, record.positions, self.keep_positions)
+            positions = None if reduced.positions is None else reduced.positions[: len(written)]
+            records = add_positions(records, group.questions, positions, self.keep_positions)
             computed.results.append((index, group.questions, records))
 
     def read(self, questions: Sequence[Question], written: torch.Tensor) -> list[dict[str, Any]]:
