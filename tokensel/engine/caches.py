@@ -60,6 +60,9 @@ class ReducedCache(Cache):
         first = self.plan.reductions.get(0)
         return super().get_seq_length(0) + (first.removed if first else 0)
 
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self.get_seq_length()  # generate's own masks for static caches are those of the whole sequence
+
     def crop(self, tokens_to_remove: int) -> None:
         """Removes the last -tokens_to_remove tokens; a positive number is the length that remains."""
         length = int(self.get_seq_length())

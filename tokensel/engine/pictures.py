@@ -75,8 +75,8 @@ def row_pictures(parts: ModelParts, seen: Seen, visual_index: Tensor) -> tuple[P
             pictures = [Picture(end - begin, end - begin, (1, 0)) for begin, end in zip([0, *ends], ends, strict=False)]
     if len(pictures) != seen.per_row or sum(picture.count for picture in pictures) != count:
         raise TokenselError(
-            f"pixel_values: {seen.per_row} pictures per prompt, but it cannot be told which of its {count} visual tokens "
-            "are whose; put text between pictures, and pictures of the same shapes in every row"
+            f"pixel_values: {seen.per_row} pictures per prompt, but it cannot be told whose each of its {count} visual "
+            "tokens is; put text between pictures, and pictures of the same shapes in every row"
         )
     return tuple(pictures)
 

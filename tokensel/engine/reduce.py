@@ -53,6 +53,7 @@ def reduce_tokens(
 
     Raises TokenselError at once for a bad setting, and on entry when this model is already being reduced.
     """
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT changes its layers in place
     parts = find_parts(model)
     stages = make_stages(
         method,

@@ -130,20 +130,20 @@ def _survivors(stage: Stage, context: Context, selection: Selection) -> _Survivo
         chosen = replace(chosen, values=chosen.values.to(context.tokens.dtype))
     if stage.position == "source":
         chosen = _each_in_its_place(context, chosen)
-    if chosen.values is not None:
+    moves = stage.position != "source" or stage.layout == "zero_fill"
+    if chosen.values is not None or (stage.aggregation == "none" and not moves):
         return chosen
     own = take(context.tokens, chosen.indices)
     if stage.aggregation == "mean":
         return replace(chosen, values=nearest_mean(own, context.tokens))
     if stage.aggregation == "cross_attention":
         return replace(chosen, values=cross_attention(own, context.tokens, stage.temperature))
-    moves = stage.position != "source" or stage.layout == "zero_fill"
-    return replace(chosen, values=own) if moves else chosen
+    return replace(chosen, values=own)
 
 
 def _each_in_its_place(context: Context, chosen: _Survivors) -> _Survivors:
-    """The survivors, ascending. A method may choose a token twice; two cannot stand in one place, so the lowest free one
-    fills in, with its own state."""
+    """The survivors, ascending. A method may choose a token twice; two cannot stand in one place, so the lowest free
+    one fills in, with its own state."""
     indices, values, sizes = chosen.indices, chosen.values, chosen.sizes
     taken = torch.zeros(len(indices), context.count, dtype=torch.uint8, device=indices.device).scatter(1, indices, 1)
     free_last = taken.sort(dim=1, descending=True, stable=True).indices

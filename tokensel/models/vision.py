@@ -1,5 +1,6 @@
 """The vision tower's features, [CLS] attention and keys, for methods that select tokens before the decoder."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,6 +60,14 @@ class VisionStates:
         return getattr(attention, projection)(states).unflatten(-1, (attention.num_heads, -1))
 
 
+class _Captured(threading.local):
+    """What a tower's last run left, for each thread by itself. entering: by layer; output: the last layer's."""
+
+    def __init__(self) -> None:
+        self.entering: dict[int, Tensor] = {}
+        self.output: Tensor | None = None
+
+
 class VisionTap:
     """Captures what enters the last two layers of a vision tower while it runs. Stores references, no copies.
 
@@ -85,20 +94,19 @@ class VisionTap:
         self.depth = len(stack)
         self.feature_layer = config.vision_feature_layer
         self.projector = llava.multi_modal_projector
-        self._entering: dict[int, Tensor] = {}
-        self._output: Tensor | None = None
+        self._captured = _Captured()
 
     def attach(self) -> list[RemovableHandle]:
         """Registers the hooks and returns their handles, which the caller must remove."""
 
         def before(index: int) -> Any:
             def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                self._entering[index] = args[0] if args else kwargs["hidden_states"]
+                self._captured.entering[index] = args[0] if args else kwargs["hidden_states"]
 
             return keep
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self._output = output[0] if isinstance(output, tuple) else output
+            self._captured.output = output[0] if isinstance(output, tuple) else output
 
         handles = [
             layer.register_forward_pre_hook(before(index), with_kwargs=True) for index, layer in enumerate(self.layers)
@@ -110,9 +118,10 @@ class VisionTap:
 
         Raises TokenselError for a feature layer that is not among the last three.
         """
-        if self._output is None:
+        captured = self._captured
+        if captured.output is None:
             return None
-        before, last, output = self._entering[0], self._entering[1], self._output
+        before, last, output = captured.entering[0], captured.entering[1], captured.output
         hidden = {self.depth - 2: before, self.depth - 1: last, self.depth: output}
         layer = self.feature_layer
         index = layer if not isinstance(layer, int) or layer >= 0 else self.depth + 1 + layer
@@ -120,5 +129,5 @@ class VisionTap:
             raise TokenselError(
                 f"vision_feature_layer={layer}: must be from -3 to -1 for methods that use the vision tower"
             )
-        self._entering, self._output = {}, None
+        captured.entering, captured.output = {}, None
         return VisionStates(self.layers, [before, last], hidden[index][:, 1:], self.projector)
