@@ -93,17 +93,17 @@ def test_a_limit_must_be_a_count(limit):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "expected"),
     [
         ("easyvqa", {}, "data=easyvqa: unknown; choose one of diagrams, easy_vqa, mme, pope, question_file, scienceqa"),
-        ("easy_vqa", {"splits": "test"}, "data.splits: data=easy_vqa has no such option; it has split"),
+        ("easy_vqa", {"splits": "test"}, "data.splits: data=easy_vqa has no such option; its options are split"),
         ("easy_vqa", {"split": "val"}, "data.split=val: unknown; choose one of test, train"),
     ],
 )
-def test_mistakes_list_the_choices(name, options, said):
+def test_mistakes_list_the_choices(name, options, expected):
     with pytest.raises(TokenselError) as caught:
         load_questions(name, **options)
-    assert str(caught.value) == said
+    assert str(caught.value) == expected
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):

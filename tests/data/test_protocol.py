@@ -63,15 +63,15 @@ def test_a_yes_no_question_ends_in_its_own_instruction():
 
 def test_conversations_byte_for_byte(processor):
     words = f"Which is red?\nA. left\nB. right\n{LETTER}"
-    told = {
+    templates = {
         "model": f"USER: <image>\n{words} ASSISTANT:",
         "vicuna_v1": "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
         f"helpful, detailed, and polite answers to the user's questions. USER: <image>\n{words} ASSISTANT:",
         "llava_v1": "A chat between a curious human and an artificial intelligence assistant. The assistant gives "
         f"helpful, detailed, and polite answers to the human's questions. USER: <image>\n{words} ASSISTANT:",
     }
-    assert set(told) == set(CHOICES["conv"])
-    for conv, expected in told.items():
+    assert set(templates) == set(CHOICES["conv"])
+    for conv, expected in templates.items():
         protocol = Protocol(conv=conv)
         assert protocol.conversation(question(), processor) == expected
         assert protocol.conversation(question(image=None), processor) == expected.replace("<image>\n", "")
@@ -79,12 +79,12 @@ def test_conversations_byte_for_byte(processor):
 
 @pytest.mark.parametrize("conv", CHOICES["conv"])
 def test_the_image_token_among_the_words_is_refused(processor, conv):
-    with pytest.raises(BadSampleError, match="question q: its text holds the image token <image>"):
+    with pytest.raises(BadSampleError, match="question q: its text contains the image token <image>"):
         Protocol(conv=conv).conversation(question(hint="an <image> here"), processor)
 
 
 @pytest.mark.parametrize("key", CHOICES)
-def test_an_unknown_value_is_told_with_what_is_allowed(key):
+def test_an_unknown_value_is_refused_with_the_allowed_ones(key):
     with pytest.raises(TokenselError) as caught:
         Protocol(**{key: "x"})
     assert str(caught.value) == f"{key}=x: unknown; choose one of {', '.join(CHOICES[key])}"

@@ -437,10 +437,10 @@ def test_a_question_has_one_of_two_forms():
     usual = Question("1", "Red?", ("Yes", "No"), 0, None)
     assert (usual.form, usual.category) == ("choices", "")
     assert Question("1", "Red?", ("Yes", "No"), 0, None, form="yes_no", category="color").category == "color"
-    with pytest.raises(TokenselError, match="question 1: form open is none of choices, yes_no"):
+    with pytest.raises(TokenselError, match="question 1: form=open is unknown; choose one of choices, yes_no"):
         Question("1", "Red?", ("Yes", "No"), 0, None, form="open")
     for choices in (("No", "Yes"), ("yes", "no"), ("Yes", "No", "Maybe")):
-        with pytest.raises(TokenselError, match="question 1: the choices of a yes_no question are Yes, No"):
+        with pytest.raises(TokenselError, match="question 1: the choices of a yes_no question must be Yes, No"):
             Question("1", "Red?", choices, 0, None, form="yes_no")
 
 
