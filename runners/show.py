@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     from analysis.survivors import Tracer  # slow to import, and not needed for --help
-    from runners.survivors.output import as_record, draw, print_table
-    from runners.survivors.request import KEYS, PREFIXES, error_line, load_requested_model, read_request
+    from runners.survivors.output import as_record, draw, print_table, trace
+    from runners.survivors.request import KEYS, PREFIXES, load_requested_model, read_request
 
     plain, given = read_arguments(arguments, KEYS, PREFIXES)
     if plain:
@@ -48,16 +48,7 @@ def _run(arguments: Sequence[str]) -> int:
         warnings.filterwarnings("ignore", message="kept=.*nothing is removed")  # the Tracer raises an error for it
         request = read_request(given)
         tracer = Tracer(load_requested_model(given), request.question, request.in_words)
-        grid = []
-        for points in request.points:
-            grid.append([])
-            for point in points:
-                try:
-                    grid[-1].append(tracer.survivors(point))
-                except TokenselError:
-                    raise
-                except Exception as error:  # a user's method may raise anything
-                    raise TokenselError(f"method={point.method}: failed: {error_line(error)}") from error
+        grid = [[trace(tracer, point) for point in points] for points in request.points]
         full, _ = tracer.full_answer()
         write_whole(request.output, draw(tracer, grid, request, full))
     print_table(grid, full)
