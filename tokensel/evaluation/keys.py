@@ -72,7 +72,7 @@ def library_sources(roots: Sequence[str], package: Path = PACKAGE, plugins: froz
 
 @cache
 def without_comments(source: str) -> str:
-    """A Python source without comments, docstrings and layout."""
+    """A Python source without what changes no prediction: comments, docstrings, layout, `__version__`, `__all__`."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if (
@@ -80,7 +80,13 @@ def without_comments(source: str) -> str:
             and ast.get_docstring(node) is not None
         ):
             node.body = node.body[1:] or [ast.Pass()]
+    tree.body = [statement for statement in tree.body if not _is_about_the_module(statement)]
     return ast.unparse(tree)
+
+
+def _is_about_the_module(statement: ast.stmt) -> bool:
+    names = statement.targets if isinstance(statement, ast.Assign) else []
+    return any(isinstance(name, ast.Name) and name.id in ("__version__", "__all__") for name in names)
 
 
 @cache
