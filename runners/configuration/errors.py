@@ -1,4 +1,4 @@
-"""Hydra's own errors, which run over several lines, as one line that names key, value and what is allowed."""
+"""Mistakes in the settings as one line that names key, value and what is allowed. Hydra's own messages are longer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +14,7 @@ USER_ERRORS = (TokenselError, HydraException, OmegaConfBaseException)
 
 
 def one_line(error: BaseException, conf: Path) -> str:
-    """What a user gets to read of an error of USER_ERRORS. conf: the folder with sweep.yaml and the
-    groups."""
+    """The message for an error of USER_ERRORS. conf: the folder with sweep.yaml and the groups."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if error.options:
@@ -65,5 +64,5 @@ def _between_quotes(message: str) -> str:
 
 
 def _first(error: BaseException) -> str:
-    """The first line that says something."""
+    """The first line that is not empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
