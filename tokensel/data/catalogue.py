@@ -23,9 +23,10 @@ DATASETS: dict[str, str] = {
 def load_questions(name: str, limit: int | None = None, **options: object) -> list[Question]:
     """The questions of the data set `name`, in the data set's order.
 
-    limit     the largest number of questions: the first ones by `draw_order`. The subset is therefore the same in every
-              run, mixes families whatever the order of the file, and contains the subset of any smaller limit.
-    options   the data set's own; see its load function
+    Parameters:
+        limit: the largest number of questions: the first ones by `draw_order`. The subset is therefore the same in
+            every run, mixes families whatever the order of the file, and contains the subset of any smaller limit.
+        options: the data set's own; see its load function
 
     Raises TokenselError for an unknown name or option (the message lists the allowed ones), a missing option, a limit
     below 1, a data set without questions, or a repeated question id.

@@ -39,11 +39,12 @@ class EncodedImage(TypedDict):
 class Source:
     """Where examples come from, according to a data set's options.
 
-    path      a folder, or the name of a data set on the hub; an existing folder takes precedence
-    split     the name of one of its splits
-    config    the name of one of its configurations, for data sets with several; None: the default one
-    revision  a branch, tag or commit on the hub; None: the newest
-    original  a description of the data set's original folder, for messages
+    Parameters:
+        path: a folder, or the name of a data set on the hub; an existing folder takes precedence
+        split: the name of one of its splits
+        config: the name of one of its configurations, for data sets with several; None: the default one
+        revision: a branch, tag or commit on the hub; None: the newest
+        original: a description of the data set's original folder, for messages
     """
 
     path: str
@@ -89,7 +90,8 @@ def local_folder(path: str) -> Path | None:
 def load_examples(source: Source, columns: tuple[str, ...]) -> Dataset:
     """The examples of a split. Their column "image" holds encoded pictures, {"bytes", "path"} or None.
 
-    columns   the required columns
+    Parameters:
+        columns: the required columns
 
     Raises TokenselError for a folder, data set, split, configuration or revision that does not exist, a gated data set
     without access, an unreachable hub, and a missing column.

@@ -36,9 +36,10 @@ def load_mme(
 ) -> list[Question]:
     """The questions of a split, in its order; those of the original folder by sub-task and file name.
 
-    path                a data set on the hub, or a folder; see the module's docstring
-    split               a split of the hub's data set; the original folder has only test
-    config, revision    of the hub's data set; null: its default, its newest
+    Parameters:
+        path: a data set on the hub, or a folder; see the module's docstring
+        split: a split of the hub's data set; the original folder has only test
+        config, revision: of the hub's data set; null: its default, its newest
 
     A question's category is its sub-task; its image_id is sub-task and picture.
 

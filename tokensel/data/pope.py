@@ -38,10 +38,11 @@ def load_pope(
 ) -> list[Question]:
     """The questions of a split, in its order; those of the original by category: random, popular, adversarial.
 
-    path                a data set on the hub, a folder, or an original file; see the module's docstring
-    image_folder        the folder of the original's pictures
-    split               of the hub's data set: test, or with config=Full a category; of the original: test or a category
-    config, revision    of the hub's data set; null: its default, its newest
+    Parameters:
+        path: a data set on the hub, a folder, or an original file; see the module's docstring
+        image_folder: the folder of the original's pictures
+        split: of the hub's data set: test, or with config=Full a category; of the original: test or a category
+        config, revision: of the hub's data set; null: its default, its newest
 
     A question's id is its category and question_id; its image_id is the name of COCO's picture.
 

@@ -12,11 +12,11 @@ _STATED_ANSWER = re.compile(r"The answer is ([A-Z])\.")
 
 
 def question_words(question: Question) -> str:
-    """The question without picture and instruction.
+    """The question without picture and instruction:
 
-    Context: {hint}          only if there is a hint
-    {text}
-    A. {choice}              one line per choice; none for a yes/no question
+        Context: {hint}          only if there is a hint
+        {text}
+        A. {choice}              one line per choice; none for a yes/no question
     """
     hint = [f"Context: {question.hint}"] if question.hint else []
     choices = [] if is_yes_no(question) else zip(LETTERS, question.choices, strict=False)
@@ -41,10 +41,12 @@ def build_prompt(question: Question) -> str:
 def read_answer(text: str, n_choices: int, reading: str = "llava") -> int | None:
     """The index of the choice whose letter a written answer names; None if it names none, which is scored as wrong.
 
-    llava   as in LLaVA's eval_science_qa.py: the whole text is an option's letter, or begins with one and ". ", or
-            contains "The answer is X." exactly once
-    lmms    as in lmms-eval's scienceqa: the text is the letter in either case, or begins with it and "."
-    exact   the text is the letter
+    Readings:
+
+    - `llava`, as in LLaVA's eval_science_qa.py: the whole text is an option's letter, or begins with one and ". ", or
+      contains "The answer is X." exactly once.
+    - `lmms`, as in lmms-eval's scienceqa: the text is the letter in either case, or begins with it and ".".
+    - `exact`: the text is the letter.
 
     Surrounding white space is ignored. A letter beyond the question's own choices names none.
     """

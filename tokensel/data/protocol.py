@@ -31,15 +31,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
 class Protocol:
     """One way to evaluate. The defaults are LLaVA's own evaluation, in the model's own conversation template.
 
-    prompt        llava: as LLaVA's model_vqa_science.py --single-pred-prompt, which strips white space from both ends
-                  of the question's words before it adds the instruction; lmms: as lmms-eval's scienceqa_img, which
-                  does not
-    conv          model: the checkpoint's chat template; vicuna_v1: the template that LLaVA-1.5 was tuned and is
-                  evaluated with; llava_v1: the same with "human" instead of "user"
-    image_aspect  pad: pad to a square first, as LLaVA evaluates; crop: leave the picture to the processor. LLaVA-1.5's
-                  processor then resizes the short side and crops the centre; one that tiles or keeps the aspect ratio
-                  (LLaVA-NeXT, Qwen) crops nothing
-    reading       how a written answer is read: llava, lmms or exact; see `read_answer`
+    Parameters:
+        prompt: llava: as LLaVA's model_vqa_science.py --single-pred-prompt, which strips white space from both ends of
+            the question's words before it adds the instruction; lmms: as lmms-eval's scienceqa_img, which does not
+        conv: model: the checkpoint's chat template; vicuna_v1: the template that LLaVA-1.5 was tuned and is evaluated
+            with; llava_v1: the same with "human" instead of "user"
+        image_aspect: pad: pad to a square first, as LLaVA evaluates; crop: leave the picture to the processor.
+            LLaVA-1.5's processor then resizes the short side and crops the centre; one that tiles or keeps the aspect
+            ratio (LLaVA-NeXT, Qwen) crops nothing
+        reading: how a written answer is read: llava, lmms or exact; see `read_answer`
 
     Raises TokenselError for any other value.
     """

@@ -17,13 +17,14 @@ YES_NO = ("Yes", "No")
 class Question:
     """One question about one picture, with the fields of ScienceQA.
 
-    answer      index into choices
-    image       a PIL image, a path, or a function without arguments that returns an image; None: no picture
-    image_id    equal for two questions if and only if they show the same picture. Such questions share vision features,
-                and form one cluster in clustered confidence intervals. If empty, the question's own id is used
-    family      kind of question within its data set
-    form        how it is worded and scored: choices (lettered), or yes_no (one word; choices are YES_NO)
-    category    a group with figures of its own: MME's sub-task; POPE's random, popular or adversarial
+    Parameters:
+        answer: index into choices
+        image: a PIL image, a path, or a function without arguments that returns an image; None: no picture
+        image_id: equal for two questions if and only if they show the same picture. Such questions share vision
+            features, and form one cluster in clustered confidence intervals. If empty, the question's own id is used
+        family: kind of question within its data set
+        form: how it is worded and scored: choices (lettered), or yes_no (one word; choices are YES_NO)
+        category: a group with figures of its own: MME's sub-task; POPE's random, popular or adversarial
 
     Raises TokenselError for an answer that is not an index of choices, more choices than letters, an unknown form, or a
     yes_no question with other choices.

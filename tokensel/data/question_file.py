@@ -28,8 +28,9 @@ _FIRST_OF_TWO = re.compile(r"\?$|^Complete the ")
 def load_question_file(path: str | Path, image_folder: str | Path | None = None) -> list[Question]:
     """The questions of a file, in its order.
 
-    path          a .json or .jsonl file; see the module's docstring
-    image_folder  the folder that each "image" is relative to; needed only if an entry has one
+    Parameters:
+        path: a .json or .jsonl file; see the module's docstring
+        image_folder: the folder that each "image" is relative to; needed only if an entry has one
 
     The choices are the last lines, from the last line that begins with "A. ". If the first line begins with the word
     "Context:", the lines before the choices contain hint and question with nothing between them: the question is then

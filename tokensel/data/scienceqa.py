@@ -40,11 +40,12 @@ def load_scienceqa(
 ) -> list[Question]:
     """The questions of a split, in its order: test has 4241, 2017 of them with a picture.
 
-    path          a data set on the hub, or a folder; see the module's docstring
-    split         train, validation or test; of the original folder also trainval, minival and minitest
-    images_only   omit questions without a picture
-    config        required for lmms-lab/ScienceQA: ScienceQA-IMG or ScienceQA-FULL
-    revision      a branch, tag or commit on the hub
+    Parameters:
+        path: a data set on the hub, or a folder; see the module's docstring
+        split: train, validation or test; of the original folder also trainval, minival and minitest
+        images_only: omit questions without a picture
+        config: required for lmms-lab/ScienceQA: ScienceQA-IMG or ScienceQA-FULL
+        revision: a branch, tag or commit on the hub
 
     A question's image_id is a digest of its encoded picture, because many questions share a picture. Pictures are
     decoded, and missing ones found, when a question's picture is loaded.

@@ -38,8 +38,9 @@ Answered = tuple[Question, int | None]
 def yes_no_figures(predictions: Iterable[Mapping[str, Any]], questions: Sequence[Question]) -> dict[str, Any]:
     """The figures of stored predictions: MME's if every question belongs to one of its sub-tasks, else POPE's.
 
-    predictions   records with "id", "prediction" and "skipped"; those of other questions are ignored
-    questions     all of form yes_no; if there are none, or of other forms, the result is {}
+    Parameters:
+        predictions: records with "id", "prediction" and "skipped"; those of other questions are ignored
+        questions: all of form yes_no; if there are none, or of other forms, the result is {}
     """
     if not questions or any(question.form != "yes_no" for question in questions):
         return {}

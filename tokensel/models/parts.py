@@ -13,11 +13,12 @@ from tokensel.models.families import Family, family_of
 class ModelParts:
     """The parts of a model that the engine works on.
 
-    decoder         the Llama-like stack of layers
-    llava           the module that joins picture and text; None for a text-only model
-    head            maps hidden states to logits; None for a headless model
-    image_token_id  the token that stands for one visual token in input_ids
-    family          the differences between model families
+    Parameters:
+        decoder: the Llama-like stack of layers
+        llava: the module that joins picture and text; None for a text-only model
+        head: maps hidden states to logits; None for a headless model
+        image_token_id: the token that stands for one visual token in input_ids
+        family: the differences between model families
     """
 
     decoder: Any

@@ -30,6 +30,7 @@ IGNORED = -100
 #: Loss weight of each kind of target.
 WEIGHTS = {"letter": 1.0, "open": 1.0, "word": 0.5, "choice": 0.5}
 PREFIX = "USER: "
+#: The families whose pictures are not scenes.
 DIAGRAM_FAMILIES = tuple(f for f in FAMILIES if f not in ("color", "shape", "place", "count"))
 
 
