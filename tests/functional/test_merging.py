@@ -1,4 +1,4 @@
-"""Merging against the originals' reference vectors, slow and obvious oracles, and what must hold on any input."""
+"""Merging against the originals' reference vectors, slow and simple oracles, and properties that hold for any input."""
 
 import json
 import math
@@ -55,7 +55,7 @@ def cosine(a, b):
 
 
 def slow_tome(metric, r):
-    """[N, D] -> the output rows of ToMe as lists of inputs, the input each stands at first."""
+    """[N, D] -> the outputs of ToMe as lists of merged tokens; each list begins with the output's position."""
     even, odd = range(0, len(metric), 2), range(1, len(metric), 2)
     partner = {i: max(odd, key=lambda j: cosine(metric[i], metric[j])) for i in even} if len(metric) > 1 else {0: 0}
     ranked = sorted(even, key=lambda i: -cosine(metric[i], metric[partner[i]]))
@@ -68,7 +68,7 @@ def slow_mean(rows, sizes, members):
 
 
 def slow_soft_merge(metric, tokens, kept):
-    """The groups in the order of their positions; every group is the list of its tokens, its position first."""
+    """The groups of merged tokens by position, and their means; each list begins with the group's position."""
     groups = [[i] for i in range(len(metric))]
     while len(groups) > kept:
         means = torch.stack([metric[group].double().mean(0) for group in groups])
@@ -126,7 +126,7 @@ def test_matching_equals_the_oracle_in_every_row(shape, r, sized):
 
 def test_a_class_token_stays_first_and_unmerged():
     metric = random(0, 2, 9, 4)
-    metric[:, 0] = metric[:, 1]  # the strongest proposal of all
+    metric[:, 0] = metric[:, 1]  # the most similar pair
     merge = bipartite_soft_matching(metric, 9, class_token=True)
     assert merge.positions[:, 0].tolist() == [0, 0]
     assert (merge.assign == 0).sum(1).tolist() == [1, 1]
@@ -137,7 +137,7 @@ def test_a_class_token_stays_first_and_unmerged():
     assert few.positions[:, :3].diff().gt(0).all()
 
 
-def test_equal_proposals_merge_from_the_first_on():
+def test_equally_similar_pairs_merge_in_the_order_of_their_tokens():
     merge = bipartite_soft_matching(torch.ones(1, 8, 3), 2)
     assert merge.positions.tolist() == [[4, 6, 1, 3, 5, 7]]
     assert merge.assign.tolist() == [[2, 2, 2, 3, 0, 4, 1, 5]]
@@ -188,14 +188,14 @@ def test_weighted_merge_takes_32_neighbours_by_default():
     assert weighted_merge(tokens, tokens, weights, torch.tensor([[7]])).tolist() == [[[33.0, 33.0]]]
 
 
-def test_equal_neighbours_are_taken_from_the_first_on():
+def test_of_equally_similar_neighbours_the_first_are_merged():
     tokens = 2.0 ** torch.arange(6).view(1, 6, 1)
     values = weighted_merge(tokens, torch.ones(1, 6, 3), torch.ones(1, 6), torch.tensor([[1, 4]]), neighbours=2)
     assert values.tolist() == [[[2.0 + 1 + 4], [16.0 + 1 + 2]]]
 
 
 @given(sizes_of, st.data())
-def test_contextual_tokens_follow_a_permutation_of_those_that_are_no_targets(shape, data):
+def test_permuting_tokens_that_are_not_targets_changes_no_contextual_token(shape, data):
     batch, rest, seed = shape
     count = data.draw(st.integers(1, rest))
     tokens, keys = random(seed, batch, rest, 4), random(seed + 1, batch, rest, 6)

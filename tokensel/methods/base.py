@@ -70,7 +70,7 @@ class Method:
 class ScoringMethod(Method):
     """Base of methods that rank: a subclass defines `score` instead of `select`.
 
-    The `kept` visual tokens with the largest scores remain, in the order of the image; ties go to the lowest index.
+    The `kept` visual tokens with the largest scores remain, in the order of the picture; ties go to the lowest index.
     """
 
     def score(self, context: Context) -> Tensor:
