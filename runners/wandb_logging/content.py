@@ -21,9 +21,9 @@ _NOT_FIGURES = ("key", "provenance", "questions")
 class Point(Protocol):
     """A grid point to log.
 
-    questions the questions it answers
-    metrics   its stored figures; None if it is not finished
-    error     why it failed, or ""
+    questions   those it answers
+    metrics     its stored figures; None if it is not finished
+    error       why it failed, or ""
     """
 
     key: str
