@@ -2,13 +2,9 @@
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
@@ -19,6 +15,7 @@ from helpers.checkpoints import save_checkpoint, save_question_file
 from analysis import load_results
 from runners.sweep import main
 from tokensel import METHODS, Method, register_method
+from tokensel.evaluation.store import PointStore
 from tokensel.evaluation.sweep import compute
 
 COUNT = 14
@@ -389,26 +386,24 @@ def test_an_interrupt_ends_in_one_line(arguments, monkeypatch, capsys):
 
 def test_killed_and_started_again_nothing_is_lost_or_doubled(sweep, arguments, tmp_path):
     _, undisturbed, out, _ = sweep(*GRID, "name=undisturbed", "batch_size=2", "latency.repeats=0")
-    command = [sys.executable, "-m", "runners.sweep", *arguments, *GRID, "batch_size=2", "latency.repeats=0"]
-    # Slowed down in its own process, so that the kill surely falls in the middle.
-    slow = "import runpy, sys, time; from tokensel.evaluation.store import PointStore; append = PointStore.append; "
-    slow += "PointStore.append = lambda self, rows: (append(self, rows), time.sleep(0.05)); "
-    slow += "sys.argv = sys.argv[2:]; runpy.run_module('runners.sweep', run_name='__main__')"
-    process = subprocess.Popen(
-        [sys.executable, "-c", slow, *command[1:]],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+
+    def slow_sweep():
+        append = PointStore.append
+        # Slowed down, so that the kill surely falls in the middle.
+        PointStore.append = lambda self, rows: (append(self, rows), time.sleep(0.05))
+        main([*arguments, *GRID, "batch_size=2", "latency.repeats=0"])
+
+    # A fork, because a new process would import everything again.
+    process = multiprocessing.get_context("fork").Process(target=slow_sweep)
+    process.start()
 
     def lines():
         return sum(len(p.read_text().splitlines()) for p in (tmp_path / "out/sweep").glob("*/predictions.jsonl"))
 
-    while lines() < 25 and process.poll() is None:
+    while lines() < 25 and process.is_alive():
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     total = COUNT * len(undisturbed["points"])
     assert 25 <= lines() < total
     # The worst a kill can leave: half a line.
