@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.columns import pool_titles
 from analysis.predictions import load_predictions
 from analysis.report import payload
 from analysis.report.evaluation import Evaluation, evaluations
@@ -13,7 +14,7 @@ from analysis.report.page import Html, assemble, join, tag, to_json
 from analysis.report.pictures import Pictures
 from analysis.report.sections import how_it_was_run, warnings_of, without_figures
 from analysis.report.table import points_table
-from analysis.results import load_results, pool_titles
+from analysis.results import load_results
 from analysis.style import BLACK, method_style
 
 MAX_BYTES = 15_000_000

@@ -8,7 +8,7 @@ import pytest
 from helpers.results import PROTOCOL, answers, make_point, prediction
 
 from analysis import load_predictions, load_results, pool_titles, published, questions_of
-from analysis.results import complete, tidy
+from analysis.columns import complete, tidy
 from tokensel.data import load_questions, stable_hash
 from tokensel.errors import TokenselError
 from tokensel.evaluation.keys import questions_digest
