@@ -74,6 +74,7 @@ class Canvas:
         return KINDS.index(kind), 0 if color is None else 1 + COLORS.index(color)
 
     def ellipse(self, box, fill, kind: str, color: str | None = None, outline=None) -> None:
+        """An ellipse in box = (x0, y0, x1, y1)."""
         if not self.inked:
             return
         scaled = [v * _OVERSAMPLE for v in box]
@@ -82,6 +83,7 @@ class Canvas:
             draw.ellipse(list(box), fill=value)
 
     def polygon(self, points, fill, kind: str, color: str | None = None, outline=None) -> None:
+        """A filled polygon."""
         if not self.inked:
             return
         scaled = [(x * _OVERSAMPLE, y * _OVERSAMPLE) for x, y in points]
@@ -90,10 +92,12 @@ class Canvas:
             draw.polygon(list(points), fill=value)
 
     def box(self, box, fill, kind: str, color: str | None = None, outline=None) -> None:
+        """A filled rectangle, box = (x0, y0, x1, y1)."""
         x0, y0, x1, y1 = box
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], fill, kind, color, outline)
 
     def line(self, start, end, ink, kind: str, width: int = 3) -> None:
+        """A straight line."""
         if not self.inked:
             return
         scaled = [v * _OVERSAMPLE for v in (*start, *end)]
@@ -103,6 +107,7 @@ class Canvas:
         self._label_draws[0].line([*start, *end], fill=value, width=max(width, 8))
 
     def arrow(self, start, end, ink, kind: str, width: int = 3, double: bool = False) -> None:
+        """A line with a head at its end, or with double=True at both ends."""
         if not self.inked:
             return
         self.line(start, end, ink, kind, width)

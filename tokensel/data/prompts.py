@@ -14,9 +14,9 @@ _STATED_ANSWER = re.compile(r"The answer is ([A-Z])\.")
 def question_words(question: Question) -> str:
     """The question without picture and instruction:
 
-        Context: {hint}          only if there is a hint
-        {text}
-        A. {choice}              one line per choice; none for a yes/no question
+    Context: {hint}          only if there is a hint
+    {text}
+    A. {choice}              one line per choice; none for a yes/no question
     """
     hint = [f"Context: {question.hint}"] if question.hint else []
     choices = [] if is_yes_no(question) else zip(LETTERS, question.choices, strict=False)

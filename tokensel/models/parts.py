@@ -29,10 +29,12 @@ class ModelParts:
 
     @property
     def layers(self) -> nn.ModuleList:
+        """The decoder's layers."""
         return self.decoder.layers
 
     @property
     def num_layers(self) -> int:
+        """The number of layers that the decoder runs."""
         return min(len(self.decoder.layers), self.decoder.config.num_hidden_layers)
 
     @property

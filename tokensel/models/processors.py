@@ -60,6 +60,8 @@ def processor_class(model_type: str) -> Any:
         return None
 
     class PicturesOnly(kind, _WithoutVideo):  # type: ignore[misc, valid-type]
+        """The family's processor without its video part."""
+
         def __init__(self, image_processor: Any = None, tokenizer: Any = None, **options: Any) -> None:
             super().__init__(image_processor, tokenizer, None, **options)
 
