@@ -40,7 +40,7 @@ SCHEMES = {
     "himap": (HIMAP, GridPoint("himap", (64, 16), (1, 4))),
     "baseline": ("--baseline --use-fast-v False", GridPoint("full")),
 }
-COUNT = 6
+COUNT = 4
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_questions_without_a_picture_are_answered_too(checkpoint, files, capsys,
         ("--model-base vicuna", "--model-base=vicuna: must be omitted"),
         ("--num-chunks 0", "--chunk-idx=0: must be at least 0 and less than --num-chunks=0"),
         ("--num-chunks 2 --chunk-idx 2", "--chunk-idx=2: must be at least 0 and less than --num-chunks=2"),
-        ("--num-chunks 4 --chunk-idx 3", "--chunk-idx=3: 6 questions in --num-chunks=4 are 3 chunks of 2"),
+        ("--num-chunks 3 --chunk-idx 2", "--chunk-idx=2: 4 questions in --num-chunks=3 are 2 chunks of 2"),
         ("--model-path nowhere-at-all", "--model-path=nowhere-at-all: no such model"),
         ("--image-folder nowhere", "--image-folder=nowhere: no such folder"),
         ("--question-file nowhere.json", "--question-file=nowhere.json: no such file"),
