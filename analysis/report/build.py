@@ -190,7 +190,7 @@ def _body(pools: Sequence[Evaluation], colors: dict[str, str]) -> Html:
 _TABLE_NOTE = (
     "Click a heading to sort. Differences are percentage points on the same questions, with 95% intervals; p comes "
     "from McNemar's exact test. First token is the median time to the first token, including the vision tower. "
-    "Speed-up is the full model's time divided by the point's. FLOPs are a share of the full model's."
+    "Speed-up compares that time with the full model's, measured in turn. FLOPs are a share of the full model's."
 )
 _CHARTS_NOTE = (
     "To see the figures of a point, move the pointer to its marker, or focus a chart and press the arrow keys. Click "
