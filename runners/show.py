@@ -9,7 +9,7 @@ other tokens, with the methods side by side. Without choices the model answers i
 
     image, question, choices           your own picture, a question about it, and its choices if there are any
     data, question_id                  or a question of a data set: diagrams, easy_vqa, question_file (with path and
-                                       image_folder), ..; data.OPTION sets its options. Default: any of its questions
+                                       image_folder), ..; data.OPTION sets its options. Default: one of its questions
     method (fps,tome,fastv)            names, or FILE.py:CLASS; method.OPTION sets their options
     kept (8,32)                        [64,16] for two stages
     agg_layer, temperature, aggregation, position, seed             as for the sweep

@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_sweep(jobs: Sequence[Mapping[str, Any]]) -> int:
     """Runs a whole grid: plan, prepare, compute, write, log, print. Returns 0, or 1 if points failed.
 
-    jobs: the settings of each. Raises TokenselError for a mistake in the settings or the data, before any model is
-    loaded where that is possible.
+    jobs: the settings of each. Raises TokenselError for a mistake in the settings or the data, if possible before any
+    model is loaded.
     """
     with _no_garbage_collection():
         from runners.terminal.logs import log_to

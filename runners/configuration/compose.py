@@ -24,7 +24,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tokensel.errors import TokenselError
 
 ROOT = "sweep"
-# The only one of Hydra's own settings that can be given: where else configuration files lie.
+# Of Hydra's own settings, only this one can be given: more folders to search for configuration files.
 ALLOWED = ("hydra.searchpath",)
 
 
@@ -68,7 +68,7 @@ def compose_jobs(command: Command, conf: Path) -> list[dict[str, Any]]:
 
 
 def _jobs(command: Command) -> list[list[str]]:
-    """The overrides of every job: the grid's cells, in the order of a loop over the keys as they were given."""
+    """The overrides of every job: the grid's cells, in the order of nested loops over the keys as they were given."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     given = parser.parse_overrides(command.overrides)
     for override in given:
@@ -80,7 +80,7 @@ def _jobs(command: Command) -> list[list[str]]:
     multirun = command.multirun or str(base.hydra.mode).endswith("MULTIRUN")
     grid = list(given)
     if multirun:
-        # A key that is typed replaces the experiment's axis of that key.
+        # A key on the command line replaces the experiment's axis of that key.
         typed = {override.key_or_group for override in given}
         params = base.hydra.sweeper.get("params") or {}
         axes = [f"{key}={values}" for key, values in params.items() if key not in typed]
@@ -89,7 +89,7 @@ def _jobs(command: Command) -> list[list[str]]:
 
 
 def _values(override: Override, multirun: bool) -> list[str]:
-    """The override for each of its values: one, unless it is an axis of the grid."""
+    """The override, once for each of its values; only an axis of the grid has several."""
     if not override.is_sweep_override():
         return [_text(override)]
     if not multirun:

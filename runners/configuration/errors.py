@@ -14,7 +14,7 @@ USER_ERRORS = (TokenselError, HydraException, OmegaConfBaseException)
 
 
 def one_line(error: BaseException, conf: Path) -> str:
-    """The message for an error of USER_ERRORS. conf: the folder with sweep.yaml and the groups."""
+    """The message, in one line, for an error listed in USER_ERRORS. conf: the folder with sweep.yaml and the groups."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if error.options:

@@ -1,4 +1,4 @@
-"""Makes methods without a file in conf/method, such as the user's own, choices of `method=`."""
+"""Lets `method=` choose methods that have no file in conf/method, such as the user's own."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _ITEM = re.compile(r"""\s*(?:"[^"]*"|'[^']*'|[^,]+)""")
 
 
 def offer_methods(arguments: Sequence[str], conf: Path) -> list[str]:
-    """Loads each FILE.py:CLASS among the arguments, and returns the arguments with the methods' names in its place.
+    """Loads each FILE.py:CLASS among the arguments, and returns the arguments with the methods' names in their place.
 
     Every registered method, and every one that an installed package offers, becomes a choice of the group `method`; the
     fields of its class are the options. A package is imported only if an argument names its method. conf: the folder

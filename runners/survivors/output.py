@@ -43,7 +43,7 @@ def draw(tracer: Tracer, grid: SurvivorGrid, request: Request, full: str) -> byt
 
 
 def as_record(survivors: Survivors) -> dict[str, Any]:
-    """One method and kept in the JSON line."""
+    """The record of one method at one kept, for the JSON line."""
     weights = survivors.weights
     return {
         "method": survivors.point.method,

@@ -62,7 +62,7 @@ class SweepProgress:
         return f"points {self.finished}/{self.points}"
 
     def _rate(self) -> str:
-        """Questions per second; a question counts once every point that lacked it has its prediction."""
+        """Questions per second; a question counts when every point that lacked it has its prediction."""
         if not self.predictions or not self.predicting:
             return ""
         return f"{self.predictions / self.predicting / max(self.points, 1):.1f} questions/s"

@@ -43,7 +43,7 @@ class GridPoint:
         return method
 
     def stages(self, num_layers: int | None = None) -> list[Stage]:
-        """The point's stages, of a fresh instance of the method.
+        """The point's stages, with a fresh instance of the method.
 
         num_layers: the decoder's, to check agg_layer and to scale a method's own layers.
         """

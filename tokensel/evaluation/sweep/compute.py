@@ -20,9 +20,9 @@ from tokensel.evaluation.sweep.plan import SweepPlan
 from tokensel.evaluation.sweep.work import GroupWork, PointWork
 from tokensel.models import LoadedModel, load_model
 
-# The first questions, whose kept tokens are stored at every point, for pictures of them.
+# So many of the first questions have their kept tokens stored at every point, to be drawn.
 POSITION_SAMPLE = 8
-# Points timed per full-model run; few, so that drift stays small.
+# How many points share the runs of the full model; few, so that drift stays small.
 TIMED_TOGETHER = 20
 TIMES = (
     "select_ms",
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
-    """What is informed while points are computed."""
+    """Is told of every step while points are computed."""
 
     def predicted(self, count: int) -> None:
         """`count` more predictions are stored."""
@@ -61,7 +61,7 @@ def compute(work: GroupWork, plan: SweepPlan, progress: Progress) -> None:
     points = []
     for point in work.open_points:
         if point.metrics is not None and not point.missing and not point.lacks_times:
-            # The stored predictions, summarized for another set of questions: that needs no model.
+            # Only the figures are missing, for another set of questions: that needs no model.
             figures = point.figures(point.questions) | {"questions": ids_digest(point.questions)}
             point.finish(point.metrics | figures)
             progress.finished_point(timed=False)
@@ -86,7 +86,7 @@ def compute(work: GroupWork, plan: SweepPlan, progress: Progress) -> None:
             if not point.error:
                 try:
                     _write_metrics(point, meter, plan, times.get(point.key))
-                except Exception as error:  # a point may fail only at batch 1, or with a cache
+                except Exception as error:  # some points fail only now: at batch 1, or with a cache
                     _fail(point, error)
             progress.finished_point(point.lacks_times)
             _log.info("finished %s kept=%s (%s)", point.point.method, point.point.kept, point.key)

@@ -33,12 +33,12 @@ class Group:
 
     @property
     def protocol_settings(self) -> dict[str, str | None]:
-        """The protocol as far as it can change a prediction: scoring=letter reads no answer."""
+        """The part of the protocol that can change a prediction: scoring=letter reads no answer, so reading is None."""
         return asdict(self.protocol) | ({} if self.scoring == "generate" else {"reading": None})
 
     @property
     def identity(self) -> str:
-        """Equal for two groups exactly if they are the same."""
+        """Equal for two groups if and only if they are the same group."""
         parts = [self.model.model_dump(), self.data.model_dump(), self.scoring, self.protocol_settings]
         return json.dumps(parts, sort_keys=True)
 
@@ -73,7 +73,7 @@ def make_plan(jobs: Sequence[SweepSettings]) -> SweepPlan:
 
 
 def _point(job: SweepSettings) -> GridPoint:
-    # A user's method may have been loaded by another process than the one that composed this job: its file loads it.
+    # If another process composed this job, a user's method is not registered here yet: it is loaded from its file.
     method = find_method(job.method.file or job.method.name)
     no_choice = method.passes_through or method.fixed_kept is not None
     return GridPoint(

@@ -81,7 +81,7 @@ def _table_row(work: GroupWork, planned: PlannedPoint, point: PointWork) -> Tabl
 
 
 def compare(one: TableRow, other: TableRow) -> dict[str, float] | None:
-    """Exact McNemar's test over the questions that both answered; None if there are none.
+    """McNemar's exact test over the questions that both answered; None if there are none.
 
     difference: in percentage points (one - other). p_value: two-sided.
     """

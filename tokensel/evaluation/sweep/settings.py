@@ -116,7 +116,7 @@ class ModelSettings(_Settings):
         return self.model_dump(exclude={"conv", "image_aspect"}, exclude_none=True)
 
     def in_key(self) -> dict[str, Any]:
-        """The settings that can change a prediction; the weights themselves are known by their revision."""
+        """The settings that can change a prediction; the weights themselves are identified by the revision."""
         return {name: getattr(self, name) for name in _names_in_key(type(self))}
 
 
@@ -137,7 +137,7 @@ class SweepSettings(_Settings):
     Raises pydantic's ValidationError; `read_settings` turns it into a TokenselError.
     """
 
-    # Plain keys that options of a data set refer to, such as path and image_folder, come with its file.
+    # Ignored: plain keys such as path and image_folder, which a data set's file adds and its options refer to.
     model_config = ConfigDict(extra="ignore")
 
     name: Annotated[str | int, AfterValidator(_folder_name)] = _setting(
@@ -228,7 +228,7 @@ class SweepSettings(_Settings):
         return Protocol(**{"conv": self.model.conv, "image_aspect": self.model.image_aspect} | given)
 
     def latency_protocol(self) -> dict[str, Any]:
-        """How times are taken, as metrics.json states it: times taken otherwise are taken anew."""
+        """How times are taken, as metrics.json states it. Times that were taken in another way are taken again."""
         return self.latency.model_dump() | ({"compiled": True} if self.compile else {})
 
 
@@ -244,7 +244,7 @@ def read_settings(values: Mapping[str, Any]) -> SweepSettings:
 
 
 def one_value(settings: list[SweepSettings]) -> SweepSettings:
-    """The first job's settings, once all agree in what belongs to the whole sweep. Raises TokenselError otherwise."""
+    """The first job's settings. Raises TokenselError if jobs differ in a setting that belongs to the whole sweep."""
     for name, field in SweepSettings.model_fields.items():
         if name in ("method", "model", "data") or _extra(field).get("scope", "sweep") != "sweep":
             continue

@@ -25,9 +25,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class PointWork:
-    """A grid point, its folder, and what that lacks when the sweep starts.
+    """A grid point, its folder, and what the folder lacks when the sweep starts.
 
-    settings: what the key is the hash of, and the model's path. questions: those it has to answer. metrics: the stored
+    settings: those hashed into the key, and the model's path. questions: those it has to answer. metrics: the stored
     figures, if any. missing: how many predictions are missing. lacks_times, lacks_figures: whether times must be taken,
     and metrics.json written. error: why the point failed in this start, or "".
     """
@@ -112,7 +112,7 @@ class GroupWork:
 def prepare(plan: SweepPlan, folder: Path) -> list[GroupWork]:
     """Finds every group's checkpoint, questions and stored results; loads no model. folder: the sweep's.
 
-    Raises TokenselError for what the checkpoint's files, the data set and the stored results can show to be wrong.
+    Raises TokenselError for a mistake that shows in the checkpoint's files, the data set or the stored results.
     """
     works = []
     for group in plan.groups:
@@ -141,7 +141,7 @@ def _shared_settings(group: Group, revision: str, questions: list[Question]) -> 
 
 
 def _find_points(work: GroupWork, shared: dict[str, Any], folder: Path) -> None:
-    """Adds the group's points, with the largest set of questions that is asked of each."""
+    """Adds the group's points, each with the largest set of questions that a line of the table asks of it."""
     for planned in work.group.points:
         settings = shared | planned.point.settings()
         settings["code"] = code_digest(planned.point.method, work.group.data.name)

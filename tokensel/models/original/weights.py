@@ -167,7 +167,7 @@ def _original_name(name: str) -> str:
 
 
 def _name_in_tower(name: str) -> str | None:
-    """The original name of a tensor in a checkpoint of CLIP or its vision half; None for a tensor of the text half."""
+    """The name in the original layout of a tensor of CLIP or of its vision half; None for one of CLIP's text half."""
     if name.startswith(_CLIP_TEXT):
         return None
     return f"{_TOWER}vision_model.{name.removeprefix('vision_model.')}"
