@@ -140,7 +140,7 @@ def _options_by_method(methods: list[str], options: dict[str, Any]) -> dict[str,
     own: dict[str, dict[str, Any]] = {}
     for name in methods:
         kind = find_method(name)
-        if kind.passes_through or kind.fixed_kept is not None:
+        if not kind.takes_kept():
             raise TokenselError(f"method={name}: chooses no visual tokens, so there are no survivors to draw")
         known = [field.name for field in fields(kind)]
         own[name] = {option: value for option, value in options.items() if option in known}

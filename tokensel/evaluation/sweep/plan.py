@@ -75,16 +75,16 @@ def make_plan(jobs: Sequence[SweepSettings]) -> SweepPlan:
 def _point(job: SweepSettings) -> GridPoint:
     # If another process composed this job, a user's method is not registered here yet: it is loaded from its file.
     method = find_method(job.method.file or job.method.name)
-    no_choice = method.passes_through or method.fixed_kept is not None
+    reduces = method.takes_kept()
     return GridPoint(
         method=job.method.name,
-        kept=None if no_choice else _one_or_several(job.kept),
+        kept=_one_or_several(job.kept) if reduces else None,
         # The control no_image removes the picture before the first layer, wherever the other points reduce.
-        agg_layer=None if no_choice else _one_or_several(job.agg_layer),
+        agg_layer=_one_or_several(job.agg_layer) if reduces else None,
         temperature=job.temperature,
-        aggregation=None if no_choice else job.aggregation,
-        layout="compact" if no_choice else job.layout,
-        position=None if no_choice else job.position,
+        aggregation=job.aggregation if reduces else None,
+        layout=job.layout if reduces else "compact",
+        position=job.position if reduces else None,
         seed=job.seed,
         method_options=job.method.options,
     )
@@ -101,7 +101,7 @@ def _controls(points: Sequence[PlannedPoint], names: Sequence[str]) -> list[Plan
     for planned in points:
         for name in names:
             method, point = find_method(name), planned.point
-            if method.passes_through or method.fixed_kept is not None:
+            if not method.takes_kept():
                 controls.append(PlannedPoint(GridPoint(name), planned.limit))
             elif point.kept is not None:
                 layer = point.agg_layer[0] if isinstance(point.agg_layer, tuple) else point.agg_layer
@@ -120,7 +120,7 @@ def _distinct(points: Sequence[PlannedPoint]) -> list[PlannedPoint]:
     def order(planned: PlannedPoint) -> tuple:
         point = planned.point
         method = find_method(point.method)
-        end = -1 if method.passes_through else 1 if method.fixed_kept is not None else 0
+        end = 0 if method.takes_kept() else -1 if method.passes_through else 1
         layers = [stage.layer for stage in point.stages()]
         return (planned.limit or math.inf, end, point.final_kept or 0, point.method, layers)
 
