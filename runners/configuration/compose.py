@@ -17,11 +17,12 @@ from typing import Any, NoReturn
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from tokensel.errors import TokenselError
+from tokensel.evaluation.sweep.settings import GROUPS, SweepSettings
 
 ROOT = "sweep"
 # Of Hydra's own settings, only this one can be given: more folders to search for configuration files.
@@ -64,12 +65,38 @@ def compose_jobs(command: Command, conf: Path) -> list[dict[str, Any]]:
     Raises TokenselError or Hydra's own errors, see `runners.configuration.errors`.
     """
     with initialize_config_dir(str(conf), version_base="1.3"):
-        return [_plain(compose(ROOT, overrides)) for overrides in _jobs(command)]
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        composer = _Composer()
+        return [_plain(composer.compose(cell)) for cell in _cells(command, parser)]
 
 
-def _jobs(command: Command) -> list[list[str]]:
+class _Composer:
+    """Composes the jobs of one grid. Hydra takes a tenth of a second for each choice of files, so jobs that choose the
+    same files and set the same keys are composed once, and then get their values."""
+
+    def __init__(self) -> None:
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def compose(self, overrides: Sequence[Override]) -> DictConfig:
+        """The configuration of the job with these overrides."""
+        values = [override for override in overrides if self._is_value(override)]
+        same = tuple(each.key_or_group if each in values else _text(each) for each in overrides)
+        if same not in self._composed:
+            self._composed[same] = compose(ROOT, list(map(_text, overrides)))
+        config = self._composed[same].copy()
+        for override in values:
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        return config
+
+    def _is_value(self, override: Override) -> bool:
+        """Whether an override sets a value, rather than choosing a file or changing which keys there are."""
+        key = override.key_or_group
+        plain = override.type == OverrideType.CHANGE and override.package is None and key not in ALLOWED
+        return plain and ("." in key or (key in SweepSettings.model_fields and key not in GROUPS))
+
+
+def _cells(command: Command, parser: OverridesParser) -> list[tuple[Override, ...]]:
     """The overrides of every job: the grid's cells, in the order of nested loops over the keys as they were given."""
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     given = parser.parse_overrides(command.overrides)
     for override in given:
         key = override.key_or_group
@@ -85,18 +112,19 @@ def _jobs(command: Command) -> list[list[str]]:
         params = base.hydra.sweeper.get("params") or {}
         axes = [f"{key}={values}" for key, values in params.items() if key not in typed]
         grid = [*parser.parse_overrides(axes), *given]
-    return [list(cell) for cell in product(*(_values(override, multirun) for override in grid))]
+    return list(product(*(_values(override, multirun, parser) for override in grid)))
 
 
-def _values(override: Override, multirun: bool) -> list[str]:
+def _values(override: Override, multirun: bool, parser: OverridesParser) -> list[Override]:
     """The override, once for each of its values; only an axis of the grid has several."""
     if not override.is_sweep_override():
-        return [_text(override)]
+        return [override]
     if not multirun:
         raise TokenselError(f"{override.input_line}: a list of values is a grid; add --multirun")
     if not override.is_discrete_sweep():
         raise TokenselError(f"{override.input_line}: has no list of values; give A,B, choice(...) or range(...)")
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    lines = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    return list(parser.parse_overrides(lines))
 
 
 def _text(override: Override) -> str:

@@ -4,8 +4,12 @@ knows; the command line makes a grid of them."""
 import inspect
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from runners.configuration import compose
 from runners.configuration.compose import compose_jobs, read_command
 from runners.sweep import CONF, main
 from tokensel.data import DATASETS
@@ -122,6 +126,14 @@ def jobs(*arguments):
     return compose_jobs(read_command(arguments), CONF)
 
 
+def overrides_of(arguments):
+    """Each cell's own command line."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        found = compose._cells(read_command(arguments), parser)
+    return [[override.input_line for override in cell if override.key_or_group != "experiment"] for cell in found]
+
+
 def cells(*arguments):
     return [(job["method"]["name"], job["kept"], job["temperature"]) for job in jobs(*arguments)]
 
@@ -174,3 +186,18 @@ def test_the_help_page_names_every_setting_group_and_choice(capsys, monkeypatch)
     for group, name in FILES:
         assert group in out
         assert name in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["method=fps,tome", "kept=4,8", "temperature=0.1,0.2", "-m"],
+        ["method=fps", "method.start=medoid,0,null", "kept=[4,2],[8,4]", "agg_layer=[1,2]", "-m"],
+        ["method=dart", "model.dtype=float16,bfloat16", "latency.repeats=0", "-m"],
+        ["data=question_file,diagrams", "limit=3,null", "'controls=[full],[]'", "-m"],
+    ],
+)
+def test_every_job_is_as_hydra_composes_it_alone(arguments):
+    arguments = [argument.strip("'") for argument in arguments]
+    for job, cell in zip(jobs(*arguments), overrides_of(arguments), strict=True):
+        assert [job] == jobs(*cell)

@@ -16,6 +16,8 @@ from tokensel.engine.stages import AGGREGATIONS, LAYOUTS, POSITIONS
 from tokensel.errors import TokenselError
 from tokensel.evaluation.accuracy import BAD_SAMPLE_POLICIES, SCORINGS
 
+# The folders of conf/ of which every job chooses one file.
+GROUPS = ("method", "model", "data", "logger")
 # Who a setting belongs to. point: one grid point. group: the points that share a model, questions and scoring. Both may
 # differ between the jobs of a grid. sweep: one value for all of them.
 Scope = Literal["point", "group", "sweep"]
@@ -234,7 +236,7 @@ class SweepSettings(_Settings):
 
 def read_settings(values: Mapping[str, Any]) -> SweepSettings:
     """The settings of one job, checked. Raises TokenselError that names key, value and what is allowed."""
-    for group in ("method", "model", "data", "logger"):
+    for group in GROUPS:
         if group in values and not isinstance(values[group], Mapping):
             raise TokenselError(f"{group}={values[group]}: must be the name of a file in conf/{group}")
     try:
