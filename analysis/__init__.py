@@ -12,10 +12,11 @@ Only runners/, notebooks and tests may import this package. It imports tokensel,
 a sweep wrote, so results can be analysed on a machine that cannot run the sweep.
 """
 
+from analysis.columns import pool_titles
 from analysis.literature import published
 from analysis.paired import by_group, compare, flip_counts, flips
 from analysis.predictions import load_predictions, questions_of
-from analysis.results import load_results, pool_titles
+from analysis.results import load_results
 
 __all__ = [
     "by_group",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from analysis.columns import CONTROLS, complete
 from analysis.grouping import (
     facets,
     floats,
@@ -21,7 +22,6 @@ from analysis.grouping import (
     variants,
 )
 from analysis.panels import Bars, Chart, Grid, Panel, Series
-from analysis.results import CONTROLS, complete
 from tokensel.errors import TokenselError
 from tokensel.evaluation.statistics import wilson_interval
 

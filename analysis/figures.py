@@ -146,7 +146,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         )
         axes.minorticks_off()
     axes.set_xlabel(panel.x_label)
-    axes.set_ylabel(textwrap.fill(panel.y_label, 54))
+    axes.set_ylabel(textwrap.fill(panel.y_label, 46))
 
 
 def _draw_series(axes: Axes, series: Series) -> None:

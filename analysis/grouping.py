@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.results import CONTROLS, SETTINGS, option_columns, pool_titles, tidy
+from analysis.columns import CONTROLS, SETTINGS, option_columns, pool_titles, tidy
 
 _MAX_SHADES = 4  # settings of one method that get a shade each; with more settings, all get the same shade
 _MAX_NAMED = 6  # failed points that a note names

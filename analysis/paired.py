@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from analysis.columns import COLUMN_TYPES, CONTROLS, SETTINGS, complete, option_columns, pool_titles
 from analysis.predictions import QUESTION
-from analysis.results import COLUMN_TYPES, CONTROLS, SETTINGS, complete, option_columns, pool_titles
 from tokensel.errors import TokenselError
 from tokensel.evaluation.statistics import holm, mcnemar_exact, minimum_detectable_difference, wilson_interval
 

@@ -10,35 +10,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from tokensel.data.protocol import CHOICES
+from analysis.columns import FIGURES, PROTOCOL, SETTINGS, TIMES, pool_of, tidy, typed
 from tokensel.errors import TokenselError
 from tokensel.evaluation.store import PointStore
 
-PROTOCOL = tuple(CHOICES)
-# The settings in which two points of one method can differ, besides kept and the method's own options.
-SETTINGS = ("agg_layer", "stages", "temperature", "aggregation", "layout", "position", "seed", "code")
-# Methods whose kept is fixed. They are compared with points of every kept.
-CONTROLS = ("full", "no_image")
-TIMES = ("select_ms", "vision_ms", "prefill_ms", "decode_ms", "total_ms")
-_IDENTITY = ("model", "model_revision", "dtype", "data", "data_options", "data_digest", "questions", "scoring")
-_QUARTILES = tuple(f"{time}_{quartile}" for time in TIMES for quartile in ("p25", "p50", "p75"))
-_COSTS = ("speedup", "speedup_total", "flops", "flops_ratio", "kv_bytes", "tokens_layer_mean", "peak_memory_bytes")
-_FIGURES = ("n", "correct", "skipped", "accuracy", "ci_low", "ci_high", *_COSTS, "min_margin", "near_ties")
-# Every column, in order, with its type.
-COLUMN_TYPES = (
-    dict.fromkeys(("key", "folder", "sweep", "status", "error"), "string")
-    | {"in_table": "boolean"}
-    | dict.fromkeys((*_IDENTITY, *PROTOCOL, "pool", "method"), "string")
-    | {"kept": "Int64", "agg_layer": "Int64", "stages": "string", "temperature": "Float64"}
-    | dict.fromkeys(("aggregation", "layout", "position"), "string")
-    | {"seed": "Int64", "code": "string"}
-    | dict.fromkeys(("n", "correct", "skipped"), "Int64")
-    | dict.fromkeys(("accuracy", "ci_low", "ci_high", "chance"), "Float64")
-    | dict.fromkeys((*_QUARTILES, "speedup", "speedup_total"), "Float64")
-    | {"flops": "Int64", "flops_ratio": "Float64", "kv_bytes": "Int64", "tokens_layer_mean": "Float64"}
-    | {"peak_memory_bytes": "Int64", "min_margin": "Float64", "near_ties": "Int64"}
-    | {"command": "string", "device": "string", "threads": "Int64", "versions": "string", "commit": "string"}
-)
 _FILES = ("config.yaml", "metrics.json", "predictions.jsonl", "error.json")
 _UNKNOWN_QUESTIONS = "questions=?"
 _KEY = re.compile(r"[0-9a-f]{12}")
@@ -50,7 +25,7 @@ def load_results(source: str | Path) -> pd.DataFrame:
     source    a sweep's folder, a folder of sweeps, one point's folder, a results.parquet, or a glob of any of these
 
     Columns:
-    COLUMN_TYPES    lists the columns that every frame has
+    COLUMN_TYPES    of `analysis.columns` lists the columns that every frame has
     yes_no_X        figure X that MME and POPE add
     method.X        option X of a method
     status          "complete", "failed" (error says why) or "unfinished"
@@ -75,70 +50,6 @@ def load_results(source: str | Path) -> pd.DataFrame:
         )
     frame = typed(pd.DataFrame(_with_pools_completed(found)))
     return frame[~frame["folder"].duplicated() | frame["folder"].isna()].reset_index(drop=True)
-
-
-def tidy(frame: pd.DataFrame) -> pd.DataFrame:
-    """Converts a frame read from results.parquet to the columns of `load_results`. Returns other frames unchanged.
-
-    results.parquet contains no digests, so the pools are formed from the names of the model and the data, and from
-    limit.
-    """
-    if "pool" in frame.columns:
-        return frame
-    records = []
-    for line in frame.to_dict("records"):
-        record = {str(name): value for name, value in line.items() if not str(name).startswith("vs_")}
-        record["error"] = record.get("error") or None
-        unfinished = pd.isna(record.get("accuracy"))
-        record["status"] = "failed" if record["error"] else "unfinished" if unfinished else "complete"
-        protocol = {name: record[name] for name in PROTOCOL if not _is_missing(record.get(name))}
-        limit = record.pop("limit", None)
-        questions = "all questions" if _is_missing(limit) else f"limit={limit:.0f}"
-        model = f"model={record['model']}"
-        record["pool"] = _pool(model, record["data"], questions, record["scoring"], protocol or None)
-        records.append(record)
-    return typed(pd.DataFrame(records, columns=None if records else list(frame.columns)))
-
-
-def typed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Adds missing columns of COLUMN_TYPES, sets their order and types, and puts yes_no_X and method.X columns last."""
-    more = [
-        name for prefix in ("yes_no_", "method.") for name in sorted(map(str, frame.columns)) if name.startswith(prefix)
-    ]
-    frame = frame.reindex(columns=[*COLUMN_TYPES, *more])
-    return frame.astype(COLUMN_TYPES | {name: "Float64" for name in more if name.startswith("yes_no_")})
-
-
-def complete(results: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows that can be drawn and compared. A point that several sweeps contain appears once per pool."""
-    rows = tidy(results)
-    rows = rows[(rows["status"] == "complete") & rows["accuracy"].notna()]
-    return rows.sort_values("prefill_ms_p50", kind="stable").drop_duplicates(["pool", "key"]).sort_index()
-
-
-def option_columns(results: pd.DataFrame) -> list[str]:
-    """Returns the names of the columns that hold methods' own options."""
-    return [name for name in results.columns if name.startswith("method.")]
-
-
-def pool_titles(results: pd.DataFrame) -> dict[str, str]:
-    """Returns a short title for each pool: its model, its data, and only those settings that differ between pools."""
-    rows = tidy(results).sort_values("status", kind="stable")  # complete rows first: they have the most values
-    firsts = rows.drop_duplicates("pool").set_index("pool")
-    firsts["count"] = firsts["n"].map("{} questions".format, na_action="ignore")
-    shown = ["model", "data"]
-    for name in ("count", "scoring", *PROTOCOL, "dtype", "model_revision", "data_options", "data_digest", "questions"):
-        if firsts[[*shown, name]].drop_duplicates().shape[0] > firsts[shown].drop_duplicates().shape[0]:
-            shown.append(name)
-    forms = dict.fromkeys(PROTOCOL, "{name}={value}")
-    return {
-        str(pool): ", ".join(
-            forms.get(name, "{value}").format(name=name, value=row[name])
-            for name in shown
-            if not _is_missing(row[name])
-        )
-        for pool, row in firsts.iterrows()
-    }
 
 
 def _paths(source: str | Path) -> list[Path]:
@@ -250,19 +161,14 @@ def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
         "questions": settings.get("questions"),
         "scoring": settings.get("scoring"),
         **{name: (protocol or {}).get(name) for name in PROTOCOL},
-        "pool": _pool(known, f"{data.get('name')}@{data.get('digest')}", questions, settings.get("scoring"), protocol),
+        "pool": pool_of(
+            known, f"{data.get('name')}@{data.get('digest')}", questions, settings.get("scoring"), protocol
+        ),
     }
 
 
-def _pool(model: str, data: Any, questions: str, scoring: Any, protocol: Mapping[str, Any] | None) -> str:
-    stated = "protocol=?"
-    if protocol is not None:
-        stated = " ".join(f"{name}={protocol[name]}" for name in PROTOCOL if protocol.get(name) is not None)
-    return " | ".join((model, f"data={data}", questions, f"scoring={scoring}", stated))
-
-
 def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    figures = {name: metrics.get(name) for name in _FIGURES}
+    figures = {name: metrics.get(name) for name in FIGURES}
     for time in TIMES:
         quartiles = metrics.get(time) or {}
         figures |= {f"{time}_{name}": quartiles.get(name) for name in ("p25", "p50", "p75")}
@@ -296,7 +202,3 @@ def _error(folder: Path) -> str | None:
     except (OSError, ValueError):
         return "error.json cannot be read"
     return str(stored.get("error") if isinstance(stored, dict) else stored)
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or bool(pd.isna(value))

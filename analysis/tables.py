@@ -2,8 +2,8 @@
 
 import pandas as pd
 
+from analysis.columns import pool_titles, tidy
 from analysis.grouping import variants
-from analysis.results import pool_titles, tidy
 
 
 def accuracy_table(results: pd.DataFrame) -> pd.DataFrame:

@@ -1,13 +1,13 @@
-"""Measures speed and memory, beside the full model and beside what the hardware allows.
+"""Measures speed and memory, compared with the full model and with what the hardware allows.
 
     python -m runners.bench                                                    # all parts, the embedded model
     python -m runners.bench parts=b model=random:llava_1024 kept=8,64 agg_layer=2
     python -m runners.bench parts=b,c model=random:llava_7b device=cuda        # a GPU, no download
 
 Part a: selection and aggregation against their formulas written out literally. Part b: time to first token, decoding,
-memory and KV cache of one prompt, beside the speed-up that its FLOPs imply and the time that the device's measured
-bandwidth and FLOP rate allow. Part c: the cost of a grid relative to one pass of the full model. Part d: loading
-pictures alone.
+memory and KV cache of one prompt, compared with the speed-up that its FLOPs imply and the time that the device's
+measured bandwidth and FLOP rate allow. Part c: the cost of a grid relative to one pass of the full model. Part d:
+loading pictures alone.
 
 Within a run, contenders alternate. Figures are medians with quartiles, ratios are medians of paired ratios. Writes
 bench.json, bench.parquet and bench.png; the last line of standard output is JSON. Keys and their defaults:

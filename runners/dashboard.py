@@ -86,7 +86,7 @@ def _over_kept(wr: Any) -> list[Any]:
 
 
 def _pareto(wr: Any) -> list[Any]:
-    """Plots with a dot per run; the running maximum over rising cost is the Pareto front."""
+    """Plots with a dot per run and the Pareto front: the best accuracy of all runs that cost no more."""
     costs = {"prefill_ms_p50": "prefill ms", "flops": "FLOPs", "kv_bytes": "KV-cache bytes"}
     return [
         wr.ScatterPlot(

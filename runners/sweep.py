@@ -6,91 +6,166 @@
     python -m runners.sweep method=my_method.py:MyMethod,fps kept=8,16 --multirun
     python -m runners.sweep experiment=quick
 
-Ends with a table: each point's accuracy with its interval, against fastv and random at the same kept, the
-full model and no image at all, beside measured speed-up, FLOPs and KV-cache bytes. The last line of standard
-output is one JSON object with the same figures. Started again, it computes only what is missing. Settings:
-conf/sweep.yaml.
+Ends with a table: each point's accuracy with its interval, compared with fastv and random at the same kept, the full
+model and no image at all, beside measured speed-up, FLOPs and KV-cache bytes. The last line of standard output is one
+JSON object with the same figures. Started again, it computes only what is missing. Settings: --help, conf/sweep.yaml.
 """
 
 import gc
+import json
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hydra
-
-from runners.configuration import launcher
+from runners.configuration.compose import compose_jobs, read_command
 from runners.configuration.errors import USER_ERRORS, one_line
 
+if TYPE_CHECKING:
+    from tokensel.evaluation.sweep.plan import SweepPlan
+    from tokensel.evaluation.sweep.results import TableRow
+    from tokensel.evaluation.sweep.work import GroupWork
+
 CONF = Path(__file__).resolve().parent.parent / "conf"
-FULL_ERROR = "HYDRA_FULL_ERROR"
+LOG = "sweep.log"
+_log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the sweep with these arguments (default: the command line's). Returns the exit status.
 
-    0: all points are there. 1: some failed. 2: a mistake in the settings or the data. 130: interrupted.
+    0: all points are complete. 1: some failed. 2: a mistake in the settings or the data. 130: interrupted.
     """
-    if "runners.sweeping.run" not in sys.modules:
-        _import_quickly()
-    from runners.configuration.methods import offer_methods
-    from runners.sweeping.run import run_sweep
-
-    launcher.register()
-    before = os.environ.get(FULL_ERROR)
-    trace = before == "1"
-    statuses: list[int] = []
-    raised: list[BaseException] = []
-
-    def task(config: Any) -> None:
-        try:
-            statuses.append(run_sweep(config if isinstance(config, list) else [config]))
-        except USER_ERRORS as error:
-            # Hydra would report an error that leaves the task, in lines of its own.
-            if trace:
-                raise
-            raised.append(error)
-
-    arguments, os.environ[FULL_ERROR] = sys.argv, "1"
     try:
-        sys.argv = [arguments[0], *_flags_last(offer_methods(arguments[1:] if argv is None else argv, CONF))]
-        hydra.main(config_path=str(CONF), config_name="sweep", version_base="1.3")(task)()
+        with _no_garbage_collection():
+            from runners.configuration.help import print_help
+            from runners.configuration.methods import offer_methods
+        command = read_command(offer_methods(sys.argv[1:] if argv is None else argv, CONF))
+        if command.help:
+            print_help(CONF)
+            return 0
+        jobs = compose_jobs(command, CONF)
+        if command.show:
+            print_configuration(jobs)
+            return 0
+        return run_sweep(jobs)
     except USER_ERRORS as error:
-        if trace:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        raised.append(error)
+        print(f"error: {one_line(error, CONF)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print("interrupted: what was computed is stored; the same command goes on from there", file=sys.stderr)
+        print("interrupted: what was computed is stored; the same command continues from there", file=sys.stderr)
         return 130
-    finally:
-        sys.argv = arguments
-        del os.environ[FULL_ERROR]
-        if before is not None:
-            os.environ[FULL_ERROR] = before
-    for mistake in raised:
-        print(f"error: {one_line(mistake, CONF)}", file=sys.stderr)
-    return 2 if raised else max(statuses, default=0)
 
 
-def _import_quickly() -> None:
-    """Imports the rest without garbage collection: nothing of that is garbage, and looking for it takes a second."""
+def run_sweep(jobs: Sequence[Mapping[str, Any]]) -> int:
+    """Runs a whole grid: plan, prepare, compute, write, log, print. Returns 0, or 1 if points failed.
+
+    jobs: the settings of each. Raises TokenselError for a mistake in the settings or the data, if possible before any
+    model is loaded.
+    """
+    with _no_garbage_collection():
+        from runners.terminal.logs import log_to
+        from runners.terminal.progress import SweepProgress
+        from tokensel.evaluation.provenance import scrub
+        from tokensel.evaluation.sweep.compute import compute
+        from tokensel.evaluation.sweep.plan import make_plan
+        from tokensel.evaluation.sweep.results import table_rows
+        from tokensel.evaluation.sweep.settings import read_settings
+        from tokensel.evaluation.sweep.work import prepare
+
+    plan = make_plan([read_settings(job) for job in jobs])
+    folder = Path(plan.settings.output_dir) / str(plan.settings.name)
+    with log_to(folder / LOG):
+        works = prepare(plan, folder)
+        open_points = [point for work in works for point in work.open_points]
+        _log.info("started: %s", scrub(" ".join(sys.argv)))
+        _log.info("%d points, %d to compute", sum(len(work.points) for work in works), len(open_points))
+        if open_points:
+            missing = sum(point.missing for point in open_points)
+            timed = sum(point.lacks_times for point in open_points)
+            with SweepProgress(len(open_points), missing, timed) as progress:
+                for work in works:
+                    compute(work, plan, progress)
+        rows = table_rows(works)
+        path = write_table(rows, folder)
+        log_to_wandb(plan, works, folder)
+        status = report(plan, works, rows, path)
+        _log.info("ended with status %d", status)
+    return status
+
+
+def write_table(rows: "Sequence[TableRow]", folder: Path) -> Path:
+    """Writes results.parquet and accuracy.png. Returns the parquet's path."""
+    from analysis.figures import accuracy_over_kept  # slow to import
+    from analysis.frames import as_frame
+
+    frame = as_frame(rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(folder / "results.parquet")
+    accuracy_over_kept(frame).savefig(folder / "accuracy.png", dpi=150)
+    return folder / "results.parquet"
+
+
+def log_to_wandb(plan: "SweepPlan", works: "Sequence[GroupWork]", folder: Path) -> None:
+    """Logs the points to W&B, if the settings choose it."""
+    logger = plan.settings.logger
+    if logger.name == "wandb":
+        from runners.wandb_logging.logger import log_sweep
+
+        points = [point for work in works for point in work.points.values()]
+        log_sweep(points, folder, logger.options, str(plan.settings.name))
+
+
+def report(plan: "SweepPlan", works: "Sequence[GroupWork]", rows: "Sequence[TableRow]", path: Path) -> int:
+    """Prints the table, the points that failed, and one line of JSON. Returns the exit status."""
+    from runners.terminal.table import caption, print_table
+    from tokensel.evaluation.sweep.results import as_record, best_at_each_kept
+
+    print_table(rows, caption(rows))
+    failed = [
+        f"{point.point.method} kept={point.point.kept} ({point.key}): {point.error}"
+        for work in works
+        for point in work.points.values()
+        if point.error
+    ]
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    print(f"Files: {path}, accuracy.png, {LOG} and one folder per point beside it")
+    print(f"One page of it all: python -m runners.report {path.parent}")
+    record = {
+        "sweep": plan.settings.name,
+        "points": [as_record(row, rows) for row in rows],
+        "best": best_at_each_kept(rows),
+        "failed": failed,
+        "results": str(path),
+    }
+    print(json.dumps(record, allow_nan=False), flush=True)
+    return 1 if failed else 0
+
+
+def print_configuration(jobs: Sequence[Mapping[str, Any]]) -> None:
+    """Prints the first job's configuration as YAML, as --cfg job does in other Hydra programs."""
+    import yaml
+
+    print(yaml.safe_dump(dict(jobs[0]), sort_keys=False), end="")
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """For imports: they make no garbage, and looking for it takes a second."""
     enabled = gc.isenabled()
     gc.disable()
     try:
-        import runners.sweeping.run  # noqa: F401
-
+        yield
         gc.freeze()
     finally:
         if enabled:
             gc.enable()
-
-
-def _flags_last(arguments: Sequence[str]) -> list[str]:
-    """--multirun at the end: amid the settings, Hydra's parser takes those after it for mistakes."""
-    flags = ("--multirun", "-m")
-    return sorted(arguments, key=lambda argument: argument in flags)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Settings for every test: one thread (small tensors gain nothing from two), quiet and repeatable hypothesis."""
+"""Settings for every test: one thread, because small tensors gain nothing from two, and repeatable hypothesis."""
 
 import gc
 import os
 
-gc.disable()  # until all is imported
+gc.disable()  # until everything is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch  # noqa: E402
@@ -13,8 +13,17 @@ torch.set_num_threads(1)
 settings.register_profile("tokensel", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("tokensel")
 
-# Files that take longest, so that no worker begins one when the other is nearly done.
-LONGEST = ("test_sweep", "test_notebooks", "test_families", "test_matrix", "test_cached", "test_tiny", "test_infer")
+# The slowest files run first, so that no worker begins one when the other is nearly done.
+LONGEST = (
+    "test_sweep",
+    "test_cached",
+    "test_families",
+    "test_matrix",
+    "test_notebooks",
+    "test_infer",
+    "test_train",
+    "test_user_method",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -25,7 +34,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What was imported stays: the garbage collector need not walk it again and again, nor look so often."""
+    """Garbage is collected less often, and never among what the imports made."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)

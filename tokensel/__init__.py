@@ -13,6 +13,8 @@ from tokensel.methods import (
     register_method,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "METHODS",
     "BadSampleError",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.columns import pool_titles
 from analysis.predictions import load_predictions
 from analysis.report import payload
 from analysis.report.evaluation import Evaluation, evaluations
@@ -13,7 +14,7 @@ from analysis.report.page import Html, assemble, join, tag, to_json
 from analysis.report.pictures import Pictures
 from analysis.report.sections import how_it_was_run, warnings_of, without_figures
 from analysis.report.table import points_table
-from analysis.results import load_results, pool_titles
+from analysis.results import load_results
 from analysis.style import BLACK, method_style
 
 MAX_BYTES = 15_000_000
@@ -189,7 +190,7 @@ def _body(pools: Sequence[Evaluation], colors: dict[str, str]) -> Html:
 _TABLE_NOTE = (
     "Click a heading to sort. Differences are percentage points on the same questions, with 95% intervals; p comes "
     "from McNemar's exact test. First token is the median time to the first token, including the vision tower. "
-    "Speed-up is the full model's time divided by the point's. FLOPs are a share of the full model's."
+    "Speed-up compares that time with the full model's, measured in turn. FLOPs are a share of the full model's."
 )
 _CHARTS_NOTE = (
     "To see the figures of a point, move the pointer to its marker, or focus a chart and press the arrow keys. Click "

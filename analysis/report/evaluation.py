@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.columns import CONTROLS, SETTINGS, option_columns
 from analysis.grouping import variants
 from analysis.paired import compare
 from analysis.predictions import questions_of
-from analysis.results import CONTROLS, SETTINGS, option_columns
 from tokensel.data import Question
 from tokensel.errors import TokenselError
 from tokensel.evaluation.store import PointStore

@@ -21,11 +21,11 @@ TEMPERATURES = (0.1, 0.5)
 def measure_grid(
     loaded: LoadedModel, questions: Sequence[Question], passes: int, batch_size: int, compiled: bool = False
 ) -> list[TableRow]:
-    """A line per run: the full model, 8 and 16 points on the first half of the questions; two of them on all questions.
+    """A line per run: the full model, 8 points and 16 points on half of the questions; the first two also on all.
 
-    over_full    the run's seconds over those of the full model on the same questions
-    over_half    8 points: seconds on all questions over those on half of them
-    peak_bytes   8 points on all questions: peak memory; peak_growth_bytes: how much more than on half of them
+    over_full    the run's seconds divided by the full model's on the same questions
+    over_half    for 8 points: seconds on all questions divided by those on half of them
+    peak_bytes   for 8 points: peak memory on all questions; peak_growth_bytes: how much more than on half of them
 
     compiled     compile what follows a reduction; the untimed first runs compile the graphs
     """

@@ -1,4 +1,4 @@
-"""Part b: one prompt: time to the first token, decoding, memory and cache, beside what FLOPs and bandwidth imply."""
+"""Part b: time to first token, decoding, memory and cache of one prompt, beside what FLOPs and bandwidth imply."""
 
 from collections.abc import Sequence
 from itertools import product

@@ -1,4 +1,4 @@
-"""Hydra's own errors, which run over several lines, as one line that names key, value and what is allowed."""
+"""Mistakes in the settings as one line that names key, value and what is allowed. Hydra's own messages are longer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +14,14 @@ USER_ERRORS = (TokenselError, HydraException, OmegaConfBaseException)
 
 
 def one_line(error: BaseException, conf: Path) -> str:
-    """What a user gets to read of an error of USER_ERRORS. conf: the folder with sweep.yaml and the
-    groups."""
+    """The message, in one line, for an error listed in USER_ERRORS. conf: the folder with sweep.yaml and the groups."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if error.options:
             return f"{group}={name}: unknown; choose one of {', '.join(sorted(error.options))}"
-        return f"{group or name}: no such group or file; groups are {', '.join(_groups(conf))}"
+        return f"{group or name}: no such group or file; groups are {', '.join(group_names(conf))}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as KEY=VALUE ({_first(error)})"
-    if "Ambiguous value for argument" in str(error):
-        return f"{_between_quotes(str(error))}: a list of values is a grid; add --multirun"
     for cause in (error, error.__cause__):
         key = getattr(cause, "full_key", None)
         if key and "is not in struct" in str(cause):
@@ -41,7 +38,7 @@ def _allowed(key: str, conf: Path) -> str:
         files = sorted(path for path in (conf / parent).glob("*.yaml"))
         options = (f"{file.stem}: {', '.join(_keys(file)) or 'none'}" for file in files)
         return f"options of {parent} are, by choice, {'; '.join(options)}"
-    return f"keys are {', '.join(_keys(conf / 'sweep.yaml'))}; groups are {', '.join(_groups(conf))}"
+    return f"keys are {', '.join(_keys(conf / 'sweep.yaml'))}; groups are {', '.join(group_names(conf))}"
 
 
 def _keys(file: Path) -> Sequence[str]:
@@ -51,7 +48,8 @@ def _keys(file: Path) -> Sequence[str]:
     return [str(key) for key in loaded if key not in hidden]
 
 
-def _groups(conf: Path) -> Sequence[str]:
+def group_names(conf: Path) -> Sequence[str]:
+    """The groups of settings in conf/."""
     return sorted(path.name for path in conf.iterdir() if path.is_dir() and path.name != "hydra")
 
 
@@ -66,5 +64,5 @@ def _between_quotes(message: str) -> str:
 
 
 def _first(error: BaseException) -> str:
-    """The first line that says something."""
+    """The first line that is not empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Methods without a file in conf/method, among them the user's own: made known to Hydra as choices of `method=`."""
+"""Lets `method=` choose methods that have no file in conf/method, such as the user's own."""
 
 import re
 from collections.abc import Sequence
@@ -17,12 +17,13 @@ _ITEM = re.compile(r"""\s*(?:"[^"]*"|'[^']*'|[^,]+)""")
 
 
 def offer_methods(arguments: Sequence[str], conf: Path) -> list[str]:
-    """The arguments with each FILE.py:CLASS replaced by its class's name, once that is a choice of the group `method`.
+    """Loads each FILE.py:CLASS among the arguments, and returns the arguments with the methods' names in their place.
 
-    Of what packages offer by entry point, only those named here are imported; the others are choices by name, without
-    options. A choice's defaults are those of the method's fields. conf: the folder with sweep.yaml and the groups.
+    Every registered method, and every one that an installed package offers, becomes a choice of the group `method`; the
+    fields of its class are the options. A package is imported only if an argument names its method. conf: the folder
+    with sweep.yaml and the groups.
 
-    Raises TokenselError for a file or an entry point that is no method.
+    Raises TokenselError for a file or an entry point that holds no method.
     """
     named = [_by_name(argument) for argument in arguments]
     nodes = {name: {"name": name} for name in entry_point_names()}

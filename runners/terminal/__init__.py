@@ -1,1 +1,1 @@
-"""What commands share: arguments, progress bars, tables."""
+"""What commands share on the terminal: arguments, progress bars, tables, log files. Imported by the commands only."""

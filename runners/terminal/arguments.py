@@ -1,4 +1,4 @@
-"""Arguments KEY=VALUE of the commands that are no sweep, and files written whole."""
+"""Reads the KEY=VALUE arguments of all commands but the sweep, and writes output files atomically."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ def read_arguments(
 ) -> tuple[list[str], dict[str, str]]:
     """The arguments without a "=" in order, and the others by key.
 
-    keys: those allowed; prefixes: of keys allowed with anything behind, "method." for one.
+    keys: those allowed. prefixes: every key that begins with one of these is allowed too, for example "method.".
 
     Raises TokenselError for any other key, and for one given twice.
     """
@@ -36,7 +36,7 @@ def read_arguments(
 
 
 def read_integer(given: dict[str, str], key: str, default: int, least: int = 0) -> int:
-    """Raises TokenselError for a value that is no integer from `least`."""
+    """The integer at this key. Raises TokenselError for a value that is not an integer, or is below `least`."""
     text = given.get(key, str(default))
     if not text.isascii() or not text.removeprefix("-").isdigit() or int(text) < least:
         raise TokenselError(f"{key}={text}: must be an integer from {least}")
@@ -60,7 +60,7 @@ def read_value(text: str) -> Any:
 def write_whole(path: Path, data: bytes, key: str = "output") -> None:
     """Writes the file and the folders above it; what was there before stays until the new one is complete.
 
-    Raises TokenselError where that cannot be.
+    Raises TokenselError if the file cannot be written.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:

@@ -1,4 +1,4 @@
-"""What every command does alike: print its usage for --help, and end a mistake in one line."""
+"""What all commands do in the same way: --help prints the usage, and a mistake ends in one line."""
 
 import sys
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""One progress bar for a whole sweep; where nobody watches a terminal, a line now and then instead."""
+"""One progress bar for a whole sweep; where standard error is no terminal, a line now and then instead."""
 
 import sys
 import time
@@ -7,20 +7,22 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-# In predictions: what timing one point weighs in the bar.
+# Timing one point counts in the bar as this many predictions.
 TIMING_WEIGHT = 20
 LINE_SECONDS = 20.0
 
 
 class SweepProgress:
-    """Counts predictions and timed points. points: how many have work to do; wanted: predictions they
-    lack."""
+    """Counts predictions and finished points.
+
+    points: how many have work left. wanted: predictions that they lack. timed: how many of them are to be timed.
+    """
 
     def __init__(self, points: int, wanted: int, timed: int) -> None:
         self.points, self.finished = points, 0
-        self.wanted, self.predicted = wanted, 0
+        self.predictions = 0
         self.total, self.done = wanted + TIMING_WEIGHT * timed, 0
-        self.began = self.spoke = time.monotonic()
+        self.began = self.last_line = time.monotonic()
         self.predicting = 0.0
         console = Console(stderr=True)
         self.live = console.is_terminal
@@ -45,14 +47,14 @@ class SweepProgress:
     ) -> None:
         self.bar.stop()
 
-    def predicted_rows(self, count: int) -> None:
-        """So many predictions were stored."""
-        self.predicted += count
+    def predicted(self, count: int) -> None:
+        """`count` more predictions are stored."""
+        self.predictions += count
         self.predicting = time.monotonic() - self.began
         self._advance(count)
 
     def finished_point(self, timed: bool) -> None:
-        """A point has all its figures, or failed. timed: its timing was among what was to be done."""
+        """A point has all its figures, or failed. timed: whether times were to be taken for it."""
         self.finished += 1
         self._advance(TIMING_WEIGHT if timed else 0)
 
@@ -60,17 +62,17 @@ class SweepProgress:
         return f"points {self.finished}/{self.points}"
 
     def _rate(self) -> str:
-        """Questions per second: a question counts once all points that lack it have their prediction."""
-        if not self.predicted or not self.predicting:
+        """Questions per second; a question counts when every point that lacked it has its prediction."""
+        if not self.predictions or not self.predicting:
             return ""
-        return f"{self.predicted / self.predicting / max(self.points, 1):.1f} questions/s"
+        return f"{self.predictions / self.predicting / max(self.points, 1):.1f} questions/s"
 
     def _advance(self, weight: int) -> None:
         self.done += weight
         self.bar.update(self.task, completed=self.done, description=self._title(), rate=self._rate())
         now = time.monotonic()
-        if not self.live and now - self.spoke >= LINE_SECONDS and self.done:
-            self.spoke = now
+        if not self.live and now - self.last_line >= LINE_SECONDS and self.done:
+            self.last_line = now
             left = (now - self.began) / self.done * (self.total - self.done)
             share = f"{self.done / max(self.total, 1):.0%}"
             print(f"{self._title()}  {share}  {self._rate()}  ETA {left:.0f} s", file=sys.stderr, flush=True)

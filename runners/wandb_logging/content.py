@@ -21,9 +21,9 @@ _NOT_FIGURES = ("key", "provenance", "questions")
 class Point(Protocol):
     """A grid point to log.
 
-    questions the questions it answers
-    metrics   its stored figures; None if it is not finished
-    error     why it failed, or ""
+    questions   those it answers
+    metrics     its stored figures; None if it is not finished
+    error       why it failed, or ""
     """
 
     key: str
@@ -51,7 +51,7 @@ def figures(point: Point) -> dict[str, Any]:
 
 
 def predictions(wandb: Any, point: Point, pictures: int) -> dict[str, Any]:
-    """A table of predictions under "predictions", and the same pictures under "kept_tokens".
+    """A table of predictions under "predictions", and the table's pictures under "kept_tokens".
 
     pictures: how many lines have a picture, with the dropped visual tokens darkened.
     """
@@ -107,7 +107,7 @@ def draw_kept(question: Question, positions: list[int] | None, visual_tokens: in
 
 
 def without_secrets(value: Any, name: str = "") -> Any:
-    """The value with every string removed that its key's name, or its own text, shows to be a secret."""
+    """The value without the strings that are secrets, to judge by their key's name or their own text."""
     if isinstance(value, Mapping):
         return {key: without_secrets(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -35,7 +35,7 @@ class Trial:
     assigned: Mapping[str, Any]
 
     def find_own(self, points: Sequence[Point]) -> Point:
-        """The point that the agent assigned: among it and its controls, the one that matches the most values."""
+        """The point that the agent assigned: the one of these (it and its controls) that matches the most values."""
         return max(
             points, key=lambda point: sum(point.settings.get(key) == value for key, value in self.assigned.items())
         )
@@ -57,7 +57,7 @@ def current_trial() -> Trial | None:
 
 @contextmanager
 def outside_the_trial() -> Iterator[None]:
-    """Makes runs started inside independent; in a trial's process W&B would write them all into the trial's run."""
+    """Runs started inside the block are independent; otherwise W&B would write them all into the trial's run."""
     import wandb
 
     hidden = {name: os.environ.pop(name) for name in _VARIABLES if name in os.environ}

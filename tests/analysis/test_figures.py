@@ -1,5 +1,4 @@
-"""Figures show what the frames hold: every point with its interval, axes with units and n, failures named, on paper and
-on pages alike."""
+"""Figures in matplotlib and plotly show every point of a frame with its interval, units and n, and name failures."""
 
 import hashlib
 import random
@@ -25,26 +24,26 @@ def _row(method, kept, accuracy, **changes):
 
 @pytest.fixture
 def frame():
-    """As the runner hands it over: the rows of results.parquet."""
+    """Rows as in results.parquet."""
     curve = [_row(m, k, a + k / 500) for m, a in (("fps", 0.5), ("random", 0.4)) for k in (8, 64)]
     return pd.DataFrame([*curve, _row("full", None, 0.9), _row("no_image", 0, 0.33)])
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Two methods at two kept, fps at two layers and temperatures as well, one failed point."""
+    """Results and predictions: two methods at two kept, fps also at two layers and temperatures, one failed point."""
     folder = tmp_path_factory.mktemp("figures") / "s"
     draw = random.Random(0)
 
-    def told(share):
+    def answers_with(share):
         return answers("".join("1" if draw.random() < share else "0" for _ in range(40)))
 
-    make_point(folder, "full", None, told(0.9))
+    make_point(folder, "full", None, answers_with(0.9))
     for kept in (8, 16):
-        make_point(folder, "fastv", kept, told(0.5))
+        make_point(folder, "fastv", kept, answers_with(0.5))
         for layer in (2, 4):
             for temperature in (0.05, 0.1):
-                make_point(folder, "fps", kept, told(0.7), agg_layer=layer, temperature=temperature)
+                make_point(folder, "fps", kept, answers_with(0.7), agg_layer=layer, temperature=temperature)
     make_point(folder, "tome", 8, None, error="RuntimeError: no memory")
     results, predictions = load_results(folder), load_predictions(folder)
     predictions["family"] = predictions["id"].map(lambda name: "<b>odd" if int(name[1:]) % 2 else "even")
@@ -124,7 +123,7 @@ def test_costs_are_drawn_in_their_unit_with_the_pareto_front(sweep):
     assert full.x == pytest.approx([100.0])
     assert panel.x_label.endswith("% of the full model's")
     points = [point for series in panel.series for point in zip(series.x, series.y, strict=True)]
-    # The slow, obvious front: nothing is both as cheap and as accurate, and better in one.
+    # A point is on the front if no other point is at least as cheap and at least as accurate.
     front = [p for p in points if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)]
     assert panel.front == sorted(set(front))
     (timed,) = charts.accuracy_over_cost(results).panels
@@ -132,7 +131,7 @@ def test_costs_are_drawn_in_their_unit_with_the_pareto_front(sweep):
     assert full.x == pytest.approx([16.0])
     assert full.x_limits == [(9.0, 20.0)]
     (paired,) = charts.accuracy_over_cost(results, "prefill_ratio").panels
-    assert {x for series in paired.series for x in series.x} == {50.0}  # each is twice as fast
+    assert {x for series in paired.series for x in series.x} == {50.0}  # every point is twice as fast as the full model
 
 
 def test_times_of_two_devices_are_two_panels(sweep):
@@ -143,7 +142,7 @@ def test_times_of_two_devices_are_two_panels(sweep):
     assert len(charts.accuracy_over_cost(half, "flops_ratio").panels) == 1
 
 
-def test_costs_that_nobody_measured_are_refused_in_one_line(sweep):
+def test_costs_without_measurements_are_refused_in_one_line(sweep):
     results, _ = sweep
     with pytest.raises(TokenselError, match="cost=total_ms: no complete point has it"):
         charts.accuracy_over_cost(results, "total_ms")
@@ -183,13 +182,13 @@ def test_differences_are_hollow_unless_significant(sweep):
     (panel,) = charts.difference_to_reference(comparison).panels
     assert panel.levels == [("full", 0.0, "-")]
     shown = {(y, empty) for series in panel.series for y, empty in zip(series.y, series.hollow, strict=True)}
-    told = zip(comparison["difference"], comparison["p_holm"], strict=True)
-    assert shown == {(float(difference), bool(p >= 0.05)) for difference, p in told}
+    expected = zip(comparison["difference"], comparison["p_holm"], strict=True)
+    assert shown == {(float(difference), bool(p >= 0.05)) for difference, p in expected}
     assert {empty for _, empty in shown} == {True, False}
     assert "40 pairs" in panel.y_label
 
 
-def test_flips_are_shares_to_both_sides(sweep):
+def test_flips_are_bars_to_both_sides_of_zero(sweep):
     counts = flip_counts(*sweep)
     (bars,) = charts.answer_flips(counts).panels
     assert bars.title == "tiny, diagrams, against full"
@@ -211,7 +210,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_paper_and_page_show_the_same_values(sweep, name):
+def test_both_libraries_draw_the_same_values(sweep, name):
     paper, page = CALLS[name](figures, *sweep), CALLS[name](interactive, *sweep)
     assert isinstance(paper, Figure)
     chart = {"layer_temperature": "values", "answer_flips": "lost"}.get(name, "y")
@@ -248,10 +247,10 @@ def test_figures_are_saved_as_pdf_and_png(sweep, tmp_path, suffix):
     data = path.read_bytes()
     assert data.startswith({"pdf": b"%PDF", "png": b"\x89PNG"}[suffix])
     if suffix == "pdf":
-        assert b"/Type3" not in data  # outlines in place of text
+        assert b"/Type3" not in data  # Type 3 fonts are outlines, not searchable text
 
 
-def test_every_method_looks_different_and_always_the_same():
+def test_every_method_has_its_own_fixed_style():
     ours = {name for name, kind in METHODS.items() if kind.__module__.startswith("tokensel.methods")}
     assert set(STYLES) == ours
     assert len({(style.color, style.marker) for style in STYLES.values()}) == len(STYLES)
@@ -261,7 +260,7 @@ def test_every_method_looks_different_and_always_the_same():
     assert all(style.symbol and style.dash for style in [*STYLES.values(), mine])
 
 
-def test_settings_are_told_by_what_differs_within_the_method():
+def test_variants_name_the_settings_that_differ_within_a_method():
     rows = [
         {"method": "himap", "kept": 72, "stages": "288@2 72@8", "method.x": 1},
         {"method": "himap", "kept": 36, "stages": "144@2 36@8", "method.x": 1},
@@ -269,5 +268,5 @@ def test_settings_are_told_by_what_differs_within_the_method():
         {"method": "fps", "kept": 8, "temperature": 0.05, "seed": 1},
     ]
     frame = pd.DataFrame(rows).reindex(columns=[*pd.DataFrame(rows).columns, "agg_layer", "aggregation", "layout"])
-    told = variants(frame.assign(position=None, code="abcdef012345"))
-    assert list(told) == ["", "", "temperature 0.1", "temperature 0.05"]
+    expected = variants(frame.assign(position=None, code="abcdef012345"))
+    assert list(expected) == ["", "", "temperature 0.1", "temperature 0.05"]

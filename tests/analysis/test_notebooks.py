@@ -1,45 +1,57 @@
-"""The notebooks run from top to bottom on a real sweep of the embedded model, and the committed ones show results."""
+"""Notebooks run from top to bottom on a real sweep of the embedded model; the committed ones contain their results."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from helpers.notebooks import start_notebook
 
 from analysis import compare, load_predictions, load_results
 from runners.sweep import main
 
 FOLDER = Path(__file__).parents[2] / "analysis"
-# What each is given beside the folder, and how many figures it has to draw.
+# Parameters of each notebook besides its folder, and the number of figures that it draws.
 NOTEBOOKS = {
     "compare_with_fastv": ({}, 5),
     "selection_maps": ({"kept": 8, "layers": [0, 2], "temperatures": [0.05, 0.5]}, 2),
     "layer_and_temperature": ({}, 3),
     "add_your_method": ({"limit": 8, "kept": [8]}, 3),
 }
-SWEEP = ["method=fps,tome", "kept=8", "agg_layer=2,4", "temperature=0.05,0.5", "limit=12", "name=layers", "--multirun"]
+KERNEL = "layer_and_temperature"
+SWEEP = ["method=fps,tome", "kept=8", "agg_layer=2,4", "temperature=0.05,0.5", "limit=8", "name=layers", "--multirun"]
 QUICK = ["latency.repeats=1", "latency.warmup=0", "latency.decode_tokens=1", "logger=none"]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A folder with a sweep in it, and each notebook being run beside it, all at the same time."""
+def started(tmp_path_factory):
+    """A folder with a sweep, and for each notebook a function that waits for its end; all run at the same time.
+
+    One has a kernel of its own, as a reader's notebook has; the others run in forks, which have imported everything.
+    """
     folder = tmp_path_factory.mktemp("notebooks")
 
     def start(name):
-        place = {"output": str(folder)} if name == "add_your_method" else {"results": str(folder / "layers")}
-        files = str(FOLDER / f"{name}.ipynb"), str(folder / f"{name}.ipynb")
-        settings = {"parameters": place | NOTEBOOKS[name][0], "kernel_name": "python3", "progress_bar": False}
-        return pool.submit(papermill.execute_notebook, *files, **settings)
+        folders = {"output": str(folder)} if name == "add_your_method" else {"results": str(folder / "layers")}
+        files = FOLDER / f"{name}.ipynb", folder / f"{name}.ipynb"
+        parameters = folders | NOTEBOOKS[name][0]
+        if name != KERNEL:
+            return partial(finish, start_notebook(*files, parameters))
+        settings = {"parameters": parameters, "kernel_name": "python3", "progress_bar": False}
+        return pool.submit(papermill.execute_notebook, *map(str, files), **settings).result
 
-    # Threads of one process: kernels that several processes start at once may be given the same port.
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(len(NOTEBOOKS)) as pool:
+    def finish(process, timeout):
+        process.join(timeout)
+        assert process.exitcode == 0
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
         patch.setenv("OMP_NUM_THREADS", "1")
-        running = {"add_your_method": start("add_your_method")}  # makes its own sweep
         assert main([*SWEEP, *QUICK, f"output_dir={folder}"]) == 0
-        running |= {name: start(name) for name in NOTEBOOKS if name not in running}
+        # The forks first, while no other thread runs.
+        running = {name: start(name) for name in sorted(NOTEBOOKS, key=lambda name: name == KERNEL)}
         yield folder, running
 
 
@@ -48,9 +60,9 @@ def outputs(notebook):
 
 
 def text(notebook):
-    """All that it says: printed, and tables as plain text."""
-    told = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs(notebook)]
-    return "\n".join(told)
+    """Everything that the notebook prints, and its tables as plain text."""
+    texts = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs(notebook)]
+    return "\n".join(texts)
 
 
 def figures(notebook):
@@ -58,9 +70,9 @@ def figures(notebook):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_the_notebook_runs_from_top_to_bottom(world, name):
-    folder, running = world
-    running[name].result(timeout=300)
+def test_the_notebook_runs_from_top_to_bottom(started, name):
+    folder, running = started
+    running[name](timeout=300)
     notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
     assert len(figures(notebook)) == NOTEBOOKS[name][1]
     if name == "compare_with_fastv":
@@ -85,5 +97,5 @@ def test_the_committed_notebook_shows_its_results(name):
     assert not [
         output for output in outputs(notebook) if output.output_type == "error" or output.get("name") == "stderr"
     ]
-    # Nothing about the machine that it was run on.
+    # No paths of the machine that ran it.
     assert not re.search(r"/(work|tmp|home|root|Users)/", path.read_text(encoding="utf-8"))

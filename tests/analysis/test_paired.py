@@ -1,4 +1,4 @@
-"""Paired comparison against slow, obvious versions: within a pool, at equal kept, over the questions both answered."""
+"""Paired comparisons equal slow, obvious versions: within a pool, at equal kept, over questions that both answered."""
 
 import math
 from fractions import Fraction
@@ -34,7 +34,7 @@ def loaded(folder):
 
 
 def exact_p(b, c):
-    """Two-sided: the chance of a split at least as uneven, counted out."""
+    """Two-sided p: the probability of a split at least as uneven, by enumeration."""
     outcomes = [Fraction(math.comb(b + c, k), 2 ** (b + c)) for k in range(b + c + 1)]
     return float(sum(chance for k, chance in enumerate(outcomes) if abs(2 * k - b - c) >= abs(b - c)))
 
@@ -56,7 +56,7 @@ def test_every_method_is_compared_with_fastv_at_its_own_kept(sweep):
         assert row["note"] == ""
 
 
-def test_full_is_compared_with_every_kept_and_a_key_with_its_own(sweep):
+def test_full_is_compared_with_every_kept_and_a_key_with_its_own_kept(sweep):
     folder, keys = sweep
     against_full = compare(*loaded(folder), reference="full")
     assert len(against_full) == 6
@@ -88,7 +88,7 @@ def test_failed_points_are_not_compared(sweep):
     assert set(table.loc[table["kept"] == 8, "note"]) == {"no fastv at this kept"}
 
 
-def test_the_partner_is_the_one_of_the_same_layer(sweep):
+def test_the_reference_is_taken_from_the_same_layer(sweep):
     folder, keys = sweep
     deep = make_point(folder, "fastv", 8, answers(TOME), agg_layer=4)
     deep_fps = make_point(folder, "fps", 8, answers(FPS), agg_layer=4)
@@ -123,16 +123,16 @@ def test_p_values_are_corrected_within_their_pool(sweep):
 
 
 def slow_holm(p_values):
-    """By its definition: the k-th smallest of m times m - k + 1, never below one before it."""
+    """By definition: the k-th smallest of m p-values times m - k + 1, and never below the previous result."""
     corrected, least = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        least = max(least, min(1.0, p_values[place] * (len(p_values) - rank)))
-        corrected[place] = least
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        least = max(least, min(1.0, p_values[index] * (len(p_values) - rank)))
+        corrected[index] = least
     return corrected
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 40))
-def test_intervals_hold_the_difference_and_mirror_each_other(b, c, rest):
+def test_intervals_contain_the_difference_and_mirror_each_other(b, c, rest):
     n = b + c + rest
     low, high = difference_interval(b, c, n)
     assert -1 <= low <= high <= 1
@@ -145,8 +145,8 @@ def test_intervals_hold_the_difference_and_mirror_each_other(b, c, rest):
 
 
 @pytest.mark.parametrize(("p_b", "p_c"), [(0.1, 0.1), (0.2, 0.05), (0.02, 0.0)])
-def test_intervals_hold_the_true_difference_95_times_in_100(p_b, p_c):
-    """Counted out over all outcomes of 60 pairs, not sampled."""
+def test_intervals_contain_the_true_difference_95_times_in_100(p_b, p_c):
+    """By enumeration of all outcomes of 60 pairs."""
     n, covered = 60, 0.0
     for b in range(n + 1):
         for c in range(n + 1 - b):
@@ -156,7 +156,7 @@ def test_intervals_hold_the_true_difference_95_times_in_100(p_b, p_c):
     assert covered >= 0.94
 
 
-def test_what_could_have_been_detected_is_told_by_n_and_disagreement(tmp_path):
+def test_detectable_follows_from_n_and_disagreement(tmp_path):
     for method, pattern in (("fastv", 8 * FASTV), ("tome", 8 * TOME), ("fps", 8 * FASTV)):
         make_point(tmp_path / "s", method, 8, answers(pattern))
     table = compare(*loaded(tmp_path / "s")).set_index("method")
@@ -166,11 +166,11 @@ def test_what_could_have_been_detected_is_told_by_n_and_disagreement(tmp_path):
     assert pd.isna(table.loc["fps", "detectable"])  # the same answers
 
 
-def test_flips_name_what_became_of_the_references_answer(sweep):
+def test_flips_name_the_change_from_the_references_answer(sweep):
     folder, keys = sweep
     _, predictions = loaded(folder)
     table = flips(predictions, keys["tome", 8], keys["full"]).set_index("id")
-    assert set(table.index) == {f"q{place}" for place in range(10) if TOME[place] != FULL[place]}
+    assert set(table.index) == {f"q{index}" for index in range(10) if TOME[index] != FULL[index]}
     assert table.loc["q0", "flip"] == "right to wrong"
     assert table.loc["q9", "flip"] == "wrong to right"
     assert (table.loc["q0", "prediction"], table.loc["q0", "reference_prediction"]) == (2, 1)
@@ -178,7 +178,7 @@ def test_flips_name_what_became_of_the_references_answer(sweep):
         flips(predictions, "nope", keys["full"])
 
 
-def test_flip_counts_are_those_of_the_single_flips(sweep):
+def test_flip_counts_equal_the_numbers_of_flips(sweep):
     folder, keys = sweep
     path = folder / keys["tome", 8] / "predictions.jsonl"
     # q2 is wrong in both, but differently: full has it right, so take fastv as reference.
@@ -214,7 +214,7 @@ def test_a_point_in_two_sweeps_is_compared_once_in_each_pool_with_its_own_questi
     for name, length in (("one", 6), ("two", 10)):
         for method, pattern in (("fastv", FASTV), ("fps", FPS)):
             make_point(tmp_path / name, method, 8, answers(pattern[:length]))
-    # The same again: a third sweep that repeats the first.
+    # A third sweep repeats the first.
     for method, pattern in (("fastv", FASTV), ("fps", FPS)):
         make_point(tmp_path / "three", method, 8, answers(pattern[:6]))
     results, predictions = loaded(tmp_path)
@@ -224,7 +224,7 @@ def test_a_point_in_two_sweeps_is_compared_once_in_each_pool_with_its_own_questi
     assert sorted(by_group(results, predictions)["n"]) == [6, 6, 10, 10]
 
 
-def test_tables_to_read_show_every_point_with_its_interval_or_why_not(sweep):
+def test_tables_show_every_point_with_its_interval_or_its_status(sweep):
     folder, _ = sweep
     make_point(folder, "random", 8, None, error="RuntimeError: no memory")
     results, predictions = loaded(folder)

@@ -1,4 +1,4 @@
-"""The report without a browser: its figures are the files' own, its words follow from them, and no text escapes."""
+"""The report without a browser: its figures equal the files, its sentences follow from them, all texts are escaped."""
 
 import base64
 import hashlib
@@ -88,12 +88,12 @@ def test_packed_answers_are_the_stored_ones(folder, page):
             choices, bits = base64.b64decode(row["predictions"]), base64.b64decode(row["correct"])
             assert len(choices) == len(ids)
             for line in answers(folder, row["key"]):
-                place = ids.index(line["id"])
-                assert choices[place] == line["prediction"]
-                assert bool(bits[place // 8] >> place % 8 & 1) == line["correct"]
+                number = ids.index(line["id"])
+                assert choices[number] == line["prediction"]
+                assert bool(bits[number // 8] >> number % 8 & 1) == line["correct"]
 
 
-def test_skipped_and_unreadable_answers_are_told_apart():
+def test_skipped_and_unreadable_answers_have_different_codes():
     rows = pd.DataFrame(
         {
             "id": ["a", "b", "c"],
@@ -141,7 +141,7 @@ def test_pools_are_never_mixed(page):
     assert "fastv" not in second["rows"][1]["versus"]
 
 
-def test_failed_and_unfinished_points_are_told(page):
+def test_failed_and_unfinished_points_are_listed(page):
     by_status = {row["status"]: row for row in page.rows}
     assert set(by_status) == {"complete", "failed", "unfinished"}
     assert "tome 4 failed: RuntimeError: <u>no</u> memory" in page.text
@@ -150,9 +150,9 @@ def test_failed_and_unfinished_points_are_told(page):
         assert dict(zip(by_status[status]["of"], by_status[status]["values"], strict=True))["accuracy"] == ""
 
 
-def test_command_and_protocol_are_told(page):
-    for told in (COMMAND, "vicuna_v1", "cpu (x86_64)", "python 3.11.0, torch 2.13.0", "repeats 3, warmup 1"):
-        assert told in page.text
+def test_command_and_protocol_are_shown(page):
+    for fact in (COMMAND, "vicuna_v1", "cpu (x86_64)", "python 3.11.0, torch 2.13.0", "repeats 3, warmup 1"):
+        assert fact in page.text
 
 
 def test_only_its_own_scripts_and_styles_may_run(page):
@@ -165,7 +165,7 @@ def test_only_its_own_scripts_and_styles_may_run(page):
     assert "unsafe" not in page.policy
 
 
-def test_nothing_is_loaded_from_elsewhere(page):
+def test_the_page_makes_no_requests(page):
     assert not {"link", "iframe", "object", "embed", "base"} & set(page.tags)
     assert all(key not in ("src", "srcset", "action", "ping") for _, key, _ in page.attributes)
     assert all((value or "").startswith("#") for name, key, value in page.attributes if name == "a" and key == "href")
@@ -173,14 +173,14 @@ def test_nothing_is_loaded_from_elsewhere(page):
     assert named == {"http://www.w3.org/2000/svg"}  # the name of a namespace, not an address
 
 
-def test_hostile_texts_are_there_as_text(page, folder):
+def test_hostile_texts_are_shown_as_text(page, folder):
     assert "img" not in page.tags
     assert "i" not in page.tags
     assert f" {folder.name} " in page.text
     assert all(not key.startswith("on") for _, key, _ in page.attributes)
     texts = page.data["sets"][0]["text"]
     for text in HOSTILE:
-        assert any(told.startswith(text) for told in texts)
+        assert any(shown.startswith(text) for shown in texts)
     assert "<" not in page.contents["script"][0]
 
 
@@ -219,65 +219,65 @@ def row(method: str, kept: int, accuracy: float, **versus: tuple[float, float]) 
     """A complete row; versus: by reference, a difference in points and a p-value, corrected and not."""
     point = {"key": f"{method}{kept}", "status": "complete", "method": method, "kept": kept, "model": "tiny"}
     point |= {"n": 100, "accuracy": accuracy, "ci_low": accuracy - 0.1, "ci_high": accuracy + 0.1, "data": "d"}
-    told = {"diff_low": -1.0, "diff_high": 20.0, "detectable": 12.0, "n": 100}
-    found = {name: told | {"difference": one, "p_value": p, "p_holm": p} for name, (one, p) in versus.items()}
+    limits = {"diff_low": -1.0, "diff_high": 20.0, "detectable": 12.0, "n": 100}
+    found = {name: limits | {"difference": one, "p_value": p, "p_holm": p} for name, (one, p) in versus.items()}
     return TableRow(point, f"{method} {kept}", method, versus=found)
 
 
-def told(*rows: TableRow) -> str:
+def findings_text(*rows: TableRow) -> str:
     return Page(findings(Evaluation("pool", "title", list(rows), [], [], ""))).text
 
 
 def test_findings_claim_nothing_without_significance():
-    said = told(
+    text = findings_text(
         row("fps", 8, 0.8, fastv=(9.0, 0.2), random=(8.0, 0.3)),
         row("fastv", 8, 0.71, random=(-1.0, 0.9)),
         row("random", 8, 0.72),
     )
-    assert "None of 1 comparison with FastV" in said
-    assert "None of 1 comparison with random choice" in said
-    assert "about 12.0 points" in said
-    assert "No significant difference to FastV: +9.0 points" in said
-    assert "ahead" not in said
-    assert "better" not in said
+    assert "None of 1 comparison with FastV" in text
+    assert "None of 1 comparison with random choice" in text
+    assert "about 12.0 points" in text
+    assert "No significant difference to FastV: +9.0 points" in text
+    assert "ahead" not in text
+    assert "better" not in text
 
 
 def test_findings_name_what_is_ahead_and_behind():
-    said = told(
+    text = findings_text(
         row("fps", 8, 0.9, fastv=(20.0, 0.001), random=(30.0, 0.0001)),
         row("tome", 8, 0.5, fastv=(-20.0, 0.002), random=(-10.0, 0.4)),
         row("fastv", 8, 0.7, random=(10.0, 0.2)),
         row("random", 8, 0.6),
     )
-    assert "Of 2 comparisons with FastV at the same kept, 2 are significant" in said
-    assert "Of 2 comparisons with random choice at the same kept (not counting FastV)" in said
-    assert "fps 8 is 20.0 points ahead (corrected p = 0.001)" in said
-    assert "tome 8 is 20.0 points behind (corrected p = 0.002)" in said
-    assert "fps has the highest accuracy, 90.0% [80.0, 100.0]" in said
-    assert "30.0 points ahead of random choice" in said
-    assert "p < 0.001" in said
+    assert "Of 2 comparisons with FastV at the same kept, 2 are significant" in text
+    assert "Of 2 comparisons with random choice at the same kept (not counting FastV)" in text
+    assert "fps 8 is 20.0 points ahead (corrected p = 0.001)" in text
+    assert "tome 8 is 20.0 points behind (corrected p = 0.002)" in text
+    assert "fps has the highest accuracy, 90.0% [80.0, 100.0]" in text
+    assert "30.0 points ahead of random choice" in text
+    assert "p < 0.001" in text
 
 
 def test_findings_say_when_random_is_best():
-    said = told(row("fps", 8, 0.5, random=(-10.0, 0.1)), row("random", 8, 0.6))
-    assert "No method is more accurate than random choice." in said
-    assert "The most accurate of the other methods is fps" in said
-    assert "No method can be compared with FastV" in said
+    text = findings_text(row("fps", 8, 0.5, random=(-10.0, 0.1)), row("random", 8, 0.6))
+    assert "No method is more accurate than random choice." in text
+    assert "The most accurate of the other methods is fps" in text
+    assert "No method can be compared with FastV" in text
 
 
-def test_a_difference_that_correction_takes_away_is_no_fact():
+def test_a_difference_that_correction_makes_insignificant_is_not_stated_as_a_fact():
     one = row("fps", 8, 0.9, fastv=(20.0, 0.03))
     one.versus["fastv"]["p_holm"] = 0.3
-    said = told(one, row("fastv", 8, 0.7))
-    assert "p = 0.030 for this test alone, but p = 0.300 after correction" in said
-    assert "ahead of" not in said
+    text = findings_text(one, row("fastv", 8, 0.7))
+    assert "p = 0.030 for this test alone, but p = 0.300 after correction" in text
+    assert "ahead of" not in text
 
 
 def test_times_of_different_machines_are_not_to_be_compared(tmp_path):
     data = write_questions(tmp_path / "data", 10)
-    asked = load_questions("question_file", **data["options"])
-    write_point(tmp_path / "out", data, asked, "full", None, 0.9)
-    write_point(tmp_path / "out", data, asked, "fps", 4, 0.8, device="NVIDIA H100")
+    questions = load_questions("question_file", **data["options"])
+    write_point(tmp_path / "out", data, questions, "full", None, 0.9)
+    write_point(tmp_path / "out", data, questions, "fps", 4, 0.8, device="NVIDIA H100")
     text = Page(build_report(tmp_path / "out").html).text
     assert "under different conditions (device): do not compare them" in text
     assert "NVIDIA H100 (fps 4)" in text
@@ -285,15 +285,15 @@ def test_times_of_different_machines_are_not_to_be_compared(tmp_path):
 
 def test_without_the_data_set_the_figures_remain(tmp_path):
     data = write_questions(tmp_path / "data", 10)
-    asked = load_questions("question_file", **data["options"])
-    write_point(tmp_path / "out", data, asked, "full", None, 0.9)
-    write_point(tmp_path / "out", data, asked, "fps", 4, 0.8)
+    questions = load_questions("question_file", **data["options"])
+    write_point(tmp_path / "out", data, questions, "full", None, 0.9)
+    write_point(tmp_path / "out", data, questions, "fps", 4, 0.8)
     (tmp_path / "data" / "questions.json").unlink()
     page = Page(build_report(tmp_path / "out").html)
-    (pool,), (questions,) = page.data["pools"], page.data["sets"]
+    (pool,), (packed,) = page.data["pools"], page.data["sets"]
     assert pool["no_gallery"].startswith("Texts and pictures cannot be loaded: data.path=")
     assert pool["gallery"] == []
-    assert sorted(questions["id"]) == sorted(question.id for question in asked)
+    assert sorted(packed["id"]) == sorted(question.id for question in questions)
     assert len(page.rows) == 2
 
 
@@ -306,9 +306,9 @@ def test_gallery_shows_the_stored_positions(folder, page):
         if packed["status"] != "complete" or packed["method"] == "full":
             continue
         lines = {line["id"]: line for line in answers(folder, packed["key"])}
-        for place in first["gallery"]:
-            assert packed["positions"][str(place)] == lines[questions["id"][place]]["positions"]
-            assert questions["pictures"][str(place)].startswith("data:image/webp;base64,")
+        for number in first["gallery"]:
+            assert packed["positions"][str(number)] == lines[questions["id"][number]]["positions"]
+            assert questions["pictures"][str(number)].startswith("data:image/webp;base64,")
 
 
 def test_pictures_stay_within_their_budget():
@@ -323,7 +323,7 @@ def test_pictures_stay_within_their_budget():
     assert pictures.bytes < 6000 + one
 
 
-def test_lost_pictures_are_said(tmp_path):
+def test_unreadable_pictures_are_reported(tmp_path):
     by_id = {
         "q": Question("q", "?", ("a", "b"), 0, tmp_path / "none.png"),
         "r": Question("r", "?", ("a", "b"), 0, None),
@@ -359,7 +359,7 @@ def test_runner_writes_the_page_and_ends_with_json(folder, report, page, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "text"),
     [
         (["{tmp}/nothing"], "no such folder or file"),
         (["{tmp}"], "holds no grid point"),
@@ -369,10 +369,10 @@ def test_runner_writes_the_page_and_ends_with_json(folder, report, page, tmp_pat
         (["{tmp}/*"], "output: missing; "),
     ],
 )
-def test_mistakes_end_in_one_line(tmp_path, capsys, arguments, said):
+def test_mistakes_end_in_one_line(tmp_path, capsys, arguments, text):
     assert main([argument.format(tmp=tmp_path) for argument in arguments]) == 2
     captured = capsys.readouterr()
-    assert said in captured.err
+    assert text in captured.err
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert captured.out == ""

@@ -58,7 +58,7 @@ def driver() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(driver: Any, file: Path) -> Iterator[Callable[..., Any]]:
-    """Opens a page at a size; afterwards the console must be empty."""
+    """Opens a page in a window of the given size. After the test, the browser's console must be empty."""
 
     def opened(size: tuple[int, int] = DESKTOP, path: Path = file, dark: bool = False) -> Any:
         metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
@@ -74,7 +74,7 @@ def open_page(driver: Any, file: Path) -> Iterator[Callable[..., Any]]:
 
 
 def cells(driver: Any, pool: int = 0) -> list[dict[str, str]]:
-    """The table's rows as they stand, by column."""
+    """The table's rows in their current order, by column."""
     return driver.execute_script(
         "const table = document.querySelectorAll('table.points')[arguments[0]];"
         "const names = [...table.tHead.rows[0].cells].map((cell) => cell.dataset.name);"
@@ -97,7 +97,7 @@ def choose(driver: Any, name: str, text: str) -> None:
 
 
 def answers(folder: Path, method: str, kept: int | None) -> dict[str, bool]:
-    """Which questions the point of the first protocol has right."""
+    """Whether the point of the first protocol answers each question correctly."""
     for path in folder.glob("*/metrics.json"):
         metrics = json.loads(path.read_text())
         if (metrics["method"], metrics["kept"], metrics["protocol"]["conv"]) == (method, kept, "model"):
@@ -133,7 +133,7 @@ def test_everything_is_drawn_and_nothing_requested(open_page):
     assert [name for name in requested if not name.startswith("data:")] == []
 
 
-def test_a_click_sorts_and_a_second_one_turns(open_page):
+def test_a_click_sorts_and_a_second_click_reverses(open_page):
     driver = open_page()
     column = heading(driver, "accuracy")
     assert column.get_attribute("aria-sort") == "none"
@@ -168,7 +168,7 @@ def test_the_keyboard_sorts(open_page, key):
     ("text", "kind"),
     [("right → wrong", (True, False)), ("wrong → right", (False, True)), ("wrong in both", (False, False))],
 )
-def test_flips_are_those_of_the_files(open_page, folder, text, kind):
+def test_filters_of_changed_answers_agree_with_the_files(open_page, folder, text, kind):
     driver = open_page()
     choose(driver, "after", "fastv 4")
     choose(driver, "change", text)
@@ -200,8 +200,8 @@ def test_hostile_texts_show_as_text(open_page, folder):
     driver.execute_script("document.querySelectorAll('.questions details').forEach((each) => { each.open = true; })")
     WebDriverWait(driver, 5).until(lambda _: len(driver.find_elements(By.CSS_SELECTOR, ".questions .body")) == 40)
     shown = driver.execute_script("return [...document.querySelectorAll('.words')].map((each) => each.textContent)")
-    for place, text in enumerate(HOSTILE):
-        assert shown[place].startswith(f"{text}, number {place}")
+    for index, text in enumerate(HOSTILE):
+        assert shown[index].startswith(f"{text}, number {index}")
     assert driver.execute_script("return document.querySelectorAll('body script').length") == 2
     assert driver.find_elements(By.CSS_SELECTOR, "img[src='x'], u, h1 i") == []
     assert driver.find_element(By.TAG_NAME, "h1").text == folder.name
@@ -254,10 +254,10 @@ def test_gallery_marks_the_kept_tokens(open_page, folder):
         paths = driver.find_elements(By.CSS_SELECTOR, ".gallery .kept")
         drawn = [path.get_attribute("d").count("M") for path in paths]
         assert drawn == [kept, kept, kept, 0]  # fps, fastv, random and no_image
-    place = int(driver.find_element(By.CSS_SELECTOR, ".strip [aria-pressed='true']").get_attribute("data-at"))
+    index = int(driver.find_element(By.CSS_SELECTOR, ".strip [aria-pressed='true']").get_attribute("data-at"))
     data = json.loads(driver.find_element(By.ID, "data").get_property("textContent"))
     row = next(row for row in data["pools"][0]["rows"] if row["label"] == "fps 4")
-    expected = "".join(f"M{position % 6} {position // 6}h1v1h-1Z" for position in row["positions"][str(place)])
+    expected = "".join(f"M{position % 6} {position // 6}h1v1h-1Z" for position in row["positions"][str(index)])
     assert driver.find_element(By.CSS_SELECTOR, ".gallery .kept").get_attribute("d") == expected
 
 
@@ -271,9 +271,9 @@ def test_charts_answer_to_keyboard_and_legend(open_page):
     first = tip.text
     chart.send_keys(Keys.ARROW_RIGHT)
     assert tip.text != first
-    label, told = tip.text.splitlines()[:2]
+    label, accuracy = tip.text.splitlines()[:2]
     row = next(row for row in cells(driver) if f"{row['method']} {row['kept']}" == label)
-    assert told.startswith(f"{100 * float(row['accuracy']):.1f}% [")
+    assert accuracy.startswith(f"{100 * float(row['accuracy']):.1f}% [")
     chart.send_keys(Keys.ESCAPE)
     assert not tip.is_displayed()
     button = driver.find_element(By.XPATH, "//div[@class='legend']/button[contains(., 'fps')]")
@@ -282,7 +282,7 @@ def test_charts_answer_to_keyboard_and_legend(open_page):
     assert len(driver.find_elements(By.CSS_SELECTOR, ".charts > .chart:first-child .mark")) == 4
 
 
-def test_a_map_of_survivors_shows_itself_large(open_page, tmp_path):
+def test_a_map_of_survivors_can_be_enlarged(open_page, tmp_path):
     weights = np.eye(12, dtype=np.float32)[[3, 7]] * 0.9 + 0.1 / 12
     cells = [Survivors(GridPoint("fps", 2), (3, 7), weights, "cross_attention", 2, "A", 1.0)]
     cells.append(Survivors(GridPoint("fastv", 2), (0, 1), None, "none", 2, "<b>B</b>", 1.0))
@@ -310,21 +310,21 @@ def test_a_map_of_survivors_shows_itself_large(open_page, tmp_path):
 
 
 def large(points: int, questions: int) -> list[Evaluation]:
-    """An evaluation of this size, as loading would give it."""
+    """A random evaluation of this size."""
     rng = np.random.default_rng(0)
-    asked = [
+    loaded = [
         Question(f"q{n}", f"What is at {n}?", ("a", "b", "c"), n % 3, None, family=f"f{n % 6}")
         for n in range(questions)
     ]
-    ids, right = [question.id for question in asked], np.array([question.answer for question in asked])
+    ids, right = [question.id for question in loaded], np.array([question.answer for question in loaded])
     rows = []
-    for place in range(points):
+    for index in range(points):
         choices = np.where(rng.random(questions) < 0.7, right, (right + 1) % 3)
         frame = pd.DataFrame({"id": ids, "prediction": choices, "answer": right, "correct": choices == right})
         frame = frame.assign(skipped=False, positions=None)
-        method, kept = ("fps", "tome", "fastv", "random")[place % 4], 2 ** (1 + place // 4 % 5)
-        series = f"{method} (agg_layer {place // 20})"
-        point = {"key": f"k{place}", "status": "complete", "method": method, "kept": kept, "n": questions}
+        method, kept = ("fps", "tome", "fastv", "random")[index % 4], 2 ** (1 + index // 4 % 5)
+        series = f"{method} (agg_layer {index // 20})"
+        point = {"key": f"k{index}", "status": "complete", "method": method, "kept": kept, "n": questions}
         point |= {
             "accuracy": float((choices == right).mean()),
             "ci_low": 0.6,
@@ -334,7 +334,7 @@ def large(points: int, questions: int) -> list[Evaluation]:
         compared = dict.fromkeys(("difference", "diff_low", "diff_high", "p_value", "p_holm", "detectable", "n"), 1.0)
         versus = {} if method == "fastv" else {"fastv": compared}
         rows.append(TableRow(point, f"{series} {kept}", series, versus=versus, answers=frame))
-    return [Evaluation("pool", "large", rows, ["agg_layer"], asked, "")]
+    return [Evaluation("pool", "large", rows, ["agg_layer"], loaded, "")]
 
 
 def test_a_hundred_points_of_two_thousand_questions_open_in_two_seconds(open_page, tmp_path):
@@ -343,7 +343,7 @@ def test_a_hundred_points_of_two_thousand_questions_open_in_two_seconds(open_pag
     path.write_text(report.html, encoding="utf-8")
     assert path.stat().st_size < 2_000_000
     driver = open_page(path=path)
-    # The best of three: what else the machine does is not the page's.
+    # The best of three runs, because other processes slow some of them down.
     times = []
     for _ in range(3):
         driver.get(path.as_uri())

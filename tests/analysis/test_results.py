@@ -1,4 +1,4 @@
-"""Results on disk as frames: every point is there, typed, in its pool, with the predictions its figures are made of."""
+"""Loaded frames contain every point, typed and in its pool, with the predictions that its figures come from."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from helpers.results import PROTOCOL, answers, make_point, prediction
 
 from analysis import load_predictions, load_results, pool_titles, published, questions_of
-from analysis.results import complete, tidy
+from analysis.columns import complete, tidy
 from tokensel.data import load_questions, stable_hash
 from tokensel.errors import TokenselError
 from tokensel.evaluation.keys import questions_digest
@@ -48,7 +48,7 @@ def test_a_folder_of_sweeps_a_glob_a_parquet_and_one_point_give_the_same_rows(sw
         frame = load_results(source)
         assert set(frame["key"]) <= set(whole["key"])
         assert len(frame) == (1 if source == sweep / whole["key"][0] else 4)
-    # Files of others beside the points are none of ours.
+    # Files that no sweep wrote are ignored.
     other = sweep / "wandb" / "run-1" / "files"
     other.mkdir(parents=True)
     (other / "config.yaml").write_text("wandb: 1")
@@ -64,7 +64,7 @@ def test_failed_and_unfinished_points_are_rows_and_say_so(sweep):
     assert tome["error"].iloc[0] == "RuntimeError: no memory"
     assert pd.isna(tome["error"].iloc[1])
     assert tome["accuracy"].isna().all()
-    # They were to be asked what the others of their sweep were asked.
+    # They belong to the pool of their sweep.
     assert frame["pool"].nunique() == 1
     assert set(complete(frame)["method"]) == {"full", "fastv", "fps", "no_image"}
 
@@ -101,7 +101,7 @@ def test_another_set_of_questions_is_another_pool_but_another_path_to_the_model_
     assert frame["random"] != frame["fps"] == frame["tome"]
 
 
-def test_titles_tell_only_what_differs(sweep):
+def test_titles_name_only_what_differs(sweep):
     assert list(pool_titles(load_results(sweep)).values()) == ["tiny, diagrams"]
     make_point(sweep, "fps", 8, answers("110"))
     make_point(sweep, "fps", 8, answers("1100"), protocol=PROTOCOL | {"prompt": "lmms"})
@@ -113,7 +113,7 @@ def test_titles_tell_only_what_differs(sweep):
 
 
 def _parquet(sweep):
-    """As the sweep's own table: fps before fastv, and tome of an earlier start left out."""
+    """Writes results.parquet in another order, without tome."""
     rows = [
         {
             "model": "tiny",
@@ -132,7 +132,7 @@ def _parquet(sweep):
     return path
 
 
-def test_a_table_beside_the_points_gives_order_chance_and_what_it_holds(sweep):
+def test_a_table_beside_the_points_adds_order_chance_and_in_table(sweep):
     path = _parquet(sweep)
     make_point(sweep, "tome", 8, answers("1100"))
     frame = load_results(sweep)
@@ -142,7 +142,7 @@ def test_a_table_beside_the_points_gives_order_chance_and_what_it_holds(sweep):
     assert list(load_results(path)["method"]) == ["no_image", "full", "fps", "fastv"]
 
 
-def test_a_table_without_its_points_gives_what_it_holds(sweep, tmp_path):
+def test_a_table_without_its_points_can_be_loaded(sweep, tmp_path):
     alone = tmp_path / "results.parquet"
     shutil.move(_parquet(sweep), alone)
     frame = load_results(alone)
@@ -154,7 +154,7 @@ def test_a_table_without_its_points_gives_what_it_holds(sweep, tmp_path):
         load_predictions(alone)
 
 
-def test_in_a_table_two_limits_are_two_pools():
+def test_two_limits_in_a_table_are_two_pools():
     row = {"model": "tiny", "data": "d", "scoring": "letter", "method": "fps", "key": "a", "kept": 8, "accuracy": 0.5}
     frame = tidy(pd.DataFrame([row | {"limit": 20, "error": ""}, row | {"limit": None, "error": ""}]))
     assert frame["pool"].nunique() == 2
@@ -187,15 +187,15 @@ def test_predictions_of_some_keys_only(sweep):
         load_predictions(sweep, keys=["nope"])
 
 
-def test_predictions_are_those_that_the_figures_are_made_of(tmp_path):
-    """A larger limit was begun and killed: the figures are still of the first two questions by hash."""
-    names = sorted((f"q{place}" for place in range(6)), key=stable_hash)
-    first = {name: place == 0 for place, name in enumerate(names[:2])}
+def test_predictions_are_those_that_the_figures_come_from(tmp_path):
+    """A run with a larger limit was killed: the figures still cover the first two questions by hash."""
+    names = sorted((f"q{index}" for index in range(6)), key=stable_hash)
+    first = {name: index == 0 for index, name in enumerate(names[:2])}
     more = dict.fromkeys(names[3:], True)
     key = make_point(tmp_path / "s", "fps", 8, first, predicted=first | more)
     frame = load_predictions(tmp_path / "s")
     assert dict(zip(frame["id"], frame["correct"], strict=True)) == first
-    # Without figures, all that there is.
+    # Without figures, all stored predictions are loaded.
     (tmp_path / "s" / key / "metrics.json").unlink()
     assert set(load_predictions(tmp_path / "s")["id"]) == set(first | more)
 
@@ -226,16 +226,16 @@ def test_unreadable_answers_and_skipped_questions_stay_apart(tmp_path):
 
 
 @pytest.fixture
-def asked(tmp_path):
-    """A point that was asked real questions."""
+def evaluated(tmp_path):
+    """The key of a point with real questions, its sweep's folder, and the questions."""
     questions = load_questions("diagrams", families=["color", "shape"])
     data = {"name": "diagrams", "options": {"families": ["color", "shape"]}, "digest": questions_digest(questions)}
     correct = {question.id: True for question in questions[:5]}
     return make_point(tmp_path / "s", "fps", 8, correct, data=data), tmp_path / "s", questions
 
 
-def test_questions_are_loaded_again_and_joined_by_id(asked):
-    _, folder, questions = asked
+def test_questions_are_loaded_again_and_joined_by_id(evaluated):
+    _, folder, questions = evaluated
     results = load_results(folder)
     again = questions_of(results)
     assert [question.id for question in again] == [question.id for question in questions]
@@ -245,21 +245,21 @@ def test_questions_are_loaded_again_and_joined_by_id(asked):
         assert (row.family, row.question, row.choices) == (question.family, question.text, question.choices)
 
 
-def test_questions_that_have_changed_are_refused(asked):
-    _, folder, _ = asked
+def test_questions_that_have_changed_are_refused(evaluated):
+    _, folder, _ = evaluated
     results = load_results(folder).assign(data_digest="0" * 16)
     with pytest.raises(TokenselError, match="have changed"):
         questions_of(results)
 
 
-def test_questions_of_several_data_sets_are_refused(asked):
-    _, folder, _ = asked
+def test_questions_of_several_data_sets_are_refused(evaluated):
+    _, folder, _ = evaluated
     make_point(folder, "fps", 8, answers("1"))
     with pytest.raises(TokenselError, match="from 2 data sets"):
         questions_of(load_results(folder))
 
 
-def test_published_figures_name_methods_as_here_and_always_their_source():
+def test_published_figures_use_our_method_names_and_state_their_source():
     frame = published()
     assert set(frame["method"]) <= set(METHODS)
     assert frame["source"].notna().all()
@@ -277,7 +277,7 @@ def test_published_figures_are_those_of_the_reference_table():
     lines = REFERENCE.read_text().split("## LLaVA-1.5-7B")[1].split("##")[0].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     heads, rows = rows[0], [row for row in rows[1:] if not row[0].startswith(("vanilla", "no visual"))]
-    told = {
+    quoted = {
         (row[0], int(kept), float(cell))
         for row in rows
         for kept, cell in zip(heads[1:5], row[1:5], strict=True)
@@ -290,4 +290,4 @@ def test_published_figures_are_those_of_the_reference_table():
     ours = {
         (names[m], k, round(100 * a, 2)) for m, k, a in frame[["method", "kept", "accuracy"]].itertuples(index=False)
     }
-    assert ours == told
+    assert ours == quoted

@@ -1,4 +1,4 @@
-"""The bundled diagrams: enough of them, balanced, drawn as they are labelled, and never shared by train and test."""
+"""The bundled diagrams: enough of them, balanced, drawn as labelled, and never shared by train and test."""
 
 from collections import Counter
 
@@ -37,7 +37,7 @@ def test_the_right_letter_is_balanced_in_every_family_and_number_of_choices():
 
 
 @pytest.mark.parametrize("family", EVERY)
-def test_the_words_alone_do_not_tell_the_answer(family):
+def test_the_answer_cannot_be_guessed_from_the_text(family):
     """The best guess from text, learned on half of the questions, is at chance on the other half."""
     questions = load_diagrams(families=[family], per_family=600)
     seen: dict[tuple, Counter] = {}
@@ -79,8 +79,8 @@ def test_a_question_draws_the_same_picture_every_time():
     assert picture.tobytes() == again.load_image().tobytes()
 
 
-def test_color_questions_are_right_about_the_pixels():
-    """An independent look: the patches labelled as the asked shape really have the answer's colour."""
+def test_color_questions_agree_with_the_pixels():
+    """The pixels of the patches labelled as the question's shape have the answer's colour."""
     for index in range(30):
         diagram = draw_diagram("color", "test", index)
         pixels = np.asarray(diagram.canvas.picture(), dtype=int)
@@ -102,7 +102,7 @@ def _dots_left_and_right(picture: Image.Image, labels) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("family", ["concentration", "membrane"])
-def test_counting_questions_are_right_about_the_particles(family):
+def test_counting_questions_agree_with_the_labelled_particles(family):
     for index in range(40):
         diagram = draw_diagram(family, "test", index)
         left, right = _dots_left_and_right(diagram.canvas.picture(), diagram.canvas.labels())

@@ -1,4 +1,4 @@
-"""easy-VQA as multiple choice, and what holds for every data set: fixed subsets, whole pictures."""
+"""easy-VQA as multiple choice, and properties of every data set: fixed subsets, complete pictures."""
 
 import builtins
 import subprocess
@@ -41,13 +41,13 @@ def test_answers_are_the_packages_own(test_split):
     assert sorted(a for kind in ANSWERS.values() for a in kind) == sorted(easy_vqa.get_answers())
 
 
-@pytest.mark.parametrize(("family", "places"), [("color", 4), ("shape", 3), ("yes_no", 2)])
-def test_letters_and_distractors_are_balanced(test_split, family, places):
-    asked = [q for q in test_split if q.family == family]
-    for place in range(places):
-        share = sum(q.answer == place for q in asked) / len(asked)
-        assert share == pytest.approx(1 / places, abs=0.03)
-    wrong = Counter(choice for q in asked for choice in q.choices if choice != q.choices[q.answer])
+@pytest.mark.parametrize(("family", "letters"), [("color", 4), ("shape", 3), ("yes_no", 2)])
+def test_letters_and_distractors_are_balanced(test_split, family, letters):
+    of_family = [q for q in test_split if q.family == family]
+    for letter in range(letters):
+        share = sum(q.answer == letter for q in of_family) / len(of_family)
+        assert share == pytest.approx(1 / letters, abs=0.03)
+    wrong = Counter(choice for q in of_family for choice in q.choices if choice != q.choices[q.answer])
     assert max(wrong.values()) < 1.25 * min(wrong.values())
 
 
@@ -74,7 +74,7 @@ def test_questions_do_not_change_between_processes_or_versions(test_split):
     ]
 
 
-def test_a_limit_is_a_mixed_part_of_a_larger_one(test_split):
+def test_a_limit_takes_a_mixed_subset_of_a_larger_one(test_split):
     some, more = load_questions("easy_vqa", limit=50), load_questions("easy_vqa", limit=400)
     assert (len(some), len(more)) == (50, 400)
     assert {q.id for q in some} < {q.id for q in more}
@@ -93,17 +93,17 @@ def test_a_limit_must_be_a_count(limit):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "expected"),
     [
         ("easyvqa", {}, "data=easyvqa: unknown; choose one of diagrams, easy_vqa, mme, pope, question_file, scienceqa"),
-        ("easy_vqa", {"splits": "test"}, "data.splits: data=easy_vqa has no such option; it has split"),
+        ("easy_vqa", {"splits": "test"}, "data.splits: data=easy_vqa has no such option; its options are split"),
         ("easy_vqa", {"split": "val"}, "data.split=val: unknown; choose one of test, train"),
     ],
 )
-def test_mistakes_list_the_choices(name, options, said):
+def test_mistakes_list_the_choices(name, options, expected):
     with pytest.raises(TokenselError) as caught:
         load_questions(name, **options)
-    assert str(caught.value) == said
+    assert str(caught.value) == expected
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
@@ -173,7 +173,7 @@ def test_a_broken_picture_is_a_bad_sample_that_names_its_question(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_a_question_must_hold_its_answer():
+def test_a_questions_answer_must_be_one_of_its_choices():
     for fields in ({"answer": 2}, {"answer": -1}, {"choices": ()}, {"choices": ("x",) * 27}):
         with pytest.raises(TokenselError, match="question q7: "):
             question(None, **fields)

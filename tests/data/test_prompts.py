@@ -1,4 +1,4 @@
-"""The prompt word for word, and three readings of tricky answers."""
+"""The prompt word for word, and three ways to read ambiguous answers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Protocols: the words, the conversation and the picture that a model gets, byte for byte, and how it is read."""
+"""Protocols: words, conversation and picture exactly as the model receives them, and the reading of answers."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def question(**fields) -> Question:
     return Question(id="q", **fields)
 
 
-def test_words_are_those_of_both_evaluations_where_they_agree():
+def test_words_match_both_evaluations_where_these_agree():
     asked = question(hint="Two boxes.\n\nOne is red.", choices=("left", "right", "both", "none", "top"))
     expected = (
         "Context: Two boxes.\n\nOne is red.\nWhich is red?\nA. left\nB. right\nC. both\nD. none\nE. top\n"
@@ -63,35 +63,35 @@ def test_a_yes_no_question_ends_in_its_own_instruction():
 
 def test_conversations_byte_for_byte(processor):
     words = f"Which is red?\nA. left\nB. right\n{LETTER}"
-    told = {
+    templates = {
         "model": f"USER: <image>\n{words} ASSISTANT:",
         "vicuna_v1": "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
         f"helpful, detailed, and polite answers to the user's questions. USER: <image>\n{words} ASSISTANT:",
         "llava_v1": "A chat between a curious human and an artificial intelligence assistant. The assistant gives "
         f"helpful, detailed, and polite answers to the human's questions. USER: <image>\n{words} ASSISTANT:",
     }
-    assert set(told) == set(CHOICES["conv"])
-    for conv, expected in told.items():
+    assert set(templates) == set(CHOICES["conv"])
+    for conv, expected in templates.items():
         protocol = Protocol(conv=conv)
         assert protocol.conversation(question(), processor) == expected
         assert protocol.conversation(question(image=None), processor) == expected.replace("<image>\n", "")
 
 
 @pytest.mark.parametrize("conv", CHOICES["conv"])
-def test_the_image_token_among_the_words_is_refused(processor, conv):
-    with pytest.raises(BadSampleError, match="question q: its text holds the image token <image>"):
+def test_an_image_token_in_the_text_is_refused(processor, conv):
+    with pytest.raises(BadSampleError, match="question q: its text contains the image token <image>"):
         Protocol(conv=conv).conversation(question(hint="an <image> here"), processor)
 
 
 @pytest.mark.parametrize("key", CHOICES)
-def test_an_unknown_value_is_told_with_what_is_allowed(key):
+def test_an_unknown_value_is_refused_with_the_allowed_ones(key):
     with pytest.raises(TokenselError) as caught:
         Protocol(**{key: "x"})
     assert str(caught.value) == f"{key}=x: unknown; choose one of {', '.join(CHOICES[key])}"
 
 
 def padded(image: np.ndarray, mean: list[float]) -> np.ndarray:
-    """Pixel by pixel: where the picture is not, the mean colour, cut off to whole values."""
+    """Padding computed pixel by pixel: outside the picture the mean colour, rounded down."""
     height, width, _ = image.shape
     side = max(height, width)
     left, top = (side - width) // 2, (side - height) // 2
@@ -109,20 +109,20 @@ def padded(image: np.ndarray, mean: list[float]) -> np.ndarray:
     mean=st.lists(st.floats(0, 1), min_size=3, max_size=3),
     seed=st.integers(0, 99),
 )
-def test_pad_makes_the_square_that_a_slow_oracle_makes(width, height, mean, seed):
+def test_pad_agrees_with_a_slow_oracle(width, height, mean, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     picture = Protocol(image_aspect="pad").prepare_image(Image.fromarray(pixels), SimpleNamespace(image_mean=mean))
     assert np.array_equal(np.asarray(picture), padded(pixels, mean))
 
 
-def test_pad_takes_clips_colour_and_puts_the_odd_row_below():
+def test_pad_uses_clips_mean_colour_and_adds_the_odd_row_below():
     picture = Protocol().prepare_image(Image.new("RGB", (4, 1), "white"), CLIPImageProcessorPil())
     rows = np.asarray(picture)
     assert (rows[1] == 255).all()
     assert (rows[[0, 2, 3]] == [122, 116, 104]).all()
 
 
-def test_crop_leaves_the_picture_to_the_processor_which_cuts_its_ends(processor):
+def test_crop_leaves_the_picture_to_the_processor(processor):
     stripe = Image.new("RGB", (168, 56), "white")
     stripe.paste("red", (0, 0, 56, 56))
     assert Protocol(image_aspect="crop").prepare_image(stripe, processor.image_processor) is stripe
@@ -147,7 +147,7 @@ def test_answers_are_read_by_the_protocols_reading_and_the_questions_form():
         assert [read(text, yes_no) for text in ("A", "maybe", "")] == [None] * 3
 
 
-def test_every_scienceqa_entry_is_asked_in_its_own_words(processor, tmp_path):
+def test_every_scienceqa_prompt_has_the_entrys_own_words(processor, tmp_path):
     if not REFERENCE.is_file():
         pytest.skip(f"the ScienceQA question file is not at {REFERENCE}")
     entries = json.loads(REFERENCE.read_text())

@@ -1,4 +1,4 @@
-"""Question files: every entry of the real one parses and reads back word for word, and mistakes are named."""
+"""Question files: every entry of the reference file is restored word for word, and mistakes are named."""
 
 import json
 from collections import Counter
@@ -40,7 +40,7 @@ def reference(tmp_path_factory):
     return entries, load_question_file(REFERENCE, image_folder=tmp_path_factory.mktemp("pictures"))
 
 
-def test_all_scienceqa_entries_read_back_word_for_word(reference):
+def test_all_scienceqa_entries_are_restored_word_for_word(reference):
     entries, questions = reference
     assert len(questions) == 2017
     for raw, question in zip(entries, questions, strict=True):
@@ -66,7 +66,7 @@ def test_scienceqa_splits_into_hint_question_and_choices(reference):
     assert not any("Complete the " in question.hint for question in questions)
 
 
-def test_words_without_context_are_all_question(load):
+def test_without_context_all_words_are_the_question(load):
     (question,) = load(entry("<image>\nLook.\nWhich is red?\nA. left\nB. right"))
     assert (question.hint, question.text) == ("", "Look.\nWhich is red?")
 
@@ -98,7 +98,7 @@ def test_only_the_last_lettered_lines_are_choices(load):
     context=st.sampled_from(["", "Context: "]),
     choices=st.lists(st.text("ab .\n", max_size=6), min_size=2, max_size=5),
 )
-def test_any_words_read_back(tmp_path_factory, words, context, choices):
+def test_any_words_are_restored(tmp_path_factory, words, context, choices):
     lettered = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_text(json.dumps([entry(f"<image>\n{context}{words}\n{lettered}", "A", image=None)]))
@@ -106,7 +106,7 @@ def test_any_words_read_back(tmp_path_factory, words, context, choices):
     assert build_prompt(question) == f"{context}{words}\n{lettered}\n{INSTRUCTION}"
 
 
-def test_the_instruction_and_the_places_of_the_image_token_are_understood(load):
+def test_the_instruction_and_the_image_token_are_removed(load):
     bare = "Which is red?\nA. left\nB. right"
     asked = f"{bare}\n{INSTRUCTION}"
     for human in (bare, f"{bare}\n<image>", f"<image>\n{asked}", f"{asked}\n<image>"):
@@ -140,7 +140,7 @@ def test_a_picture_outside_the_folder_is_refused(load, path):
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "problem"),
     [
         ("no object", "entry 1: is a str"),
         ({k: v for k, v in entry().items() if k != "id"}, "entry 1: has no id"),
@@ -154,8 +154,8 @@ def test_a_picture_outside_the_folder_is_refused(load, path):
         (entry(id="x", image=7), r"\(id x\): image is not a path"),
     ],
 )
-def test_a_malformed_entry_is_named(load, broken, said):
-    with pytest.raises(TokenselError, match=said) as caught:
+def test_a_malformed_entry_is_named(load, broken, problem):
+    with pytest.raises(TokenselError, match=problem) as caught:
         load(entry(), broken)
     assert "questions.json: entry 1" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -36,9 +36,9 @@ def encoded(color: str, mode: str = "RGB", kind: str = "PNG") -> bytes:
 
 
 def problem(picture: bytes | None, split: str = "test", **fields) -> dict:
-    """A problem as problems.json has it, and its picture."""
-    told = {name: f"some {name}" for name in TEXTS} | {"hint": "", "choices": ["left", "right"], "answer": 1}
-    return told | {"split": split, "image": None if picture is None else "image.png", "picture": picture} | fields
+    """A problem as in problems.json, and its picture."""
+    content = {name: f"some {name}" for name in TEXTS} | {"hint": "", "choices": ["left", "right"], "answer": 1}
+    return content | {"split": split, "image": None if picture is None else "image.png", "picture": picture} | fields
 
 
 RED = encoded("red")
@@ -64,13 +64,13 @@ SPLITS = {
 
 
 def rows(split: str, **columns: list) -> Dataset:
-    """The hub's rows of a split: the problems' fields without pid and split, the picture among them."""
+    """The hub's examples of a split: the problems' fields and picture, without pid and split."""
     entries = []
     for number, pid in enumerate(SPLITS[split]):
-        told = {name: PROBLEMS[pid][name] for name in (*TEXTS, "choices", "answer")}
+        content = {name: PROBLEMS[pid][name] for name in (*TEXTS, "choices", "answer")}
         picture = PROBLEMS[pid]["picture"]
-        told["image"] = None if picture is None else {"bytes": picture, "path": None}
-        entries.append(told | {name: values[number] for name, values in columns.items()})
+        content["image"] = None if picture is None else {"bytes": picture, "path": None}
+        entries.append(content | {name: values[number] for name, values in columns.items()})
     extra = {name: Value("string" if isinstance(values[0], str) else "int64") for name, values in columns.items()}
     return Dataset.from_list(entries, features=Features(FEATURES | extra))
 
@@ -78,8 +78,8 @@ def rows(split: str, **columns: list) -> Dataset:
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("original")
-    told = {pid: {k: v for k, v in one.items() if k != "picture"} for pid, one in PROBLEMS.items()}
-    (folder / "problems.json").write_text(json.dumps(told), encoding="utf-8")
+    content = {pid: {k: v for k, v in one.items() if k != "picture"} for pid, one in PROBLEMS.items()}
+    (folder / "problems.json").write_text(json.dumps(content), encoding="utf-8")
     (folder / "pid_splits.json").write_text(json.dumps(SPLITS))
     for pid, one in PROBLEMS.items():
         if one["picture"] is not None:
@@ -91,7 +91,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """One split alone; and all of them, with pids."""
+    """The folders of one split alone, and of all splits with pids."""
     folder = tmp_path_factory.mktemp("saved")
     rows("test").save_to_disk(str(folder / "rows"))
     splits = {"test": rows("test", pid=SPLITS["test"]), "validation": rows("val", pid=SPLITS["val"])}
@@ -101,7 +101,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """Makes the hub answer with rows, or raise; remembers what it was asked."""
+    """Makes the hub answer with examples, or raise; records its requests."""
     asked = []
 
     def answer(with_what):
@@ -121,14 +121,14 @@ def hub(monkeypatch):
     return answer
 
 
-def told(question: Question) -> tuple:
+def content(question: Question) -> tuple:
     pixels = () if question.image is None else (np.asarray(question.load_image()).tolist(),)
     names = ("text", "choices", "answer", "hint", "subject", "topic", "grade", "split", "image_id", "form")
     return (*(getattr(question, name) for name in names if question.image or name != "image_id"), *pixels)
 
 
 def expected(pid: str, split: str) -> tuple:
-    """What a question should tell, from the problem alone."""
+    """The content of a question, built from the problem alone."""
     one = PROBLEMS[pid]
     picture = () if one["picture"] is None else (np.asarray(Image.open(io.BytesIO(one["picture"])).convert("RGB")),)
     hint = one["hint"] if one["hint"].strip() else ""
@@ -137,7 +137,7 @@ def expected(pid: str, split: str) -> tuple:
 
 
 def without_image_id(question: Question) -> tuple:
-    found = told(question)
+    found = content(question)
     return found[:8] + found[10:] if question.image else found[:8]
 
 
@@ -153,13 +153,13 @@ def test_all_forms_give_the_same_questions(original, saved, hub, images_only):
     pids = [pid for pid in SPLITS["test"] if PROBLEMS[pid]["picture"] is not None or not images_only]
     for name, questions in forms.items():
         assert [without_image_id(question) for question in questions] == [expected(p, "test") for p in pids], name
-        assert [told(question) for question in questions] == [told(question) for question in forms["original"]], name
+        assert list(map(content, questions)) == list(map(content, forms["original"])), name
     numbers = [str(SPLITS["test"].index(pid)) for pid in pids]
     assert [question.id for question in forms["hub"]] == [question.id for question in forms["saved"]] == numbers
     assert [question.id for question in forms["with pids"]] == [question.id for question in forms["original"]] == pids
 
 
-def test_pictures_are_shared_by_content_and_only_then(original, saved):
+def test_only_equal_pictures_share_an_image_id(original, saved):
     for path in (original, saved / "rows"):
         questions = load_scienceqa(str(path), images_only=False)
         first, none, again, *others = (question.image_id for question in questions)
@@ -169,7 +169,7 @@ def test_pictures_are_shared_by_content_and_only_then(original, saved):
 
 @settings(max_examples=10)
 @given(st.lists(st.sampled_from(["red", "blue", "green", None]), min_size=1, max_size=6))
-def test_image_ids_are_equal_exactly_where_pictures_are(tmp_path_factory, colors):
+def test_image_ids_are_equal_if_and_only_if_pictures_are(tmp_path_factory, colors):
     folder = tmp_path_factory.mktemp("colors")
     entries = [{k: v for k, v in PROBLEMS["7"].items() if k in FEATURES} | {"image": None} for _ in colors]
     for entry, color in zip(entries, colors, strict=True):
@@ -181,7 +181,7 @@ def test_image_ids_are_equal_exactly_where_pictures_are(tmp_path_factory, colors
             assert (one == other) == ((first == second and first is not None) or one is other)
 
 
-def test_the_hub_is_asked_for_what_the_options_say(hub, capsys):
+def test_options_are_passed_on_to_the_hub(hub, capsys):
     asked = hub(rows("test"))
     load_questions("scienceqa")
     load_questions("scienceqa", path="lmms-lab/ScienceQA", config="ScienceQA-IMG", split="validation", revision="v1")
@@ -194,7 +194,7 @@ def test_the_hub_is_asked_for_what_the_options_say(hub, capsys):
     assert "Downloading" in printed.err
 
 
-def test_pictures_are_decoded_when_asked_for_and_not_before(hub, monkeypatch):
+def test_pictures_are_decoded_only_when_loaded(hub, monkeypatch):
     hub(rows("test"))
     opened = []
     real = Image.open
@@ -211,7 +211,7 @@ def test_a_column_of_ids_names_the_questions(hub, column):
     assert [question.id for question in load_scienceqa(images_only=False)] == ["700", "300"]
 
 
-def test_splits_of_either_spelling(original, saved):
+def test_splits_may_have_either_name(original, saved):
     for path, split in ((original, "val"), (original, "validation"), (saved / "splits", "validation")):
         (question,) = load_scienceqa(str(path), split=split)
         assert (question.id, question.text, question.split) == ("50", "Which is white?", "validation")
@@ -230,16 +230,16 @@ def test_a_copy_of_the_repository_needs_no_network(tmp_path, monkeypatch):
     (question,) = load_scienceqa(str(clone), config="ScienceQA-IMG")
     assert without_image_id(question) == expected("7", "test")
     assert len(load_scienceqa(str(clone), config="ScienceQA-FULL")) == 5
-    for options, said in (
+    for options, wording in (
         ({}, r"data\.config=null: .* has ScienceQA-FULL, ScienceQA-IMG$"),
         ({"config": "IMG"}, r"data\.config=IMG: .* has ScienceQA-FULL, ScienceQA-IMG$"),
         ({"config": "ScienceQA-IMG", "split": "train"}, r"data\.split=train: .* has test$"),
     ):
-        with pytest.raises(TokenselError, match=said):
+        with pytest.raises(TokenselError, match=wording):
             load_scienceqa(str(clone), **options)
 
 
-def test_a_lost_picture_is_a_bad_sample_and_not_found_before(original, tmp_path):
+def test_a_missing_picture_is_a_bad_sample_found_when_loaded(original, tmp_path):
     lost = original / "images" / "test" / "5" / "image.png"
     lost.rename(tmp_path / "aside.png")
     try:
@@ -252,7 +252,7 @@ def test_a_lost_picture_is_a_bad_sample_and_not_found_before(original, tmp_path)
         (tmp_path / "aside.png").rename(lost)
 
 
-def test_a_lost_or_damaged_picture_of_a_row_is_a_bad_sample(hub, tmp_path):
+def test_a_missing_or_damaged_picture_of_an_example_is_a_bad_sample(hub, tmp_path):
     entries = rows("minitest").cast_column("image", datasets.Image(decode=False)).to_list()
     entries[0]["image"] = {"bytes": None, "path": str(tmp_path / "lost.png")}
     entries[1]["image"] = {"bytes": RED[:30], "path": None}
@@ -264,7 +264,7 @@ def test_a_lost_or_damaged_picture_of_a_row_is_a_bad_sample(hub, tmp_path):
         damaged.load_image()
 
 
-def test_rows_whose_pictures_were_saved_undecoded(hub):
+def test_examples_whose_pictures_were_saved_undecoded(hub):
     hub(rows("test").cast_column("image", datasets.Image(decode=False)))
     assert len(load_scienceqa()) == 5
     hub(Dataset.from_list(rows("test").cast_column("image", datasets.Image(decode=False)).to_list()[:1]))
@@ -294,14 +294,14 @@ NO_NETWORK = ("hub cannot be reached", "HF_HUB_OFFLINE=1", "HF_HOME", "data.path
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "wording"),
     [
-        (DatasetNotFoundError("Dataset 'x/y' doesn't exist on the Hub or cannot be accessed."), ("none on the hub",)),
+        (DatasetNotFoundError("Dataset 'x/y' doesn't exist on the Hub or cannot be accessed."), ("no such data set",)),
         (DatasetNotFoundError("Dataset 'x/y' is a gated dataset on the Hub. You must be"), ("gated", "HF_TOKEN")),
         (ERRORS.GatedRepoError("403 Client Error.\n\nAccess", response=response(403)), ("gated", "HF_TOKEN")),
-        (ERRORS.RepositoryNotFoundError("401\nRepository", response=response(401)), ("none on the hub", "HF_TOKEN")),
-        (ERRORS.RevisionNotFoundError("404\nRevision", response=response(404)), ("data.revision=v9: x/y has none",)),
-        (DatasetNotFoundError("Revision 'v9' doesn't exist for dataset 'x/y'"), ("data.revision=v9: x/y has none",)),
+        (ERRORS.RepositoryNotFoundError("401\nRepository", response=response(401)), ("no such data set", "HF_TOKEN")),
+        (ERRORS.RevisionNotFoundError("404\nRevision", response=response(404)), ("data.revision=v9: x/y has no",)),
+        (DatasetNotFoundError("Revision 'v9' doesn't exist for dataset 'x/y'"), ("data.revision=v9: x/y has no",)),
         (ConnectionError("Couldn't reach 'x/y' on the Hub\n(Timeout)"), NO_NETWORK),
         (ERRORS.OfflineModeIsEnabled("Cannot reach it: offline mode is enabled."), NO_NETWORK),
         (FileNotFoundError("Couldn't find 'x/y' either: LocalEntryNotFoundError: An error"), NO_NETWORK),
@@ -312,15 +312,15 @@ NO_NETWORK = ("hub cannot be reached", "HF_HUB_OFFLINE=1", "HF_HOME", "data.path
         (RuntimeError(""), ("cannot be loaded (RuntimeError",)),
     ],
 )  # fmt: skip
-def test_what_the_hub_says_becomes_one_line_that_helps(hub, capsys, error, said):
+def test_an_error_of_the_hub_becomes_one_line_that_says_what_to_set(hub, capsys, error, wording):
     hub(error)
     message = mistake("x/y", split="dev", config="A", revision="v9")
-    for words in said:
+    for words in wording:
         assert words in message
     assert capsys.readouterr().out == ""
 
 
-def test_no_network_is_found_at_the_first_try(monkeypatch):
+def test_an_unreachable_hub_is_not_retried(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with socket.socket() as taken:
@@ -333,12 +333,12 @@ def test_no_network_is_found_at_the_first_try(monkeypatch):
         assert words in message
 
 
-def test_offline_and_not_in_the_cache(monkeypatch, tmp_path):
+def test_a_data_set_missing_from_the_cache_offline_is_reported(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)  # what HF_HUB_OFFLINE=1 sets, at import
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     message = mistake()
-    assert message.startswith("data.path=derek-thomas/ScienceQA: HF_HUB_OFFLINE is set and the cache has none")
+    assert message.startswith("data.path=derek-thomas/ScienceQA: HF_HUB_OFFLINE is set and the cache lacks")
     assert "HF_HOME" in message
     assert "data.path=FOLDER" in message
 
@@ -367,26 +367,26 @@ def test_mistakes_in_options_name_key_value_and_what_is_allowed(original, saved,
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "wording"),
     [
-        ({"question": None}, "row 1: has no question"),
-        ({"question": " "}, "row 1: has no question"),
-        ({"choices": None}, "row 1: choices None are no list of words"),
-        ({"choices": []}, r"row 1: choices \[\] are no list of words"),
-        ({"answer": None}, "row 1: answer None is no index of its 2 choices"),
-        ({"answer": 2}, "row 1: answer 2 is no index"),
-        ({"answer": -1}, "row 1: answer -1 is no index"),
+        ({"question": None}, "example 1: has no question"),
+        ({"question": " "}, "example 1: has no question"),
+        ({"choices": None}, "example 1: choices None must be a list of strings"),
+        ({"choices": []}, r"example 1: choices \[\] must be a list of strings"),
+        ({"answer": None}, "example 1: answer None is not an index of its 2 choices"),
+        ({"answer": 2}, "example 1: answer 2 is not an index"),
+        ({"answer": -1}, "example 1: answer -1 is not an index"),
     ],
 )
-def test_a_broken_row_is_named(hub, broken, said):
+def test_a_broken_example_is_named(hub, broken, wording):
     entries = rows("minitest").cast_column("image", datasets.Image(decode=False)).to_list()
     entries[1] |= broken
     hub(Dataset.from_list(entries, features=FEATURES))
-    with pytest.raises(TokenselError, match=f"^data.path=derek-thomas/ScienceQA: {said}"):
+    with pytest.raises(TokenselError, match=f"^data.path=derek-thomas/ScienceQA: {wording}"):
         load_scienceqa()
 
 
-def test_rows_of_something_else_are_refused(hub):
+def test_examples_without_the_columns_are_refused(hub):
     hub(Dataset.from_dict({"text": ["a"], "image": ["b"]}))
     assert mistake("x/y").endswith("has no column question, choices, answer; its columns are text, image")
     hub(rows("test").remove_columns("image").add_column("image", list("abcdef")))
@@ -394,20 +394,20 @@ def test_rows_of_something_else_are_refused(hub):
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "said"),
+    ("file", "text", "wording"),
     [
         ("problems.json", "[]", "problems.json is a list; an object is needed"),
         ("problems.json", "{", "problems.json cannot be read"),
         ("pid_splits.json", None, "pid_splits.json cannot be read"),
-        ("pid_splits.json", '{"test": ["99"]}', "problems.json: 99: pid_splits.json names it"),
+        ("pid_splits.json", '{"test": ["99"]}', "problems.json: 99: pid_splits.json contains it"),
         ("pid_splits.json", '{"test": "7"}', "data.split=test"),
-        ("problems.json", {"choices": "ab"}, "problems.json: 7: choices 'ab' are no list of words"),
-        ("problems.json", {"answer": "1"}, "problems.json: 7: answer '1' is no index of its 2 choices"),
+        ("problems.json", {"choices": "ab"}, "problems.json: 7: choices 'ab' must be a list of strings"),
+        ("problems.json", {"answer": "1"}, "problems.json: 7: answer '1' is not an index of its 2 choices"),
         ("problems.json", {"image": "../../secret.png"}, "are not plain names"),
         ("problems.json", {"split": ".."}, "are not plain names"),
     ],
 )
-def test_a_broken_original_is_named(tmp_path, file, text, said):
+def test_a_broken_original_is_named(tmp_path, file, text, wording):
     first = {k: v for k, v in PROBLEMS["7"].items() if k != "picture"}
     (tmp_path / "problems.json").write_text(json.dumps({"7": first}))
     (tmp_path / "pid_splits.json").write_text('{"test": ["7"]}')
@@ -415,10 +415,10 @@ def test_a_broken_original_is_named(tmp_path, file, text, said):
         (tmp_path / file).unlink()
     else:
         (tmp_path / file).write_text(text if isinstance(text, str) else json.dumps({"7": first | text}))
-    assert said in mistake(str(tmp_path))
+    assert wording in mistake(str(tmp_path))
 
 
-def test_the_datasets_package_is_asked_for_by_name(monkeypatch, tmp_path):
+def test_a_missing_datasets_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert "pip install datasets" in mistake(str(tmp_path))
 
@@ -426,7 +426,7 @@ def test_the_datasets_package_is_asked_for_by_name(monkeypatch, tmp_path):
 # Question itself
 
 
-def test_prompts_of_scienceqa_hold_every_choice_and_the_hint(original):
+def test_prompts_of_scienceqa_contain_every_choice_and_the_hint(original):
     by_id = {question.id: question for question in load_scienceqa(str(original), images_only=False)}
     assert build_prompt(by_id["5"]).splitlines()[1:6] == ["A. a", "B. b", "C. c", "D. d", "E. e"]
     assert build_prompt(by_id["7"]).startswith("Context: Look at the picture. \nWhich is red?\nA. left\n")
@@ -437,10 +437,10 @@ def test_a_question_has_one_of_two_forms():
     usual = Question("1", "Red?", ("Yes", "No"), 0, None)
     assert (usual.form, usual.category) == ("choices", "")
     assert Question("1", "Red?", ("Yes", "No"), 0, None, form="yes_no", category="color").category == "color"
-    with pytest.raises(TokenselError, match="question 1: form open is none of choices, yes_no"):
+    with pytest.raises(TokenselError, match="question 1: form=open is unknown; choose one of choices, yes_no"):
         Question("1", "Red?", ("Yes", "No"), 0, None, form="open")
     for choices in (("No", "Yes"), ("yes", "no"), ("Yes", "No", "Maybe")):
-        with pytest.raises(TokenselError, match="question 1: the choices of a yes_no question are Yes, No"):
+        with pytest.raises(TokenselError, match="question 1: the choices of a yes_no question must be Yes, No"):
             Question("1", "Red?", choices, 0, None, form="yes_no")
 
 

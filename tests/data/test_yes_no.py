@@ -1,4 +1,4 @@
-"""MME and POPE: their forms give the same questions, and their figures are those of a slow count and of a hand's."""
+"""MME and POPE: all forms give the same questions, and the figures agree with slow counts and manual results."""
 
 import io
 import json
@@ -49,7 +49,7 @@ MME_TEXTS += ['Is "Please answer" on it?', "Élève?", "Is it 1?", "Is it 2?"]
 
 @pytest.fixture(scope="module")
 def mme(tmp_path_factory):
-    """The hub's rows, saved; and the original folder."""
+    """The hub's examples, saved; and the original folder."""
     saved, original = tmp_path_factory.mktemp("mme"), tmp_path_factory.mktemp("MME_Benchmark")
     entries = []
     for (task, picture, color), lines in MME.items():
@@ -70,15 +70,15 @@ def mme(tmp_path_factory):
     return saved, original
 
 
-def told(question: Question) -> tuple:
+def content(question: Question) -> tuple:
     names = ("id", "text", "choices", "answer", "image_id", "category", "form", "split")
     return (*(getattr(question, name) for name in names), np.asarray(question.load_image()).tolist())
 
 
-def test_mme_from_rows_and_from_its_folder_are_the_same_questions(mme):
+def test_mme_gives_the_same_questions_from_the_hub_and_its_folder(mme):
     rows, folder = (load_questions("mme", path=str(path)) for path in mme)
     order = [question.id for question in rows]
-    assert sorted(map(told, rows)) == sorted(map(told, folder))
+    assert sorted(map(content, rows)) == sorted(map(content, folder))
     assert order == [f"{task}/{picture}#{n}" for task, picture, *_ in MME for n in (1, 2)]
     assert [question.text for question in rows] == MME_TEXTS
     assert [question.answer for question in rows] == [0, 1, 0, 1, 1, 0, 0, 1]
@@ -107,7 +107,7 @@ def test_a_limit_keeps_mmes_pairs_together(mme):
         assert list(counts.values()).count(1) == limit % 2
 
 
-def test_a_lost_picture_of_mme_is_a_bad_sample(mme, tmp_path):
+def test_a_missing_picture_of_mme_is_a_bad_sample(mme, tmp_path):
     folder = tmp_path / "count"
     folder.mkdir()
     (folder / "a.txt").write_text("Is it?\tYes\nIs it not?\tNo\n")
@@ -123,23 +123,23 @@ def test_a_lost_picture_of_mme_is_a_bad_sample(mme, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "problem"),
     [
-        ("Is it?\tYes\n", r"questions about picture count/a\.jpg: 1; MME asks two"),
-        ("Is it?\tYes\n" * 3, r"questions about picture count/a\.jpg: 3; MME asks two"),
+        ("Is it?\tYes\n", r"questions about picture count/a\.jpg: 1; must be 2"),
+        ("Is it?\tYes\n" * 3, r"questions about picture count/a\.jpg: 3; must be 2"),
         ("Is it?\tYes\n\nIs it not? No\n", r"a\.txt: line 3: has no tab"),
         ("Is it?\tYes\nIs it not?\tmaybe\n", r"a\.txt: line 2: answer 'maybe' is neither yes nor no"),
         ("Is it?\tYes\nPlease answer yes or no.\tNo\n", r"a\.txt: line 2: has no question"),
     ],
 )
-def test_mistakes_in_mmes_files_are_named(tmp_path, lines, said):
+def test_mistakes_in_mmes_files_are_named(tmp_path, lines, problem):
     (tmp_path / "count").mkdir()
     (tmp_path / "count" / "a.txt").write_text(lines)
-    with pytest.raises(TokenselError, match=said):
+    with pytest.raises(TokenselError, match=problem):
         load_mme(str(tmp_path))
 
 
-def test_mistakes_in_mmes_options_and_rows_are_named(mme, tmp_path):
+def test_mistakes_in_mmes_options_and_examples_are_named(mme, tmp_path):
     with pytest.raises(TokenselError, match=r"^data\.split=val: unknown; choose one of test$"):
         load_mme(str(mme[1]), split="val")
     with pytest.raises(TokenselError, match=r"the original with a folder per sub-task is needed$"):
@@ -147,7 +147,7 @@ def test_mistakes_in_mmes_options_and_rows_are_named(mme, tmp_path):
     entries = datasets.load_from_disk(str(mme[0])).cast_column("image", datasets.Image(decode=False)).to_list()
     entries[1]["category"] = "colour"
     Dataset.from_list(entries, features=MME_FEATURES).save_to_disk(str(tmp_path / "saved"))
-    with pytest.raises(TokenselError, match="row 1: category colour is none of existence, count"):
+    with pytest.raises(TokenselError, match="example 1: category colour is none of existence, count"):
         load_mme(str(tmp_path / "saved"))
     (tmp_path / "count").mkdir()
     (tmp_path / "count" / "a.txt").write_bytes(b"\xff\tYes\n")
@@ -179,13 +179,13 @@ def pope_rows(*categories: str, **changed: str | None) -> Dataset:
 
 @pytest.fixture(scope="module")
 def pope(tmp_path_factory):
-    """The hub's rows, saved with the splits of both configurations; the original folder; its pictures."""
+    """The hub's examples, saved with the splits of both configurations; the original folder; its pictures."""
     saved, original, pictures = (tmp_path_factory.mktemp(name) for name in ("saved", "coco", "val2014"))
     splits = {"test": pope_rows(*POPE)} | {category: pope_rows(category) for category in POPE}
     DatasetDict(splits).save_to_disk(str(saved))
-    for category, asked in POPE.items():
+    for category, answered in POPE.items():
         with (original / f"coco_pope_{category}.json").open("w", encoding="utf-8") as file:
-            for number, picture, color, text, label in asked:
+            for number, picture, color, text, label in answered:
                 entry = {"question_id": number, "image": f"{picture}.jpg", "text": text, "label": label}
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 (pictures / f"{picture}.jpg").write_bytes(png(color)["bytes"])
@@ -193,22 +193,22 @@ def pope(tmp_path_factory):
 
 
 @pytest.mark.parametrize("split", ["test", *POPE])
-def test_pope_from_rows_and_from_its_files_are_the_same_questions(pope, split):
+def test_pope_gives_the_same_questions_from_the_hub_and_its_files(pope, split):
     saved, original, pictures = pope
     rows = load_questions("pope", path=str(saved), split=split)
     files = load_questions("pope", path=str(original), image_folder=str(pictures), split=split)
-    assert list(map(told, rows)) == list(map(told, files))
+    assert list(map(content, rows)) == list(map(content, files))
     wanted = POPE if split == "test" else {split: POPE[split]}
     assert [(q.category, q.text, q.answer) for q in rows] == [
         (category, text.strip(), YES_NO.index(label.capitalize()))
-        for category, asked in wanted.items()
-        for *_, text, label in asked
+        for category, answered in wanted.items()
+        for *_, text, label in answered
     ]
     assert all(build_prompt(question) == question.text + SINGLE_WORD for question in rows)
     if split != "test":
         file = original / f"coco_pope_{split}.json"
         alone = load_pope(str(file), image_folder=str(pictures), split=split)
-        assert list(map(told, alone)) == list(map(told, rows))
+        assert list(map(content, alone)) == list(map(content, rows))
 
 
 def test_pope_shares_pictures_by_name_or_by_content(pope, tmp_path):
@@ -232,7 +232,7 @@ def test_mistakes_in_popes_options_and_files_are_named(pope, tmp_path):
         load_pope(str(original), image_folder=str(pictures), split="val")
     with pytest.raises(TokenselError, match=r"^data\.split=val: .* has test, random, popular, adversarial$"):
         load_pope(str(saved), split="val")
-    for line, said in (
+    for line, problem in (
         ("{", "line 1: not valid JSON"),
         ('{"question_id": 1, "image": "a.jpg"}', "line 1: has no label, text"),
         ("[]", "line 1: has no image, label"),
@@ -241,7 +241,7 @@ def test_mistakes_in_popes_options_and_files_are_named(pope, tmp_path):
         ('{"question_id": 1, "image": "a.jpg", "text": " ", "label": "yes"}', "has no question"),
     ):
         (tmp_path / "coco_pope_random.json").write_text(line)
-        with pytest.raises(TokenselError, match=said) as caught:
+        with pytest.raises(TokenselError, match=problem) as caught:
             load_pope(str(tmp_path), image_folder=str(pictures))
         assert "coco_pope_random.json" in str(caught.value)
     (tmp_path / "gqa_pope_random.jsonl").write_text("")
@@ -249,7 +249,7 @@ def test_mistakes_in_popes_options_and_files_are_named(pope, tmp_path):
         load_pope(str(tmp_path), image_folder=str(pictures))
 
 
-def test_a_lost_picture_of_pope_is_a_bad_sample(pope, tmp_path):
+def test_a_missing_picture_of_pope_is_a_bad_sample(pope, tmp_path):
     (question, *_) = load_pope(str(pope[1]), image_folder=str(tmp_path))
     with pytest.raises(BadSampleError, match=r"question random-1: .*COCO_val2014_01\.jpg does not exist"):
         question.load_image()
@@ -273,10 +273,10 @@ def row(id: str, prediction: int | None, skipped: bool = False) -> dict:
     return {"id": id, "prediction": prediction, "correct": False, "skipped": skipped}
 
 
-def slow_pope(asked: list[tuple[int, int | None]]) -> dict:
-    """POPE's definitions over (label, prediction), each by its own count. 0 is yes."""
+def slow_pope(answered: list[tuple[int, int | None]]) -> dict:
+    """POPE's figures of (label, prediction) pairs, each counted separately. 0 is yes."""
     n = true_yes = false_yes = missed = right = said_yes = unreadable = 0
-    for label, prediction in asked:
+    for label, prediction in answered:
         n += 1
         right += 1 if prediction is not None and prediction == label else 0
         unreadable += 1 if prediction is None else 0
@@ -318,7 +318,7 @@ def test_pope_agrees_with_a_slow_count(drawn):
         assert part == pytest.approx(slow_pope([(label, p) for category, label, p in kept if category == name]))
 
 
-def test_pope_by_hand():
+def test_pope_agrees_with_manual_results():
     # 4 yes, 4 no. Answered: yes to 3 of the yes and 1 of the no, no to 2 of the no; one of each is unreadable.
     labels, answers = [0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, None, 0, 1, 1, None]
     questions = [question(str(n), label, "random" if n % 2 else "popular") for n, label in enumerate(labels)]
@@ -339,7 +339,7 @@ def test_pope_by_hand():
 
 
 def slow_mme(pairs: list[tuple[str, list]]) -> dict:
-    """lmms-eval's way, picture by picture: (sub-task, [whether each of its two questions is right])."""
+    """As lmms-eval does, picture by picture: (sub-task, [whether each of its two questions is right])."""
     scores = {}
     for task in {task for task, _ in pairs}:
         total, pictures = 0.0, 0
@@ -373,18 +373,18 @@ def test_mme_agrees_with_a_slow_count(seed, pictures):
     assert figures["unreadable"] == sum(row["prediction"] is None for row in rows)
 
 
-def test_mme_by_hand():
+def test_mme_agrees_with_manual_results():
     # count: pictures a (both right), b (one right, one unreadable), c (one question skipped, the other right).
-    asked = [("a", 0, 0), ("a", 1, 1), ("b", 0, 0), ("b", 1, None), ("c", 0, 0), ("c", 1, "skipped")]
-    questions = [question(str(n), label, "count", picture) for n, (picture, label, _) in enumerate(asked)]
-    rows = [row(str(n), None if p == "skipped" else p, p == "skipped") for n, (*_, p) in enumerate(asked)]
+    answered = [("a", 0, 0), ("a", 1, 1), ("b", 0, 0), ("b", 1, None), ("c", 0, 0), ("c", 1, "skipped")]
+    questions = [question(str(n), label, "count", picture) for n, (picture, label, _) in enumerate(answered)]
+    rows = [row(str(n), None if p == "skipped" else p, p == "skipped") for n, (*_, p) in enumerate(answered)]
     figures = yes_no_figures(rows, questions)
     count = {"n": 5, "unreadable": 1, "accuracy": 4 / 5, "pictures": 2, "accuracy_plus": 1 / 2, "score": 130.0}
     assert figures["categories"]["count"] == pytest.approx(count)
     assert (figures["perception"], figures["cognition"]) == (None, None)
 
 
-def test_all_right_is_2000_and_800_and_all_unreadable_is_nothing():
+def test_all_right_scores_2000_and_800_and_all_unreadable_scores_0():
     questions = [question(f"{t}{n}", n, t, t) for t in MME_TASKS for n in (0, 1)]
     right = yes_no_figures([row(q.id, q.answer) for q in questions], questions)
     assert (right["perception"], right["cognition"]) == pytest.approx((2000, 800))
@@ -395,14 +395,14 @@ def test_all_right_is_2000_and_800_and_all_unreadable_is_nothing():
     assert (halves["perception"], halves["cognition"]) == pytest.approx((500, 200))
 
 
-def test_a_sub_task_without_whole_pairs_has_no_score():
+def test_a_sub_task_without_complete_pairs_has_no_score():
     questions = [question("1", 0, "OCR", "a")]
     (part,) = yes_no_figures([row("1", 0)], questions)["categories"].values()
     assert (part["accuracy"], part["pictures"], part["accuracy_plus"], part["score"]) == (1.0, 0, None, None)
     assert yes_no_figures([row("1", 0, skipped=True)], questions)["categories"] == {}
 
 
-def test_other_questions_have_no_such_figures():
+def test_questions_of_other_forms_have_no_figures():
     lettered = Question("1", "?", ("a", "b"), 0, None)
     assert yes_no_figures([row("1", 0)], [lettered]) == {}
     assert yes_no_figures([], []) == {}

@@ -59,7 +59,12 @@ def written_by_stock(model, inputs, method, **settings):
 
 def assert_decodes_alike(model, cached, inputs, method, **settings):
     """The stock model under `reduce_tokens` against `cached`, which runs the same model. method: a name or a Method."""
-    tokens, logits, chosen = written_by_stock(model, inputs, method, **settings)
+    assert_decodes_as(written_by_stock(model, inputs, method, **settings), cached, inputs, method, **settings)
+
+
+def assert_decodes_as(stock, cached, inputs, method, **settings):
+    """stock: what `written_by_stock` gives."""
+    tokens, logits, chosen = stock
     stages = make_stages(make_method(method), num_layers=cached.split.num_layers, **{"kept": None} | settings)
     looks = any(stage.method.uses_vision for stage in stages)
     decoding = cached.prefill(cached.split.embed(**inputs, looks=looks), stages, room=STEPS)
@@ -234,9 +239,12 @@ def test_recorded_it_decodes_alike(monkeypatch):
     model, capture = tiny_llava(), CpuCapture()
     cached, other = (CachedModel(recorded_split(model, capture)) for _ in range(2))
     for kept, texts in itertools.product((4, 6), ((5, 9, 2), (1, 30), (40, 2, 3), (5, 9))):
-        for each in (cached, other):
-            for method in ("fps", "fastv", "tome_merge"):
-                assert_decodes_alike(model, each, llava_inputs(model, texts), method, kept=kept, agg_layer=2)
+        inputs = llava_inputs(model, texts)
+        for method in ("fps", "fastv", "tome_merge"):
+            settings = {"method": method, "kept": kept, "agg_layer": 2}
+            stock = written_by_stock(model, inputs, **settings)
+            for each in (cached, other):
+                assert_decodes_as(stock, each, inputs, **settings)
     with torch.inference_mode(False):
         pixels = torch.randn(2, 3, 84, 84)
         for given in (pixels, pixels + 1):

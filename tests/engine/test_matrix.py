@@ -118,12 +118,13 @@ def test_half_precision_rows_choose_alike_alone_and_in_a_padded_batch(name, kept
 
 
 @pytest.mark.parametrize("method", BUILT_IN)
-def test_bfloat16_rows_choose_alike_behind_the_layers_below(method):
+def test_bfloat16_rows_choose_almost_alike_alone_and_in_a_padded_batch(method):
     model = model_of(torch.bfloat16)
     inputs = inputs_of(model)
     _, record = prefill(model, inputs, method, kept_of(method, 8))
-    # Behind a layer or two the layers' own rounding under a padding mask can turn a near tie of a later stage.
-    allowed = 2 if len(METHODS[method].default_layers) > 1 else 0
+    # The layers below round differently under a padding mask, which can decide a near tie in each stage.
+    stages = METHODS[method].default_layers
+    allowed = 0 if max(stages) == 0 else 2 if len(stages) == 1 else 4
     for row in range(len(TEXTS)):
         _, single = prefill(model, single_row(inputs, row), method, kept_of(method, 8))
         if record.positions is not None:

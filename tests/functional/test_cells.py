@@ -1,4 +1,4 @@
-"""Cells of a grid: exactly as many as asked for, rectangular, square and even; and the tokens in their middles."""
+"""Cells of a grid: exactly `kept`, rectangular, square and even; and the tokens in their middles."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def extents(rows, cols, kept):
 @example((24, 24, 500))
 @example((24, 24, 575))
 @example((1, 26, 25))
-def test_cells_are_as_many_non_empty_rectangles_as_asked_for(grid):
+def test_cells_are_exactly_kept_non_empty_rectangles(grid):
     rows, cols, kept = grid
     cells = grid_cells(*grid)
     assert cells.shape == (rows * cols,)
@@ -43,7 +43,7 @@ def test_cells_are_as_many_non_empty_rectangles_as_asked_for(grid):
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(4, 2), (4, 4), (7, 3), (3, 7), (9, 5)])
-def test_whatever_the_number_of_bands_the_cells_cover_the_grid_and_none_is_empty(rows, cols):
+def test_with_any_number_of_bands_the_cells_cover_the_grid_and_none_is_empty(rows, cols):
     for kept in range(1, rows * cols + 1):
         for bands in range(-(-kept // cols), min(rows, kept) + 1):
             boxes = _banded(rows, cols, kept, bands)
@@ -99,7 +99,7 @@ def test_more_than_all_tokens_gives_every_token_its_own_cell():
     assert grid_cells(3, 5, 99).tolist() == cell_centers(3, 5, 99).tolist() == list(range(15))
 
 
-def test_a_caller_can_change_what_it_got():
+def test_changing_a_result_in_place_changes_no_later_result():
     grid_cells(3, 3, 4).zero_()
     cell_centers(3, 3, 4).zero_()
     assert set(grid_cells(3, 3, 4).tolist()) == {0, 1, 2, 3}

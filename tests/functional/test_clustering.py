@@ -1,4 +1,4 @@
-"""Choosing by how the tokens lie among each other: slow and obvious oracles, and what must hold on any input."""
+"""Selection by pairwise similarity against slow and simple oracles, and properties that hold for any input."""
 
 import math
 from decimal import Decimal
@@ -7,7 +7,8 @@ from operator import mul
 
 import pytest
 import torch
-from hypothesis import given
+from helpers.choices import ROUNDING, least_gap
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -34,13 +35,13 @@ def slow_distance(a, b, metric):
 
 
 def slow_dpc(tokens, kept, neighbours, metric):
-    """[N, D] -> centres, clusters and whether no near-tie can make float32 choose differently."""
+    """[N, D] -> centres, clusters, and whether no near-tie lets float32 choose differently."""
     count = len(tokens)
     distance = [[slow_distance(a, b, metric) for b in tokens] for a in tokens]
     others = [[j for j in range(count) if j != i] for i in range(count)]
     nearest = [sorted(distance[i][j] for j in others[i])[:neighbours] for i in range(count)]
     spread = [sum(d**2 for d in near) / len(near) for near in nearest]
-    density = [Decimal(-value).exp() for value in spread]  # a float ends at exp(-745)
+    density = [Decimal(-value).exp() for value in spread]  # a float underflows at exp(-745)
     delta = []
     for i in range(count):
         denser = [j for j in others[i] if density[j] > density[i] or (density[j] == density[i] and j < i)]
@@ -57,7 +58,7 @@ def slow_dpc(tokens, kept, neighbours, metric):
 
 
 def slow_dpp(tokens, quality, kept):
-    """[N, D], [N] -> the order in which the determinant grows the most, and by how much less the second best does."""
+    """[N, D], [N] -> the greedy choices, and the smallest relative lead of a choice over the next best token."""
     kernel = [[quality[i] * cosine(a, b) * quality[j] for j, b in enumerate(tokens)] for i, a in enumerate(tokens)]
     kernel = torch.tensor(kernel, dtype=torch.float64)
 
@@ -82,6 +83,7 @@ def slow_least_similar(tokens, pivots, kept):
         rest = sorted(
             (i for i in range(len(tokens)) if i not in chosen), key=lambda i: cosine(tokens[pivot], tokens[i])
         )
+        assume(least_gap(cosine(tokens[pivot], tokens[i]) for i in rest) > ROUNDING)
         chosen.update(rest[:share])
     return sorted(chosen)
 
@@ -138,9 +140,9 @@ def test_equal_tokens_are_at_distance_zero_also_far_from_the_origin():
 
 
 @given(st.integers(10, 60), st.integers(0, 1000))
-def test_euclidean_density_peaks_do_not_mind_where_the_tokens_are(count, seed):
+def test_euclidean_density_peaks_do_not_depend_on_the_origin(count, seed):
     far = random(seed, 1, count, 8) + 300
-    near = far - 300  # without rounding
+    near = far - 300  # exact in float32
     if slow_dpc(near[0], 5, 5, "euclidean")[2]:
         for ours, theirs in zip(dpc_knn(far, 5, 5, "euclidean"), dpc_knn(near, 5, 5, "euclidean"), strict=True):
             assert torch.equal(ours, theirs)
@@ -210,7 +212,7 @@ def test_without_similarity_the_determinant_ranks_by_quality():
     assert dpp_greedy(torch.eye(5).unsqueeze(0), quality, 5).tolist() == [[1, 3, 2, 0, 4]]
 
 
-def test_when_nothing_new_is_left_the_determinant_goes_on_from_the_lowest_index():
+def test_once_only_duplicates_are_left_the_determinant_continues_by_index():
     group = torch.tensor([0, 0, 1, 0, 2, 1, 2, 2])
     tokens = random(0, 3, 50)[group].unsqueeze(0)
     quality = torch.tensor([[0.5, 0.5, 0.6, 0.5, 0.9, 0.6, 0.9, 0.9]])
@@ -241,11 +243,14 @@ def test_least_similar_follows_a_permutation(shape, data):
     tokens = random(seed, batch, count, 6)
     order = torch.tensor(data.draw(st.permutations(range(count))))
     pivots = random(seed + 1, batch, count).argsort(1)[:, :3]
+    for row, first in zip(tokens, pivots, strict=True):
+        for pivot in first:
+            assume(least_gap(cosine(row[pivot], token) for token in row) > ROUNDING)
     shuffled = least_similar(tokens[:, order], order.argsort()[pivots], kept)
     assert torch.equal(order[shuffled].sort(1).values, least_similar(tokens, pivots, kept))
 
 
-def test_equally_similar_tokens_are_taken_from_the_first_on():
+def test_of_equally_similar_tokens_the_first_are_kept():
     assert least_similar(torch.ones(1, 8, 2), torch.tensor([[5, 2]]), 5).tolist() == [[0, 1, 2, 3, 5]]
 
 
@@ -314,7 +319,7 @@ def test_a_row_of_a_batch_equals_the_row_alone(count, seed, data):
 
 
 class Largest(TorchDispatchMode):
-    """Notes the number of values of the largest tensor that any operation makes."""
+    """Records the number of values in the largest tensor that any operation creates."""
 
     values = 0
 

@@ -1,7 +1,7 @@
-"""The GPU kernel against the plain path: in Triton's interpreter, between processes, compiled, and on a GPU if any.
+"""The GPU kernel against the reference implementation: in Triton's interpreter, across processes, and on a GPU.
 
-Triton reads TRITON_INTERPRET when it is imported, so what needs it runs in one process of its own: this file as a
-program, which prints what it saw as JSON.
+Triton reads TRITON_INTERPRET when it is imported, so tests that need it run this file as a program in a separate
+process, which prints its results as JSON.
 """
 
 import inspect
@@ -26,7 +26,7 @@ needs_gpu = pytest.mark.skipif(
     find_spec("triton") is None or not torch.cuda.is_available(), reason="needs a CUDA device and Triton"
 )
 
-CASES = {  # batch, tokens, hidden, kept, dtype; batches and more than 64 tokens launch every step
+CASES = {  # batch, tokens, hidden, kept, dtype; with a batch or more than 64 tokens, every step is a launch
     "one program": (1, 21, 12, 7, "float32"),
     "several programs": (2, 19, 40, 5, "float16"),
     "half precision": (1, 64, 5, 6, "bfloat16"),
@@ -40,7 +40,7 @@ def made_up(batch, count, hidden, dtype):
 
 
 def both(tokens, kept, start=3, stretch=1.0):
-    """The choices of the kernel, and of the plain path. stretch: of the norms; above 1, distances can be negative."""
+    """The choices of the kernel and of the reference. stretch: scales the norms; above 1, distances can be negative."""
     first = torch.full((len(tokens), 1), start, device=tokens.device)
     inverse = inverse_norms(tokens.float()) * stretch
     ours = kernels.farthest_points(tokens, inverse, first, kept)
@@ -53,7 +53,7 @@ def degenerate():
 
 
 class BetweenProcesses:
-    """The kernel with every program of the grid's first axis in a process of its own, on shared memory."""
+    """Runs every program of the grid's first axis in a separate process, on shared memory."""
 
     def __init__(self, kernel):
         self.kernel = kernel
@@ -81,7 +81,7 @@ class BetweenProcesses:
         interpreter_builder.set_grid_idx = lambda x, y, z: place(index, y, z)
         arrived, deadline = values[4], time.monotonic() + 8
         while index and not arrived.any() and time.monotonic() < deadline:
-            time.sleep(0.01)  # a first program that does not wait is done before the others begin
+            time.sleep(0.01)  # if the first program does not wait, it ends before the others start
         self.kernel[(1, *grid[1:])](*values, **options)
 
 
@@ -93,7 +93,8 @@ def interpreted():
     kernels.shares = lambda *_: (8, True)
     kernels._kernel, kernels.PATIENCE = BetweenProcesses(kernel), 200_000
     seen["between processes"] = both(made_up(2, 16, 6, "float32"), 8)
-    kernels._kernel, kernels.PATIENCE = kernel, 2  # the interpreter runs programs one by one: the first waits in vain
+    # The interpreter runs one program at a time, so the first waits until it gives up.
+    kernels._kernel, kernels.PATIENCE = kernel, 2
     seen["alone"] = both(made_up(1, 15, 6, "float32"), 3)
     kernels.shares = shares
     return seen
@@ -114,7 +115,7 @@ def compiled():
 
 
 def elsewhere(what, interpret):
-    """What `interpreted` or `compiled` returns in a process of its own."""
+    """Returns what `interpreted` or `compiled` returns in a separate process."""
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"TRITON_INTERPRET": interpret, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run(
@@ -133,19 +134,19 @@ def seen():
 
 @needs_triton
 @pytest.mark.parametrize("case", [*CASES, "degenerate", "negative distances", "between processes"])
-def test_the_kernel_chooses_as_the_plain_path(seen, case):
+def test_the_kernel_makes_the_choices_of_the_reference(seen, case):
     ours, plain = seen[case]
     assert ours == plain
 
 
 @needs_triton
-def test_a_program_that_waits_in_vain_answers_with_no_tokens_index(seen):
+def test_a_program_that_gives_up_waiting_returns_an_index_out_of_range(seen):
     ours, _ = seen["alone"]
     assert ours[0][1] == 15
 
 
 @needs_triton
-def test_the_kernel_compiles_for_hopper_and_passes_on_what_it_wrote():
+def test_the_kernel_compiles_for_hopper_with_acquire_and_release():
     built = elsewhere("compiled", "0")
     assert built["cooperative"]
     assert ".acq_rel." in built["ptx"]
@@ -169,14 +170,14 @@ def test_programs_wait_for_each_other_only_where_all_fit_on_the_device(batch, co
     assert not together or batch * -(-count // rows) <= processors
 
 
-def test_without_triton_the_plain_path_goes_on(monkeypatch):
+def test_without_triton_the_kernel_is_not_used(monkeypatch):
     monkeypatch.setattr(kernels, "triton", None)
     kernels.usable.cache_clear()
     assert not kernels.usable(torch.device("cpu"), farthest_points)
 
 
 @pytest.mark.parametrize("failure", ["raises", "differs"])
-def test_a_kernel_that_fails_its_trial_is_not_used_and_says_so(monkeypatch, failure):
+def test_a_kernel_that_fails_its_trial_is_not_used_and_a_warning_says_why(monkeypatch, failure):
     def broken(tokens, inverse, start, kept):
         if failure == "raises":
             raise RuntimeError("no C compiler\nand more")
@@ -185,7 +186,8 @@ def test_a_kernel_that_fails_its_trial_is_not_used_and_says_so(monkeypatch, fail
     monkeypatch.setattr(kernels, "triton", object())
     monkeypatch.setattr(kernels, "farthest_points", broken)
     kernels.usable.cache_clear()
-    with pytest.warns(UserWarning, match="RuntimeError: no C compiler$" if failure == "raises" else "as it should"):
+    reason = {"raises": "RuntimeError: no C compiler$", "differs": "its choices differ from the reference$"}[failure]
+    with pytest.warns(UserWarning, match=reason):
         assert not kernels.usable(torch.device("cpu"), farthest_points)
     kernels.usable.cache_clear()
 
@@ -193,7 +195,7 @@ def test_a_kernel_that_fails_its_trial_is_not_used_and_says_so(monkeypatch, fail
 @needs_gpu
 @pytest.mark.parametrize("batch", [1, 3, 16])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_on_a_gpu_the_kernel_is_trusted_and_chooses_as_the_plain_path(batch, dtype):
+def test_on_a_gpu_the_kernel_is_used_and_makes_the_choices_of_the_reference(batch, dtype):
     tokens = made_up(batch, 576, 1024, dtype).cuda()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

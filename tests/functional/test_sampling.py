@@ -1,9 +1,10 @@
-"""The algorithms against slow, obvious oracles, and the properties that must hold on any input."""
+"""Farthest points, medoids and aggregation against slow and simple oracles, and properties that hold for any input."""
 
 import itertools
 
 import pytest
 import torch
+from helpers.choices import clear_steps
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
@@ -21,7 +22,7 @@ from tokensel.functional import tome_centers as tome
 
 
 def cosines(tokens):
-    """[N, D] -> [N, N], written out."""
+    """[N, D] -> [N, N], in float64."""
     unit = tokens.double() / tokens.double().norm(dim=1, keepdim=True).clamp_min(1e-12)
     return unit @ unit.T
 
@@ -50,7 +51,7 @@ def slow_tome(tokens, kept, iterations=3):
 
 
 def separated(tokens):
-    """Whether no near-tie can make float32 and float64 choose differently."""
+    """Whether no near-tie lets float32 and float64 choose differently."""
     cosine = cosines(tokens)
     degree = cosine.sum(1).sort().values
     apart = cosine[~torch.eye(len(tokens), dtype=torch.bool)].max() < 1 - 1e-4
@@ -59,7 +60,7 @@ def separated(tokens):
 
 @st.composite
 def tokens_of(draw, largest=40, rows=3):
-    """[B, N, D] without structure."""
+    """Random tokens [B, N, D]."""
     batch, count = draw(st.integers(1, rows)), draw(st.integers(2, largest))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
     return torch.randn(batch, count, draw(st.sampled_from([5, 16])), generator=generator)
@@ -70,8 +71,9 @@ def test_fps_equals_the_oracle_in_every_row(tokens, data):
     kept = data.draw(st.integers(1, tokens.shape[1] - 1))
     start = data.draw(st.integers(0, tokens.shape[1] - 1))
     ours = farthest_point_sampling(tokens, kept, start)
-    for row, order in zip(tokens, ours.tolist(), strict=True):
-        assert order == slow_fps(row, kept, start)
+    for row, order in zip(tokens, ours, strict=True):
+        steps = clear_steps(row, order)
+        assert order[:steps].tolist() == slow_fps(row, kept, start)[:steps]
 
 
 @given(tokens_of(largest=24, rows=2), st.data())
@@ -92,9 +94,9 @@ def test_without_parallel_rows_the_iterations_of_tome_change_nothing(seed, kept)
 
 @pytest.mark.parametrize("kind", ["plain", "copies", "stretched copies", "zero rows", "nearly one direction"])
 @given(seed=st.integers(0, 1000), kept=st.integers(1, 30))
-def test_seeing_that_tome_is_settled_changes_nothing(kind, seed, kept):
+def test_skipping_settled_iterations_of_tome_changes_nothing(kind, seed, kept):
     generator = torch.Generator().manual_seed(seed)
-    # Few whole numbers: products and sums are exact, so that ties are ties.
+    # Small integers: products and sums are exact, so ties are exact.
     tokens = torch.randint(-2, 3, (2, 31, 6), generator=generator).float()
     if kind == "copies":
         tokens = tokens[:, torch.randint(0, 31, (31,), generator=generator) // 3]
@@ -112,13 +114,13 @@ def test_seeing_that_tome_is_settled_changes_nothing(kind, seed, kept):
 
 
 def test_a_zero_row_among_the_centres_moves_to_its_cluster():
-    # It is nearest to the token that opposes both other centres, and not to itself.
+    # The zero row is nearest to the token that opposes both other centres, not to itself.
     tokens = torch.tensor([[[1.0, 0.0], [0.0, 0.0], [-1.0, 0.4], [-1.0, -0.4]]])
     assert tome(tokens, 3).tolist() == [slow_tome(tokens[0], 3)] == [[2, 3, 0]]
 
 
 def test_tome_really_moves_a_centre_when_rows_are_parallel():
-    # Both first centres point the same way; the copy wins nobody, and an empty cluster keeps its centre.
+    # Both initial centres are parallel; the cluster of the second is empty and keeps its centre.
     tokens = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [0.9, 0.1], [0.0, 1.0]]])
     assert tome(tokens, 2).tolist() == [slow_tome(tokens[0], 2)]
 
@@ -132,11 +134,17 @@ def test_permuting_the_input_permutes_the_choice(tokens, data):
     start = data.draw(st.integers(0, count - 1))
     moved = order.tolist().index(start)
     fps = farthest_point_sampling(shuffled, kept, moved)
-    assert torch.equal(order[fps], farthest_point_sampling(tokens, kept, start))
+    for row, ours, theirs in zip(tokens, order[fps], farthest_point_sampling(tokens, kept, start), strict=True):
+        steps = clear_steps(row, theirs)
+        assert torch.equal(ours[:steps], theirs[:steps])
     if all(separated(row) for row in tokens):
         assert torch.equal(order[tome(shuffled, kept)], tome(tokens, kept))
         there = farthest_point_sampling(shuffled, kept, "medoid")
-        assert torch.equal(order[there], farthest_point_sampling(tokens, kept, "medoid"))
+        for row, ours, theirs in zip(
+            tokens, order[there], farthest_point_sampling(tokens, kept, "medoid"), strict=True
+        ):
+            steps = clear_steps(row, theirs)
+            assert torch.equal(ours[:steps], theirs[:steps])
 
 
 @given(tokens_of(largest=60), st.data())
@@ -219,8 +227,8 @@ def test_ties_go_to_the_lowest_index():
 @given(tokens_of(rows=2), st.sampled_from([0.05, 0.1, 1.0]))
 def test_cross_attention_equals_softmax_of_cosines(tokens, temperature):
     queries = tokens[:, :3] * 2
-    for row, asked, ours in zip(tokens, queries, cross_attention(queries, tokens, temperature), strict=True):
-        both = cosines(torch.cat([asked, row]))[: len(asked), len(asked) :]
+    for row, query, ours in zip(tokens, queries, cross_attention(queries, tokens, temperature), strict=True):
+        both = cosines(torch.cat([query, row]))[: len(query), len(query) :]
         expected = (both / temperature).softmax(1) @ row.double()
         torch.testing.assert_close(ours.double(), expected, atol=1e-4, rtol=1e-4)
 
@@ -275,7 +283,7 @@ def test_cosines_that_differ_below_the_rounding_of_a_distance_tie():
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_tokens_that_train_or_lie_apart_are_chosen_from_alike(batch):
+def test_gradients_and_strides_change_no_choice(batch):
     hidden = torch.randn(batch, 50, 9, requires_grad=True)
     apart = hidden[:, 5:45]
     expected = farthest_point_sampling(apart.detach().clone(), 7, "medoid")
@@ -291,11 +299,11 @@ def test_an_impossible_start_names_what_is_allowed(start):
 
 
 @pytest.mark.parametrize("temperature", [0, -0.1, float("nan")])
-def test_a_temperature_without_meaning_is_refused(temperature):
+def test_a_temperature_not_above_zero_is_refused(temperature):
     with pytest.raises(TokenselError, match="temperature="):
         cross_attention(torch.randn(1, 2, 4), torch.randn(1, 5, 4), temperature)
 
 
-def test_tome_needs_something_to_keep():
+def test_tome_refuses_to_keep_nothing():
     with pytest.raises(TokenselError, match="kept=0"):
         tome(torch.randn(1, 30, 4), 0)

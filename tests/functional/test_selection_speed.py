@@ -1,5 +1,8 @@
-"""Selection against the original's formulae written out: equal results, and not slower again. Bounds are a fraction
-of what one thread measures, for a busy machine; `python -m runners.benchmark.literal` gives the figures."""
+"""The functional core against the original's formulae written out: equal results, and several times faster.
+
+The bounds are a fraction of what one thread measures, to allow for a busy machine. The measurements are printed by
+`python -m runners.benchmark.literal`.
+"""
 
 import json
 import time
@@ -42,7 +45,7 @@ def test_the_bench_prints_a_card_and_one_line_of_json(capsys):
         (["--repeats", "0"], "repeats=0: must be at least 1"),
     ],
 )
-def test_a_mistake_gets_one_line(capsys, arguments, message):
+def test_a_wrong_argument_ends_in_one_line(capsys, arguments, message):
     assert bench_literal.main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 
 from runners.configuration.methods import offer_methods
 from runners.sweep import CONF, main
-from runners.sweeping import compute
 from tokensel import METHODS, TokenselError, make_method
 from tokensel.evaluation.keys import code_digest
+from tokensel.evaluation.sweep import compute
 from tokensel.methods.user import find_user_method, load_method
 
 # Word for word the file in docs/methods.md, "Your own method".

@@ -1,4 +1,4 @@
-"""Loading checkpoints, whole and broken, and what the processor makes of questions."""
+"""Loading intact and broken checkpoints, and turning questions into input tensors."""
 
 import json
 import os
@@ -107,7 +107,7 @@ def test_dtype_is_cast_or_kept_as_stored(checkpoint, name, dtype):
     assert load_model(checkpoint, dtype=name).model.dtype == dtype
 
 
-def test_prompt_is_llavas_in_the_models_own_template(loaded):
+def test_prompt_has_llavas_wording_in_the_models_template(loaded):
     assert loaded.prompt(question()) == (
         "USER: <image>\nwhat color is the shape?\nA. red\nB. teal\n"
         "Answer with the option's letter from the given choices directly. ASSISTANT:"
@@ -115,7 +115,7 @@ def test_prompt_is_llavas_in_the_models_own_template(loaded):
     assert "<image>" not in loaded.prompt(question(image=None))
 
 
-def test_a_question_that_says_image_token_is_refused_by_its_id(loaded):
+def test_an_image_token_in_a_question_is_refused_with_its_id(loaded):
     with pytest.raises(BadSampleError, match="question odd"):
         loaded.prompt(question(id="odd", text="what is <image>?"))
 
@@ -156,7 +156,7 @@ def test_letter_ids_follow_the_prompt(loaded):
     assert tokenizer.convert_ids_to_tokens(loaded.letter_ids(5)) == ["ĠA", "ĠB", "ĠC", "ĠD", "ĠE"]
 
 
-def test_letters_without_a_token_of_their_own_are_an_error(loaded):
+def test_letters_that_share_a_first_token_are_an_error(loaded):
     with pytest.raises(TokenselError, match="one token each"):
         loaded.letter_ids(26)  # the tokenizer has merged a space only with the letters A to E
 
@@ -168,7 +168,7 @@ def test_letters_are_found_after_a_template_that_ends_in_a_line_break(copy):
     assert loaded.processor.tokenizer.convert_ids_to_tokens(loaded.letter_ids(5)) == ["A", "B", "C", "D", "E"]
 
 
-def test_revision_changes_with_the_weights_and_not_with_notes_beside_them(checkpoint, copy):
+def test_revision_changes_with_the_weights_and_not_with_other_files(checkpoint, copy):
     before = checkpoint_revision(checkpoint)
     (copy / "figures.json").write_text("{}")
     assert checkpoint_revision(copy) == before
@@ -241,7 +241,7 @@ def test_a_missing_shard_is_named(copy):
 
 
 class _Payload:
-    """Unpickling it creates a file: what a malicious checkpoint would do, and worse."""
+    """Unpickling it creates a file, as a malicious checkpoint could."""
 
     def __init__(self, mark: Path):
         self.mark = mark

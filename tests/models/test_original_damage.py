@@ -148,7 +148,7 @@ def test_truncated_weights_are_reported(originals, tmp_path, style, keep):
 
 
 class _Payload:
-    """Unpickling it creates a file: what a malicious checkpoint would do, and worse."""
+    """Unpickling it creates a file, as a malicious checkpoint could."""
 
     def __init__(self, mark: Path):
         self.mark = mark

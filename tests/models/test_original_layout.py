@@ -1,4 +1,4 @@
-"""LLaVA-1.5 in its authors' layout gives the same inputs and logits as in transformers' layout."""
+"""LLaVA-1.5 in its original layout gives the same inputs and logits as in transformers' layout."""
 
 import json
 import shutil
@@ -53,7 +53,7 @@ def copy(originals, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_every_form_gives_the_inputs_and_logits_of_transformers_layout(style, originals, hf):
+def test_every_form_gives_the_same_inputs_and_logits_as_transformers_layout(style, originals, hf):
     assert_same(load(originals[style]), hf)
 
 
@@ -63,7 +63,7 @@ def test_the_compared_logits_differ_by_picture_and_prompt(hf):
     assert (logits[-1] - logits[40]).abs().max() > 1e-2
 
 
-def test_it_is_ready_for_inference_and_knows_its_tokens(originals):
+def test_the_model_is_ready_for_inference_and_has_its_special_tokens(originals):
     model, processor = load(originals["sharded-bin"])
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -97,14 +97,14 @@ def test_dtype_is_cast_or_kept_as_stored(stored, dtype, tower, tmp_path):
     assert {buffer.dtype for buffer in model.model.language_model.rotary_emb.buffers()} == {torch.float32}
 
 
-def test_the_weights_do_not_hang_on_the_file(copy, hf):
+def test_the_weights_do_not_depend_on_the_file_after_loading(copy, hf):
     loaded = load(copy)
     for file in copy.glob("*.bin"):
         file.write_bytes(bytes(file.stat().st_size))
     assert_same(loaded, hf)
 
 
-def test_the_class_token_is_kept_where_the_config_selects_it(copy, hf):
+def test_the_class_token_is_kept_if_the_config_selects_it(copy, hf):
     change_config(copy, mm_vision_select_feature="cls_patch", mm_vision_select_layer=-1)
     model, processor = load(copy)
     assert (inputs_of(processor)["input_ids"] == processor.image_token_id).sum(-1).tolist() == [37, 37]
@@ -119,7 +119,7 @@ def test_padding_to_a_square_is_passed_on_in_the_config(copy):
     assert load(change_config(copy, image_aspect_ratio="pad"))[0].config.image_aspect_ratio == "pad"
 
 
-def test_the_embeddings_of_tied_weights_stay_one(tower, tmp_path, hf):
+def test_tied_embeddings_stay_tied(tower, tmp_path, hf):
     tensors = original_tensors(make_model())
     del tensors["lm_head.weight"]
     model, _ = load(write_original(tmp_path / "tied", tower, "single-bin", tensors, tie_word_embeddings=True))
@@ -132,7 +132,7 @@ def test_a_vision_only_checkpoint_serves_as_tower(copy, tmp_path, hf):
     assert_same(load(copy, vision_tower=str(write_tower(tmp_path / "vision", whole_clip=False))), hf)
 
 
-def test_a_tower_inside_the_checkpoint_goes_before_the_one_it_names(tmp_path, tower, hf):
+def test_a_tower_inside_the_checkpoint_takes_precedence(tmp_path, tower, hf):
     model = make_model()
     inside = {f"model.vision_tower.vision_tower.{name}": tensor for name, tensor in tower_tensors(model).items()}
     other = Path(shutil.copytree(tower, tmp_path / "other"))
@@ -160,7 +160,7 @@ def test_model_and_tower_load_from_the_hubs_cache(offline, copy, tower, hf):
 
 
 def write_sentencepiece(folder: Path) -> None:
-    """A tokenizer.model as LLaMA's in small: byte-pair pieces, bytes for what has none, settings of newer LLaMA."""
+    """A small tokenizer.model like LLaMA's: byte-pair pieces, fallback to bytes, settings of newer LLaMA."""
     from transformers.convert_slow_tokenizer import import_protobuf
 
     format = import_protobuf()
@@ -206,5 +206,5 @@ def test_a_sentencepiece_tokenizer_encodes_around_the_picture_as_the_original_do
         ({}, False),
     ],
 )
-def test_the_layout_is_known_by_its_config(config, expected):
+def test_the_layout_is_recognised_by_its_config(config, expected):
     assert is_original_layout(config) is expected

@@ -1,4 +1,4 @@
-"""LLaVA's shapes with random weights: how large they are, that a seed fixes them, and what a small memory is told."""
+"""LLaVA's shapes with random weights: their sizes, seeds, and the error if memory is short."""
 
 import os
 
@@ -41,7 +41,7 @@ def on_meta(shape: str):
 
 
 def count(d: int, layers: int, ff: int, vocab: int, v: int, v_layers: int, v_ff: int) -> int:
-    """Parameters of LLaVA-1.5, added up by hand."""
+    """The number of parameters of a LLaVA-1.5 with these sizes."""
     decoder = 2 * vocab * d + layers * (4 * d * d + 3 * d * ff + 2 * d) + d
     block = 4 * (v * v + v) + (v * v_ff + v_ff) + (v_ff * v + v) + 4 * v
     tower = v + 3 * 14 * 14 * v + 577 * v + v_layers * block + 4 * v
@@ -50,22 +50,22 @@ def count(d: int, layers: int, ff: int, vocab: int, v: int, v_layers: int, v_ff:
 
 
 @pytest.mark.parametrize(
-    ("shape", "by_hand"),
+    ("shape", "sizes"),
     [
         ("llava_7b_random", (4096, 32, 11008, 32064, 1024, 24, 4096)),
         ("llava_13b_random", (5120, 40, 13824, 32064, 1024, 24, 4096)),
         ("llava_1024_random", (1024, 16, 2752, 576, 256, 4, 1024)),
     ],
 )
-def test_parameters_add_up_to_llavas(shape, by_hand):
-    assert sum(parameter.numel() for parameter in on_meta(shape).parameters()) == count(*by_hand)
+def test_parameters_add_up_to_llavas(shape, sizes):
+    assert sum(parameter.numel() for parameter in on_meta(shape).parameters()) == count(*sizes)
 
 
 def test_7b_has_the_published_number_of_parameters():
     assert sum(parameter.numel() for parameter in on_meta("llava_7b_random").parameters()) == 7_063_427_072
 
 
-def test_7b_is_llavas_in_what_parameters_do_not_show():
+def test_7b_has_llavas_settings():
     config = on_meta("llava_7b_random").config
     text, vision = config.text_config, config.vision_config
     assert (text.num_attention_heads, text.num_key_value_heads, text.head_dim, text.rms_norm_eps) == (32, 32, 128, 1e-5)
@@ -91,7 +91,7 @@ def test_a_seed_fixes_the_weights_and_nothing_else_does(dtype):
     assert not any(torch.equal(first[name], other[name]) for name in drawn)
 
 
-def test_making_one_leaves_the_global_random_numbers_alone():
+def test_the_global_random_state_is_unchanged():
     torch.manual_seed(3)
     make()
     after = torch.rand(1)
@@ -125,7 +125,7 @@ def test_a_picture_and_a_prompt_run_and_generate_with_finite_logits(dtype):
     assert model.generate(**inputs, max_new_tokens=3, do_sample=False).shape[1] > inputs["input_ids"].shape[1]
 
 
-def test_its_rotary_frequencies_are_those_of_a_model_made_the_usual_way():
+def test_rotary_frequencies_equal_those_of_an_ordinary_model():
     model, _ = make(dtype="bfloat16")
     usual = type(model)(model.config)
     for ours, theirs in zip(model.named_buffers(), usual.named_buffers(), strict=True):
@@ -138,7 +138,7 @@ def test_auto_is_the_dtype_that_llava_is_stored_in():
 
 
 @pytest.mark.parametrize(("dtype", "needed"), [("bfloat16", "14.1 GB"), ("float32", "28.3 GB")])
-def test_short_memory_is_told_before_any_weight_is_made(monkeypatch, dtype, needed):
+def test_short_memory_is_reported_before_any_weight_is_created(monkeypatch, dtype, needed):
     monkeypatch.setattr(random_weights, "free_bytes", lambda device: 9_870_000_000)
     monkeypatch.setattr(torch.nn.Module, "to_empty", lambda *_, **__: pytest.fail("memory was taken"))
     with pytest.raises(TokenselError) as caught:
@@ -150,19 +150,19 @@ def test_short_memory_is_told_before_any_weight_is_made(monkeypatch, dtype, need
     assert "\n" not in message
 
 
-def test_memory_is_not_checked_where_the_system_does_not_say(monkeypatch):
+def test_memory_is_not_checked_if_the_system_does_not_report_it(monkeypatch):
     monkeypatch.setattr(random_weights, "free_bytes", lambda device: None)
     assert make()[0].dtype == torch.float32
 
 
-def test_free_memory_is_below_what_the_machine_has():
+def test_free_memory_is_below_the_machines_total():
     free = free_bytes(CPU)
     assert free is not None
     assert 0 < free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_makes_the_weights_in_its_own_memory():
+def test_weights_for_a_gpu_are_created_in_its_memory():
     device = torch.device("cuda")
     model, _ = random_llava("llava_1024_random", dtype="bfloat16", device=device, attn_implementation="sdpa")
     again, _ = random_llava("llava_1024_random", dtype="bfloat16", device=device, attn_implementation="sdpa")

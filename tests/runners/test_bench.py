@@ -330,8 +330,3 @@ def test_a_bar_prints_the_remaining_time(capsys, monkeypatch):
     live = capsys.readouterr().err
     assert live.startswith("\r[######################  ")
     assert live.endswith("4/4  ETA 0 s \n")
-
-
-def test_help_is_printed_without_running_anything(capsys):
-    assert bench.main(["--help"]) == 0
-    assert capsys.readouterr().out.strip() == (bench.__doc__ or "").strip()

@@ -1,4 +1,4 @@
-"""The classic command lines: same predictions as the sweep's, the classic JSON, and mistakes in one line."""
+"""The original command lines: the sweep's predictions, the original's JSON, and mistakes in one line."""
 
 import json
 from argparse import Namespace
@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from runners import infer, sweep
+from runners.classic import evaluation
+from runners.classic.evaluation import choose_chunk
 from tokensel import TokenselError
 from tokensel.data import LETTERS, load_questions
 from tokensel.data.prompts import INSTRUCTION, build_prompt
@@ -20,7 +22,7 @@ from tokensel.models import load_model
 
 HIMAP = "--use-hmap-v --sys-length 35 --img-length 576 --hmap-v-attn-txt-layer 1 --hmap-v-attn-txt-rank 64"
 HIMAP += " --hmap-v-attn-img-layer 4 --hmap-v-attn-img-rank 16"
-# Flags -> the sweep's grid point.
+# Flags, and the same setting as a grid point of the sweep.
 SCHEMES = {
     "fps": ("--seed 5", GridPoint("fps", 8, 2, seed=5, layout="zero_fill", method_options={"start": None})),
     "tome": (
@@ -38,12 +40,12 @@ SCHEMES = {
     "himap": (HIMAP, GridPoint("himap", (64, 16), (1, 4))),
     "baseline": ("--baseline --use-fast-v False", GridPoint("full")),
 }
-COUNT = 6
+COUNT = 4
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
-    """A classic question file of a few diagrams, questions.json, with its pictures in pictures/."""
+    """A folder with a question file of a few diagrams, questions.json, and their pictures in pictures/."""
     folder = tmp_path_factory.mktemp("questions")
     (folder / "pictures").mkdir()
     entries = []
@@ -60,7 +62,7 @@ def files(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> str:
-    """The embedded model saved to disk, so that it stops after the letter, which is quick to write and can be right."""
+    """The embedded model saved to disk, changed to stop after the letter: quick to generate, and sometimes correct."""
     folder = tmp_path_factory.mktemp("checkpoint")
     loaded = load_model("tiny")
     loaded.model.generation_config.eos_token_id = [2, *loaded.letter_ids(5)]
@@ -69,16 +71,16 @@ def checkpoint(tmp_path_factory) -> str:
     return str(folder)
 
 
-def asked(files: Path) -> list[str]:
+def question_flags(files: Path) -> list[str]:
     return ["--question-file", str(files / "questions.json"), "--image-folder", str(files / "pictures")]
 
 
 def by_evaluate(path, files, folder, points, limit=None):
-    """Rows by id of every point, from the evaluation that the sweep uses."""
+    """Every point's predictions by question id, from the evaluation that the sweep uses."""
     questions = load_questions("question_file", path=files / "questions.json", image_folder=files / "pictures")
     stores = [PointStore(folder / str(index)) for index in range(len(points))]
     assert evaluate(load_model(path), questions[:limit], points, stores, scoring="generate", batch_size=4) == {}
-    return [{row["id"]: row for row in store.predictions()} for store in stores]
+    return [{record["id"]: record for record in store.predictions()} for store in stores]
 
 
 @pytest.fixture(scope="module")
@@ -88,28 +90,37 @@ def expected(checkpoint, files, tmp_path_factory):
 
 
 def run(capsys, arguments) -> tuple[dict, str]:
-    """The line of JSON, and what else was printed."""
+    """The line of JSON, and everything else that was printed."""
     assert infer.main(arguments) == 0
     printed = capsys.readouterr()
     *lines, last = printed.out.strip().splitlines()
     return json.loads(last), "\n".join(lines) + printed.err
 
 
-def assert_same_predictions(rows, expected):
-    assert [row["id"] for row in rows] == list(dict.fromkeys(row["id"] for row in rows))
-    assert {row["id"] for row in rows} == set(expected)
-    for row in rows:
-        other = expected[row["id"]]
-        assert row["text"] == other["text"]
-        assert row["prediction"] == (None if other["prediction"] is None else LETTERS[other["prediction"]])
-        assert (row["answer"], row["correct"]) == (LETTERS[other["answer"]], other["correct"])
+def assert_same_predictions(records, expected):
+    assert [record["id"] for record in records] == list(dict.fromkeys(record["id"] for record in records))
+    assert {record["id"] for record in records} == set(expected)
+    for record in records:
+        other = expected[record["id"]]
+        assert record["text"] == other["text"]
+        assert record["prediction"] == (None if other["prediction"] is None else LETTERS[other["prediction"]])
+        assert (record["answer"], record["correct"]) == (LETTERS[other["answer"]], other["correct"])
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_classic_command_line_predicts_what_the_sweep_does(scheme, checkpoint, files, expected, capsys, tmp_path):
+def test_an_original_command_line_predicts_what_the_sweep_predicts(
+    scheme, checkpoint, files, expected, capsys, tmp_path
+):
     given, _ = SCHEMES[scheme]
     output = tmp_path / "new" / "results.json"
-    arguments = [*asked(files), "--model-path", checkpoint, "--single-pred-prompt", "--output-file", str(output)]
+    arguments = [
+        *question_flags(files),
+        "--model-path",
+        checkpoint,
+        "--single-pred-prompt",
+        "--output-file",
+        str(output),
+    ]
     figures, _ = run(capsys, [*arguments, *given.split()])
     written = json.loads(output.read_text())
     assert_same_predictions(written.pop("predictions"), expected[scheme])
@@ -121,9 +132,9 @@ def test_a_classic_command_line_predicts_what_the_sweep_does(scheme, checkpoint,
     assert [path.name for path in output.parent.iterdir()] == ["results.json"]
 
 
-def test_the_questions_tell_the_schemes_apart(expected):
-    """Else equal accuracies would say little."""
-    predicted = {name: [row["prediction"] for row in rows.values()] for name, rows in expected.items()}
+def test_the_schemes_answer_differently(expected):
+    """Otherwise equal predictions would show little."""
+    predicted = {name: [record["prediction"] for record in records.values()] for name, records in expected.items()}
     assert None not in predicted["baseline"]
     assert len(set(predicted["baseline"])) > 1
     assert len({str(answers) for answers in predicted.values()}) > 2
@@ -132,15 +143,15 @@ def test_the_questions_tell_the_schemes_apart(expected):
 def test_both_command_lines_run_on_the_embedded_model(files, capsys, tmp_path):
     points = [SCHEMES[name][1] for name in ("fps", "fastv")]
     expected = by_evaluate("tiny", files, tmp_path / "points", points, limit=1)
-    for name, rows in zip(("fps", "fastv"), expected, strict=True):
+    for name, records in zip(("fps", "fastv"), expected, strict=True):
         output = tmp_path / f"{name}.json"
-        arguments = [*asked(files), "--single-pred-prompt", "--num-samples", "1", "--output-file", str(output)]
+        arguments = [*question_flags(files), "--single-pred-prompt", "--num-samples", "1", "--output-file", str(output)]
         figures, _ = run(capsys, [*arguments, *SCHEMES[name][0].split()])
-        assert_same_predictions(json.loads(output.read_text())["predictions"], rows)
+        assert_same_predictions(json.loads(output.read_text())["predictions"], records)
         assert figures["model_config"]["model_path"] == "tiny"
 
 
-def test_the_accuracy_is_that_of_the_sweeps_command_line(checkpoint, files, expected, capsys, tmp_path):
+def test_the_accuracy_equals_that_of_the_sweeps_command_line(checkpoint, files, expected, capsys, tmp_path):
     arguments = ["data=question_file", f"path={files / 'questions.json'}", f"image_folder={files / 'pictures'}"]
     arguments += ["model=local", f"model.path={checkpoint}", "model.dtype=float32", "model.device=cpu"]
     arguments += ["method=fps", "method.start=null", "kept=8", "layout=zero_fill", "scoring=generate", "limit=null"]
@@ -148,12 +159,12 @@ def test_the_accuracy_is_that_of_the_sweeps_command_line(checkpoint, files, expe
     assert sweep.main(arguments) == 0
     (point,) = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["points"]
     given = ["--single-pred-prompt", "--seed", "5"]
-    figures, _ = run(capsys, [*asked(files), "--model-path", checkpoint, *given])
+    figures, _ = run(capsys, [*question_flags(files), "--model-path", checkpoint, *given])
     assert figures["accuracy"] == point["accuracy"] == summarize(list(expected["fps"].values()))["accuracy"]
 
 
-def test_settings_and_seed_are_told(checkpoint, files, capsys):
-    arguments = [*asked(files), "--model-path", checkpoint, "--num-samples", "1"]
+def test_settings_and_seed_are_reported(checkpoint, files, capsys):
+    arguments = [*question_flags(files), "--model-path", checkpoint, "--num-samples", "1"]
     figures, printed = run(capsys, [*arguments, "--seed", "7", "--custom-sys-length", "9"])
     settings = figures["model_config"]
     original = {"use_custom_selection": True, "sys_length": 9, "img_length": 576, "kept_tokens": 8, "agg_layer": 2}
@@ -170,16 +181,16 @@ def test_settings_and_seed_are_told(checkpoint, files, capsys):
 
 
 @pytest.mark.parametrize("flag", [[], ["--single-pred-prompt"]])
-def test_the_instruction_is_there_if_asked_for(checkpoint, files, capsys, monkeypatch, flag):
+def test_the_instruction_is_there_with_its_flag_only(checkpoint, files, capsys, monkeypatch, flag):
     prompts = []
-    tokenize = infer.tokenizer_image_token
+    tokenize = evaluation.tokenizer_image_token
 
-    def listen(prompt, tokenizer):
+    def spy(prompt, tokenizer):
         prompts.append(prompt)
         return tokenize(prompt, tokenizer)
 
-    monkeypatch.setattr(infer, "tokenizer_image_token", listen)
-    run(capsys, [*asked(files), "--model-path", checkpoint, "--num-samples", "1", *flag])
+    monkeypatch.setattr(evaluation, "tokenizer_image_token", spy)
+    run(capsys, [*question_flags(files), "--model-path", checkpoint, "--num-samples", "1", *flag])
     (prompt,) = prompts
     assert prompt.count(INSTRUCTION) == len(flag)
     (question,) = load_questions("question_file", path=files / "questions.json", image_folder=files / "pictures")[:1]
@@ -187,28 +198,28 @@ def test_the_instruction_is_there_if_asked_for(checkpoint, files, capsys, monkey
     assert prompt == (whole if flag else whole.replace("\n" + INSTRUCTION, ""))
 
 
-def test_chunks_are_neighbours_and_cover_every_question_once(checkpoint, files, capsys, tmp_path):
+def test_chunks_are_consecutive_and_cover_every_question_once(checkpoint, files, capsys, tmp_path):
     ids = []
     for index, flags in enumerate(([], ["--num-samples", "1"])):
         output = tmp_path / f"{index}.json"
-        arguments = [*asked(files), "--model-path", checkpoint, "--num-chunks", "2", "--chunk-idx", str(index)]
+        arguments = [*question_flags(files), "--model-path", checkpoint, "--num-chunks", "2", "--chunk-idx", str(index)]
         run(capsys, [*arguments, *flags, "--output-file", str(output)])
-        ids += [row["id"] for row in json.loads(output.read_text())["predictions"]]
+        ids += [record["id"] for record in json.loads(output.read_text())["predictions"]]
     everyone = [entry["id"] for entry in json.loads((files / "questions.json").read_text())]
     assert ids == everyone[: COUNT // 2 + 1]
 
 
 @pytest.mark.parametrize(("count", "chunks"), [(6, 1), (6, 4), (7, 2), (5, 4), (3, 9)])
-def test_a_chunk_is_llavas_and_one_beyond_the_questions_is_a_mistake(count, chunks):
+def test_a_chunk_is_llavas_and_an_empty_one_is_a_mistake(count, chunks):
     size = -(-count // chunks)
-    expected = [list(range(count))[begin : begin + size] for begin in range(0, count, size)]
+    expected = [list(range(count))[start : start + size] for start in range(0, count, size)]
     for index in range(chunks):
         flags = Namespace(num_chunks=chunks, chunk_idx=index, num_samples=-1)
         if index < len(expected):
-            assert infer._chunk(list(range(count)), flags) == expected[index]
+            assert choose_chunk(list(range(count)), flags) == expected[index]
         else:
             with pytest.raises(TokenselError, match=f"are {len(expected)} chunks of {size}"):
-                infer._chunk(list(range(count)), flags)
+                choose_chunk(list(range(count)), flags)
 
 
 def test_questions_without_a_picture_are_answered_too(checkpoint, files, capsys, tmp_path):
@@ -222,7 +233,7 @@ def test_questions_without_a_picture_are_answered_too(checkpoint, files, capsys,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ("--custom-kept 8", "unrecognized arguments: --custom-kept 8"),
         ("--custom-kept-tokens many", "--custom-kept-tokens: invalid int value: 'many'"),
@@ -241,7 +252,7 @@ def test_questions_without_a_picture_are_answered_too(checkpoint, files, capsys,
         ("--model-base vicuna", "--model-base=vicuna: must be omitted"),
         ("--num-chunks 0", "--chunk-idx=0: must be at least 0 and less than --num-chunks=0"),
         ("--num-chunks 2 --chunk-idx 2", "--chunk-idx=2: must be at least 0 and less than --num-chunks=2"),
-        ("--num-chunks 4 --chunk-idx 3", "--chunk-idx=3: 6 questions in --num-chunks=4 are 3 chunks of 2"),
+        ("--num-chunks 3 --chunk-idx 2", "--chunk-idx=2: 4 questions in --num-chunks=3 are 2 chunks of 2"),
         ("--model-path nowhere-at-all", "--model-path=nowhere-at-all: no such model"),
         ("--image-folder nowhere", "--image-folder=nowhere: no such folder"),
         ("--question-file nowhere.json", "--question-file=nowhere.json: no such file"),
@@ -249,26 +260,26 @@ def test_questions_without_a_picture_are_answered_too(checkpoint, files, capsys,
         ("--output-file .", "--output-file=.: must be a file"),
     ],
 )
-def test_a_mistake_is_one_line_before_any_model_is_loaded(files, capsys, monkeypatch, arguments, said):
-    monkeypatch.setattr(infer, "load_model", lambda *args, **kwargs: pytest.fail("loaded a model"))
-    assert infer.main([*asked(files), *arguments.split()]) == 2
+def test_a_mistake_is_one_line_before_any_model_is_loaded(files, capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr(evaluation, "load_model", lambda *args, **kwargs: pytest.fail("loaded a model"))
+    assert infer.main([*question_flags(files), *arguments.split()]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     (line,) = printed.err.splitlines()
     assert line.startswith("error: ")
-    assert said in line
+    assert message in line
 
 
-def test_what_only_the_model_can_tell_is_one_line_too(checkpoint, files, capsys):
-    assert infer.main([*asked(files), "--model-path", checkpoint, "--custom-agg-layer", "9"]) == 2
+def test_a_mistake_found_with_the_model_is_one_line_too(checkpoint, files, capsys):
+    assert infer.main([*question_flags(files), "--model-path", checkpoint, "--custom-agg-layer", "9"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --custom-agg-layer=9: must be from 0 to 8")
-    assert infer.main([*asked(files), "--device", "tpu"]) == 2
+    assert infer.main([*question_flags(files), "--device", "tpu"]) == 2
     assert capsys.readouterr().err.startswith("error: --device=tpu: unknown")
 
 
-def test_a_broken_picture_is_found_first_and_leaves_an_old_result_alone(files, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(infer, "load_model", lambda *args, **kwargs: pytest.fail("loaded a model"))
+def test_a_broken_picture_is_found_first_and_an_old_result_is_kept(files, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(evaluation, "load_model", lambda *args, **kwargs: pytest.fail("loaded a model"))
     entries = json.loads((files / "questions.json").read_text())[:2]
     for entry in entries:
         Image.new("RGB", (8, 8)).save(tmp_path / entry["image"])
@@ -284,8 +295,16 @@ def test_a_broken_picture_is_found_first_and_leaves_an_old_result_alone(files, c
     assert output.read_text() == "old"
 
 
-def test_kept_above_the_pictures_tokens_is_noted(checkpoint, files, capsys):
-    arguments = [*asked(files), "--model-path", checkpoint, "--num-samples", "2", "--custom-kept-tokens", "600"]
+def test_kept_above_the_number_of_visual_tokens_is_noted(checkpoint, files, capsys):
+    arguments = [
+        *question_flags(files),
+        "--model-path",
+        checkpoint,
+        "--num-samples",
+        "2",
+        "--custom-kept-tokens",
+        "600",
+    ]
     _, printed = run(capsys, arguments)
     assert printed.count("note: kept=600: the image has 576 visual tokens; nothing is removed") == 1
     assert torch.is_grad_enabled()

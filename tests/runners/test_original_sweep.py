@@ -1,4 +1,4 @@
-"""The same weights in transformers' layout and in the original one: the same logits, prompts and sweep table."""
+"""The same weights in transformers' and in the original layout give the same logits, prompts and sweep table."""
 
 import json
 
@@ -24,13 +24,13 @@ def folders(tmp_path_factory):
 
 @torch.no_grad()
 @pytest.mark.parametrize("style", STYLES)
-def test_model_path_gives_the_same_logits_and_the_processors_own_prompt(folders, style):
+def test_both_layouts_give_the_same_logits_and_the_processors_prompt(folders, style):
     ours, theirs = load_model(folders[style]), load_model(folders["hf"])
     questions = make_questions(4)
     given, expected = ours.prepare(questions), theirs.prepare(questions)
     for name in ("input_ids", "attention_mask", "pixel_values"):
         assert torch.equal(given[name], expected[name])
-    real = given["attention_mask"].bool()  # added tokens, padding among them, have rows of their own in each layout
+    real = given["attention_mask"].bool()  # added tokens, such as padding, have different embeddings in each layout
     logits, wanted = (m.model(**given).logits[real][:, :VOCABULARY] for m in (ours, theirs))
     torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=1e-5)
     for loaded in (ours, theirs):
@@ -60,17 +60,17 @@ def test_both_layouts_give_the_same_sweep_table(folders, tmp_path, capsys):
             ]
         )
         assert status == 0
-        line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+        printed = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
         shown = ("method", "kept", "n", "correct", "accuracy", "ci_low", "ci_high", "flops", "kv_bytes", "min_margin")
-        tables[name] = [[point[key] for key in shown] for point in line["points"]]
+        tables[name] = [[point[key] for key in shown] for point in printed["points"]]
     assert len(tables["hf"]) == 2 * 2 + 2 * 2 + 2
     for style in STYLES:
-        for row, expected in zip(tables[style], tables["hf"], strict=True):
-            assert row[:-1] == expected[:-1]
-            assert row[-1] == pytest.approx(expected[-1], abs=1e-5)
+        for line, expected in zip(tables[style], tables["hf"], strict=True):
+            assert line[:-1] == expected[:-1]
+            assert line[-1] == pytest.approx(expected[-1], abs=1e-5)
 
 
-def test_random_weights_and_the_original_layout_lie_on_one_device(folders):
+def test_random_weights_and_the_original_layout_refuse_a_device_map(folders):
     for path in ("random:llava_1024", folders["sharded-bin"]):
         with pytest.raises(TokenselError, match="device_map"):
             load_model(path, quantization=None, device_map="auto")

@@ -1,4 +1,4 @@
-"""Survivors drawn on a picture: their weights are those that gather, and what is drawn is what was kept."""
+"""Survivors drawn on a picture: the weights are those of the aggregation, and the tokens drawn are those kept."""
 
 import base64
 import json
@@ -56,7 +56,7 @@ def picture_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def entering(tracer: Tracer, layer: int) -> torch.Tensor:
-    """The visual tokens' states on entering a layer: [N, D]."""
+    """The visual tokens' hidden states on entering a layer: [N, D]."""
     with torch.inference_mode():
         state = tracer.split.run(tracer.split.embed(**tracer.inputs, row_keys=tracer.keys), layer)
     return state.hidden[0, state.visual_index[0]]
@@ -80,13 +80,13 @@ def test_weights_are_those_of_the_mean(kept, count, seed):
     torch.testing.assert_close(mean_weights(queries, tokens) @ tokens, nearest_mean(queries, tokens))
 
 
-def test_effective_tokens_count_what_is_gathered():
+def test_effective_tokens_count_the_gathered_tokens():
     weights = np.array([[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0.25] * 4])
     assert effective_tokens(weights) == pytest.approx([1, 2, 4])
 
 
 @pytest.mark.parametrize("method", ["fps", "tome", "fastv", "random", "density", "divprune", "visionzip", "pool"])
-def test_survivors_are_those_of_the_model_itself(tracer, loaded, question, method):
+def test_survivors_and_answer_equal_those_of_reduce_tokens(tracer, loaded, question, method):
     point = GridPoint(method, 4)
     found = tracer.survivors(point)
     inputs = loaded.prepare([question])
@@ -105,7 +105,7 @@ def test_survivors_are_those_of_the_model_itself(tracer, loaded, question, metho
 
 
 @pytest.mark.parametrize("aggregation", ["cross_attention", "mean"])
-def test_weights_give_what_the_survivors_carry(tracer, aggregation):
+def test_weights_reproduce_the_values_that_survivors_carry(tracer, aggregation):
     point = GridPoint("fps", 5, 2, aggregation=aggregation, temperature=0.2)
     found = tracer.survivors(point)
     assert found.gathers == aggregation
@@ -116,7 +116,7 @@ def test_weights_give_what_the_survivors_carry(tracer, aggregation):
     torch.testing.assert_close(torch.from_numpy(found.weights) @ entering(tracer, 2), carried, atol=1e-5, rtol=1e-4)
 
 
-def test_weights_of_a_second_stage_lie_on_the_first_ones_survivors(tracer):
+def test_weights_of_a_second_stage_cover_the_first_stages_survivors(tracer):
     first = tracer.survivors(GridPoint("fps", 9, 1)).positions
     found = tracer.survivors(GridPoint("fps", (9, 3), (1, 3)))
     assert found.layer == 3
@@ -127,7 +127,7 @@ def test_weights_of_a_second_stage_lie_on_the_first_ones_survivors(tracer):
     assert found.weights.sum(1) == pytest.approx([1, 1, 1], abs=1e-5)
 
 
-def test_what_is_not_gathered_has_no_weights(tracer):
+def test_without_gathering_there_are_no_weights(tracer):
     assert (tracer.survivors(GridPoint("fastv", 4)).weights, tracer.survivors(GridPoint("fastv", 4)).gathers) == (
         None,
         "none",
@@ -154,12 +154,12 @@ def test_the_picture_is_the_one_the_model_gets(loaded):
     cut = Tracer(loaded.with_protocol(Protocol(image_aspect="crop")), asked).picture()
     assert padded.shape == cut.shape == (84, 84, 3)
     assert tuple(padded[42, 10]) == (255, 0, 0)
-    assert abs(padded[5, 42].astype(int) - (122, 116, 104)).max() <= 2  # the grey that fills up
+    assert abs(padded[5, 42].astype(int) - (122, 116, 104)).max() <= 2  # the grey of the padding
     assert tuple(cut[5, 10]) == (255, 0, 0)
     assert tuple(cut[5, 80]) == (255, 255, 255)
 
 
-def test_words_are_asked_as_they_are(loaded, question):
+def test_a_question_in_words_is_asked_without_choices(loaded, question):
     inputs = Tracer(loaded, question, in_words=True).inputs
     text = loaded.processor.tokenizer.decode(inputs["input_ids"][0], skip_special_tokens=True)
     assert "what is it" in text
@@ -176,7 +176,7 @@ def test_all_but_the_kept_tokens_are_dimmed():
             assert kept or (shown[row, column] < 100).all()
 
 
-def test_maps_are_brightest_where_most_is_gathered():
+def test_maps_are_brightest_where_weights_are_largest():
     weights = np.zeros(36, dtype=np.float32)
     weights[7], weights[8] = 0.7, 0.3
     shown = heat(np.full((36, 36, 3), 100, dtype=np.uint8), weights, GRID).sum(2)
@@ -189,8 +189,8 @@ def test_montage_has_a_map_for_every_survivor(tracer):
     sheet = montage(tracer.picture(), found, GRID, side=60)
     assert sheet.shape == (2 * 64, 8 * 64, 3)
     own = (64, 224, 255)
-    for place, position in enumerate(found.positions):
-        top, left = place // 8 * 64 + 2 + position // 6 * 10, place % 8 * 64 + 2 + position % 6 * 10
+    for index, position in enumerate(found.positions):
+        top, left = index // 8 * 64 + 2 + position // 6 * 10, index % 8 * 64 + 2 + position % 6 * 10
         assert tuple(sheet[top, left]) == own
         assert tuple(sheet[top + 9, left + 9]) == own
     assert (sheet[64 + 2 :, 64:] == 255).all()  # the second row holds one map only
@@ -209,7 +209,7 @@ def test_page_holds_positions_and_weights(tracer):
 
 
 @pytest.mark.parametrize("suffix", ["png", "html"])
-def test_runner_draws_a_picture_of_the_users_own(checkpoint, picture_file, tmp_path, capsys, suffix):
+def test_runner_draws_the_users_own_picture(checkpoint, picture_file, tmp_path, capsys, suffix):
     output = tmp_path / "new" / f"out.{suffix}"
     arguments = [f"image={picture_file}", "question=what is it ?", "choices=red, green", f"model={checkpoint}"]
     arguments += ["method=fps,tome,fastv", "kept=4,9", "method.start=0", "agg_layer=1", f"output={output}"]
@@ -229,14 +229,14 @@ def test_runner_draws_a_picture_of_the_users_own(checkpoint, picture_file, tmp_p
         assert output.read_text().count("<figure") == 0  # drawn by the page's script from its data
 
 
-def test_runner_takes_a_data_sets_question_and_writes_words(checkpoint, tmp_path, picture_file, capsys):
+def test_runner_takes_a_data_sets_question_and_answers_in_words(checkpoint, tmp_path, picture_file, capsys):
     questions = save_question_file(tmp_path, 4)
-    told = [f"model={checkpoint}", "method=fps", "kept=4", f"output={tmp_path / 'out.png'}"]
+    shared = [f"model={checkpoint}", "method=fps", "kept=4", f"output={tmp_path / 'out.png'}"]
     data = ["data=question_file", f"path={questions}", f"image_folder={tmp_path / 'images'}"]
-    assert main([*told, *data, "question_id=q2"]) == 0
+    assert main([*shared, *data, "question_id=q2"]) == 0
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert line["question"].startswith("what is it and and")
-    assert main([*told, f"image={picture_file}", "question=what is it ?"]) == 0
+    assert main([*shared, f"image={picture_file}", "question=what is it ?"]) == 0
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert line["answers"][0]["margin"] is None
 
@@ -247,7 +247,7 @@ OWN_METHOD = (
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "image: give a picture and a question"),
         (["image={picture}"], "question: missing"),
@@ -266,6 +266,7 @@ OWN_METHOD = (
         (["data=nothing"], "data=nothing: unknown"),
         (["data=diagrams", "question_id=7"], "question_id=7: no such question"),
         (["data=diagrams", "output=out.gif"], "output=out.gif: must end in .png or .html"),
+        (["cat.png"], "cat.png: must be KEY=VALUE"),
         (["data=diagrams", "colour=red"], "colour: unknown key"),
         (["data=diagrams", "kept=4", "kept=5"], "kept: given twice"),
         (["data=diagrams", "output={picture}/out.png", "method=fps", "kept=4", "model={model}"], "cannot be written"),
@@ -274,7 +275,7 @@ OWN_METHOD = (
         (["data=diagrams", "model=/none"], "model.path=/none: no such model"),
     ],
 )
-def test_mistakes_end_in_one_line(checkpoint, picture_file, tmp_path, capsys, arguments, said):
+def test_mistakes_end_in_one_line(checkpoint, picture_file, tmp_path, capsys, arguments, message):
     (tmp_path / "odd.py").write_text(OWN_METHOD)
     named = {"tmp": tmp_path, "picture": picture_file, "model": checkpoint}
     given = [argument.format(**named) for argument in arguments]
@@ -282,14 +283,14 @@ def test_mistakes_end_in_one_line(checkpoint, picture_file, tmp_path, capsys, ar
         given.append(f"output={tmp_path / 'out.png'}")
     assert main(given) == 2
     captured = capsys.readouterr()
-    assert said in captured.err
+    assert message in captured.err
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert captured.out == ""
     assert not (tmp_path / "out.png").exists()
 
 
-def test_survivors_are_drawn_for_a_grid_that_is_no_square():
+def test_survivors_are_drawn_on_a_grid_that_is_not_square():
     weights = np.full((2, 12), 1 / 12, dtype=np.float32)
     found = Survivors(GridPoint("fps", 2), (0, 11), weights, "cross_attention", 2, "A", 1.0)
     sheet = montage(np.zeros((30, 40, 3), dtype=np.uint8), found, (3, 4), side=48)

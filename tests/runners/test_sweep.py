@@ -2,13 +2,9 @@
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
@@ -18,8 +14,9 @@ from helpers.checkpoints import save_checkpoint, save_question_file
 
 from analysis import load_results
 from runners.sweep import main
-from tokensel.evaluation.sweep import compute
 from tokensel import METHODS, Method, register_method
+from tokensel.evaluation.store import PointStore
+from tokensel.evaluation.sweep import compute
 
 COUNT = 14
 GRID = ("kept=4,8", "method=fps,tome", "--multirun")
@@ -131,20 +128,39 @@ def test_a_second_start_computes_nothing_and_prints_the_same(sweep, monkeypatch,
     assert files(tmp_path / "out") == before
 
 
-def test_one_model_serves_the_whole_grid_under_either_launcher(sweep, monkeypatch):
+def test_one_model_serves_the_whole_grid(sweep, monkeypatch):
     loads = []
     load = compute.load_model
     monkeypatch.setattr(compute, "load_model", lambda **settings: loads.append(1) or load(**settings))
     compute._model.cache_clear()
-    _, one_pass, _, _ = sweep(*GRID)
+    sweep(*GRID)
     assert len(loads) == 1
-    compute._model.cache_clear()
-    status, _, out, _ = sweep(*GRID, "name=basic", "hydra/launcher=basic")
-    assert (status, len(loads)) == (0, 2)
-    lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    assert len(lines) == 4
-    together = {key: value for line in lines for key, value in accuracies(line).items()}
-    assert together == accuracies(one_pass)
+
+
+def test_a_log_beside_the_results_has_every_start_and_the_traceback_of_a_failure(sweep, tmp_path):
+    @dataclass
+    class Failing(Method):
+        name: ClassVar[str] = "failing"
+
+        def select(self, context):
+            raise RuntimeError("no idea")
+
+    register_method(Failing)
+    try:
+        sweep("method=failing", "kept=4", "controls=[]", "latency.repeats=0", "limit=2")
+    finally:
+        del METHODS["failing"]
+    sweep("method=fps", "kept=700", "controls=[]", "latency.repeats=0", "limit=2")
+    log = (tmp_path / "out/sweep/sweep.log").read_text()
+    assert log.count(" INFO runners.sweep: started: ") == log.count(": ended with status") == 2
+    assert "RuntimeError: no idea" in log
+    assert "in select" in log
+    assert "a picture has 36 visual tokens" in log
+
+
+def test_a_mistake_leaves_no_folder(sweep, tmp_path):
+    assert sweep("kept=4", "agg_layer=9")[0] == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_limit_takes_a_part_and_raising_it_adds_to_the_same_points(sweep, tmp_path):
@@ -358,38 +374,36 @@ def test_the_whole_traceback_is_there_for_who_asks(sweep, monkeypatch):
         sweep("kept=0")
 
 
-def test_an_interrupt_ends_in_one_line(sweep, monkeypatch, capsys):
+def test_an_interrupt_ends_in_one_line(arguments, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tokensel.evaluation.sweep.compute.evaluate", interrupt)
-    status = main([*sweep.__closure__[0].cell_contents, "kept=4"])
+    status = main([*arguments, "kept=4"])
     assert status == 130
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_killed_and_started_again_nothing_is_lost_or_doubled(sweep, arguments, tmp_path):
     _, undisturbed, out, _ = sweep(*GRID, "name=undisturbed", "batch_size=2", "latency.repeats=0")
-    command = [sys.executable, "-m", "runners.sweep", *arguments, *GRID, "batch_size=2", "latency.repeats=0"]
-    # Slowed down in its own process, so that the kill surely falls in the middle.
-    slow = "import runpy, sys, time; from tokensel.evaluation.store import PointStore; append = PointStore.append; "
-    slow += "PointStore.append = lambda self, rows: (append(self, rows), time.sleep(0.05)); "
-    slow += "sys.argv = sys.argv[2:]; runpy.run_module('runners.sweep', run_name='__main__')"
-    process = subprocess.Popen(
-        [sys.executable, "-c", slow, *command[1:]],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+
+    def slow_sweep():
+        append = PointStore.append
+        # Slowed down, so that the kill surely falls in the middle.
+        PointStore.append = lambda self, rows: (append(self, rows), time.sleep(0.05))
+        main([*arguments, *GRID, "batch_size=2", "latency.repeats=0"])
+
+    # A fork, because a new process would import everything again.
+    process = multiprocessing.get_context("fork").Process(target=slow_sweep)
+    process.start()
 
     def lines():
         return sum(len(p.read_text().splitlines()) for p in (tmp_path / "out/sweep").glob("*/predictions.jsonl"))
 
-    while lines() < 25 and process.poll() is None:
+    while lines() < 25 and process.is_alive():
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     total = COUNT * len(undisturbed["points"])
     assert 25 <= lines() < total
     # The worst a kill can leave: half a line.

@@ -4,12 +4,13 @@ import subprocess
 
 import pytest
 
-from tokensel.evaluation.sweep.work import PointWork
-from runners.terminal.table import Result, against_fastv, as_record, best_at_each_kept, caption, print_table
+from runners.terminal.table import caption, print_table
 from tokensel.data import Question
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.provenance import checkout_commit, checkpoint_files, scrub
 from tokensel.evaluation.store import PointStore
+from tokensel.evaluation.sweep.results import TableRow, against_fastv, as_record, best_at_each_kept
+from tokensel.evaluation.sweep.work import PointWork
 
 
 def result(method, correct, **setting):
@@ -17,7 +18,7 @@ def result(method, correct, **setting):
     base |= {"prompt": "llava", "conv": "model", "image_aspect": "pad", "reading": "llava", "kept": 4}
     metrics = {"n": len(correct), "accuracy": sum(correct) / len(correct), "ci_low": 0.0, "ci_high": 1.0}
     answers = {str(number): right for number, right in enumerate(correct)}
-    return Result("key", base | {"method": method} | setting, metrics, answers, 0.5)
+    return TableRow("key", base | {"method": method} | setting, metrics, answers, 0.5)
 
 
 @pytest.mark.parametrize("other", [{"prompt": "lmms"}, {"conv": "x"}, {"image_aspect": "crop"}, {"reading": "exact"}])
@@ -64,7 +65,7 @@ def test_figures_of_yes_no_questions_stand_beside_the_others(tmp_path):
     asked = [Question(id=f"{number}", answer=number % 2, **shared) for number in range(4)]
     store = PointStore(tmp_path / "point")
     store.append([{"id": question.id, "prediction": 0, "correct": question.answer == 0} for question in asked])
-    work = PointWork(GridPoint("full"), "point", store, {}, asked, None)
+    work = PointWork(GridPoint("full"), "point", store, {}, asked)
     figures = work.figures(asked)
     assert figures["accuracy"] == figures["yes_no"]["precision"] == 0.5
     assert figures["yes_no"]["recall"] == 1.0

@@ -8,14 +8,14 @@ import pytest
 import wandb
 import yaml
 from helpers.wandb_offline import log_out, offline_runs, save_world, start_sweep
-from hydra import compose, initialize_config_dir
 from wandb.wandb_agent import Agent
 
 from runners import sync
-from runners.configuration import launcher
+from runners.configuration.compose import compose_jobs, read_command
 from runners.sweep import CONF
-from tokensel.evaluation.sweep.plan import make_plan
 from runners.wandb_logging.runs import run_id
+from tokensel.evaluation.sweep.plan import make_plan
+from tokensel.evaluation.sweep.settings import read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -78,12 +78,10 @@ def test_the_sweep_file_has_the_form_that_wandb_asks_for():
 def test_an_agents_command_composes_to_the_assigned_point(agent, assigned):
     command = agent(assigned)
     assert command[:4] == ["/usr/bin/env", "python", "-m", "runners.sweep"]
-    launcher.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        plan = make_plan([compose("sweep", command[4:])])
-    assert plan.shared["name"] == "trial1"
-    ((row,),) = [group.rows for group in plan.groups]
-    settings = row.point.settings()
+    plan = make_plan([read_settings(job) for job in compose_jobs(read_command(command[4:]), CONF)])
+    assert plan.settings.name == "trial1"
+    ((planned,),) = [group.points for group in plan.groups]
+    settings = planned.point.settings()
     for key, value in assigned.items():
         assert settings[key] in (value, None if key == "temperature" else value)
 

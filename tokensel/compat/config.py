@@ -109,8 +109,9 @@ def _fast_v(config: Any) -> dict[str, Any]:
 def span_warnings(config: Any, starts: Tensor, count: int) -> list[str]:
     """One line for each span setting that differs from the picture's actual span.
 
-    starts  LongTensor[B]: index of the picture's first token, padding not counted
-    count   number of the picture's visual tokens
+    Parameters:
+        starts: LongTensor[B]: index of the picture's first token, padding not counted
+        count: number of the picture's visual tokens
 
     A setting that has its default value is not reported, because the user may never have set it.
     """

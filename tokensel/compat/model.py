@@ -61,9 +61,10 @@ def load_pretrained_model(
 ) -> tuple[Any, "ClassicModel", Any, int]:
     """Tokenizer, model, image processor and context length of a checkpoint.
 
-    model_path     "tiny" (embedded), a folder or a hub id; model_path, device and dtype as in `load_model`
-    model_base     None or model_path; weights that are a difference to a base (LoRA) must be merged first
-    model_name     ignored: the checkpoint states its own type
+    Parameters:
+        model_path: "tiny" (embedded), a folder or a hub id; model_path, device and dtype as in `load_model`
+        model_base: None or model_path; weights that are a difference to a base (LoRA) must be merged first
+        model_name: ignored: the checkpoint states its own type
 
     Raises TokenselError for another model_base, and what `load_model` raises.
     """
@@ -99,8 +100,9 @@ class _Wrapper:
 class ClassicInner(_Wrapper):
     """`model.model`: the selection of the last `generate`.
 
-    last_selected_positions   LongTensor[B, M] within the picture, in the order of the reduced sequence
-    last_gen_kept_indices     LongTensor[B, M] in the sequence, in which the picture's visual tokens replace the -200
+    Attributes:
+        last_selected_positions: LongTensor[B, M] within the picture, in the order of the reduced sequence
+        last_gen_kept_indices: LongTensor[B, M] in the sequence, in which the picture's visual tokens replace the -200
 
     Both are None before the first picture, after a reset, and if nothing was removed.
     """
@@ -118,9 +120,10 @@ class ClassicInner(_Wrapper):
 class ClassicModel(_Wrapper):
     """A stock LLaVA with the classic `generate`. Everything else is the stock model's, available as `stock`.
 
-    config   the stock model's own, with the attributes of `tokensel.compat.config.DEFAULTS` added; attributes that the
-             checkpoint was saved with keep their values
-    model    a `ClassicInner`
+    Attributes:
+        config: the stock model's own, with the attributes of `tokensel.compat.config.DEFAULTS` added; attributes that
+            the checkpoint was saved with keep their values
+        model: a `ClassicInner`
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -147,14 +150,15 @@ class ClassicModel(_Wrapper):
     ) -> Any:
         """Generates answers with the reduction that `config` describes at the time of the call.
 
-        input_ids        LongTensor[B, T], left padded, with one -200 for the picture in each row, or none in any row;
-                         older code calls it inputs
-        images           pixel values [B, 3, H, W], or a list of [3, H, W]
-        image_sizes      accepted but ignored: every picture is one square crop
-        attention_mask   [B, T]; None: all but leading pad tokens
-        row_keys         LongTensor[B] that seeds random choices together with config.custom_seed; a sweep uses
-                         `tokensel.evaluation.answers.row_keys(questions, device)`
-        options          of transformers' `generate`; output_attentions is ignored, since no method needs it
+        Parameters:
+            input_ids: LongTensor[B, T], left padded, with one -200 for the picture in each row, or none in any row;
+                older code calls it inputs
+            images: pixel values [B, 3, H, W], or a list of [3, H, W]
+            image_sizes: accepted but ignored: every picture is one square crop
+            attention_mask: [B, T]; None: all but leading pad tokens
+            row_keys: LongTensor[B] that seeds random choices together with config.custom_seed; a sweep uses
+                `tokensel.evaluation.answers.row_keys(questions, device)`
+            options: of transformers' `generate`; output_attentions is ignored, since no method needs it
 
         Returns LongTensor[B, T + new], or with return_dict_in_generate an output with these `sequences`. The first T
         tokens are the pad token, so both ways of reading the answer work: the original code's output[:, T:], and newer

@@ -1,4 +1,4 @@
-"""The data sets by name, and how a name becomes a list of questions."""
+"""The data sets by name, and loading one as a list of questions."""
 
 import importlib
 import inspect
@@ -9,7 +9,7 @@ from tokensel.data.order import draw_order
 from tokensel.data.question import Question
 from tokensel.errors import TokenselError, check_choice
 
-# "module:function"; a string, so that one data set's dependencies are imported only when it is asked for.
+# "module:function". Strings, so that a data set's dependencies are imported only when it is loaded.
 DATASETS: dict[str, str] = {
     "diagrams": "tokensel.data.diagrams:load_diagrams",
     "easy_vqa": "tokensel.data.easy_vqa:load_easy_vqa",
@@ -23,30 +23,32 @@ DATASETS: dict[str, str] = {
 def load_questions(name: str, limit: int | None = None, **options: object) -> list[Question]:
     """The questions of the data set `name`, in the data set's order.
 
-    limit     at most so many of them: the first by `draw_order`. So the subset is the same in every run,
-              mixes families whatever the order of the file, and a smaller limit is a part of a larger one.
-    options   the data set's own; see its load function
+    Parameters:
+        limit: the largest number of questions: the first ones by `draw_order`. The subset is therefore the same in
+            every run, mixes families whatever the order of the file, and contains the subset of any smaller limit.
+        options: the data set's own; see its load function
 
-    Raises TokenselError for an unknown name or option (lists the choices), a missing option, a limit below 1,
-    a data set without questions, or two questions of one id.
+    Raises TokenselError for an unknown name or option (the message lists the allowed ones), a missing option, a limit
+    below 1, a data set without questions, or a repeated question id.
     """
     loader = _loader(name)
     parameters = inspect.signature(loader).parameters
     for option in options:
         if option not in parameters:
-            raise TokenselError(f"data.{option}: data={name} has no such option; it has {', '.join(parameters)}")
+            allowed = ", ".join(parameters)
+            raise TokenselError(f"data.{option}: data={name} has no such option; its options are {allowed}")
     for parameter in parameters.values():
         if parameter.default is parameter.empty and options.get(parameter.name) is None:
-            raise TokenselError(f"data.{parameter.name}: data={name} needs this option")
+            raise TokenselError(f"data.{parameter.name}: data={name} requires this option")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise TokenselError(f"limit={limit}: must be a whole number from 1, or null for all questions")
+        raise TokenselError(f"limit={limit}: must be a whole number of at least 1, or null for all questions")
 
     questions = loader(**options)
     if not questions:
-        raise TokenselError(f"data={name}: holds no question with these options: {options}")
-    twice = [id for id, count in Counter(question.id for question in questions).items() if count > 1]
-    if twice:
-        raise TokenselError(f"data={name}: question id {twice[0]} occurs more than once; ids must be unique")
+        raise TokenselError(f"data={name}: contains no question with these options: {options}")
+    repeated = [id for id, count in Counter(question.id for question in questions).items() if count > 1]
+    if repeated:
+        raise TokenselError(f"data={name}: question id {repeated[0]} occurs more than once; ids must be unique")
     if limit is None or limit >= len(questions):
         return questions
     chosen = {question.id for question in sorted(questions, key=draw_order)[:limit]}

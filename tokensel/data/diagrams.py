@@ -1,7 +1,7 @@
-"""Questions about diagrams, drawn by a seeded generator: the families of ScienceQA whose pictures can be drawn.
+"""Questions about drawn diagrams, modelled on those families of ScienceQA whose pictures can be drawn by a program.
 
-Each picture is a pure function of (split, family, index), so nothing has to be stored and train and test never share
-one. Choices are shuffled and the right one is uniform given the text, so nothing but the picture tells the answer.
+Each picture depends only on (split, family, index): nothing is stored, and train and test share no picture. The
+choices are shuffled and all answers are equally likely given the text, so only the picture determines the answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PER_FAMILY = 350
 
 @dataclass(frozen=True)
 class Item:
-    """One question about a picture, before its choices are shuffled. `short` is the answer in one word."""
+    """One question about a picture. `answer` is an index into `choices`, `short` the answer in one word."""
 
     text: str
     choices: tuple[str, ...]
@@ -35,15 +35,15 @@ class Item:
 
 @dataclass
 class Diagram:
-    """A drawn picture and everything that can be asked about it."""
+    """A drawn picture with all questions about it."""
 
     canvas: Canvas
     items: list[Item] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Family:
-    """How one kind of diagram is drawn, and where ScienceQA files it."""
+class DiagramFamily:
+    """How one kind of diagram is drawn, and its subject, topic and grade in ScienceQA's terms."""
 
     draw: Callable[[Canvas, int], Diagram]
     subject: str
@@ -58,18 +58,19 @@ def _pick(rng: random.Random, options: Sequence[str], **values: str) -> str:
 def _with_distractors(
     rng: random.Random, answer: str, others: Sequence[str], size: int = 4
 ) -> tuple[tuple[str, ...], int]:
-    """The answer hidden among `size - 1` of the others, at a uniform place."""
+    """The answer at a random position among `size - 1` of the others, and its position."""
     wrong = rng.sample([o for o in others if o != answer], size - 1)
-    place = rng.randrange(size)
-    return (*wrong[:place], answer, *wrong[place:]), place
+    index = rng.randrange(size)
+    return (*wrong[:index], answer, *wrong[index:]), index
 
 
 def _shuffled(rng: random.Random, choices: Sequence[str], answer: str) -> tuple[tuple[str, ...], int]:
+    """The choices in random order, and the position of the answer."""
     order = rng.sample(list(choices), len(choices))
     return tuple(order), order.index(answer)
 
 
-# Scenes: one to four shapes on an empty ground
+# Scenes: one to four shapes on an empty background
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def _scene(canvas: Canvas, size: int, distinct: bool) -> list[_Object]:
     rng = canvas.rng
     shapes = rng.sample(SHAPES, size) if distinct else [rng.choice(SHAPES) for _ in range(size)]
     colors = rng.sample(COLORS, size) if distinct else [rng.choice(COLORS) for _ in range(size)]
-    # Columns at least 30 px apart make "farthest to the left" clear; cells of a 2 x 2 or 4 x 1 plan never overlap.
+    # Shapes differ by at least 30 px in x and in y, so that "farthest to the left" is unambiguous. If no position is
+    # free, the scene is eventually started again.
     objects: list[_Object] = []
     while len(objects) < size:
         radius = rng.uniform(30, 46) if size > 2 else rng.uniform(32, 60)
@@ -152,7 +154,7 @@ def _draw_scene(items: str, canvas: Canvas, size: int) -> Diagram:
 
 
 def draw_mixed_scene(canvas: Canvas, size: int) -> Diagram:
-    """A training picture: every kind of scene question about the same shapes."""
+    """A training picture: one scene with scene questions of every kind."""
     rng = canvas.rng
     objects = _scene(canvas, size, distinct=rng.random() < 0.7)
     items = [*_color_items(rng, objects), *_shape_items(rng, objects), *_place_items(rng, objects)]
@@ -176,7 +178,7 @@ def _magnet(
     inks: dict[str, tuple[int, int, int]],
     letters: bool,
 ) -> None:
-    """A bar magnet with its left pole first, e.g. poles="NS"; (x, y) is its middle."""
+    """A bar magnet centred at (x, y). poles: its left pole, then its right one, e.g. "NS"."""
     for side, pole in zip((-1, 1), poles, strict=True):
         edge, end = (x - width / 2, x) if side < 0 else (x, x + width / 2)
         kind = "north" if pole == "N" else "south"
@@ -188,7 +190,7 @@ def _magnet(
 
 
 def _pole_inks(rng: random.Random, letters: bool) -> dict[str, tuple[int, int, int]]:
-    """Red north and blue south where colours tell the poles; any two tints where letters do."""
+    """The colour of each pole: red north and blue south, or one colour for both if letters mark the poles."""
     if not letters:
         jitter = partial(rng.randint, -12, 12)
         return {
@@ -284,7 +286,7 @@ def _dots(
     color: str,
     radius: float,
 ) -> None:
-    """`count` particles that do not touch, inside box = (x0, y0, x1, y1)."""
+    """`count` particles that do not touch each other, inside box = (x0, y0, x1, y1)."""
     x0, y0, x1, y1 = box
     step = 2 * radius + 4
     cells = [(x, y) for x in range(int((x1 - x0) // step)) for y in range(int((y1 - y0) // step))]
@@ -300,7 +302,7 @@ _DOT_COLORS = ("red", "green", "blue", "yellow", "black", "brown")
 
 
 def _two_counts(rng: random.Random, answer: str) -> tuple[int, int]:
-    """Particles on the left and right, clearly different unless answer is "same"."""
+    """The numbers of particles on the left and on the right; they differ clearly unless answer is "same"."""
     few = rng.randint(2, 4)
     many = few + rng.randint(4, 6)
     if answer == "same":
@@ -398,26 +400,26 @@ def _draw_membrane(canvas: Canvas, size: int) -> Diagram:
     return Diagram(canvas, items)
 
 
-FAMILIES: dict[str, Family] = {
-    "color": Family(partial(_draw_scene, "color"), "natural science", "shapes", "grade1"),
-    "shape": Family(partial(_draw_scene, "shape"), "natural science", "shapes", "grade1"),
-    "place": Family(partial(_draw_scene, "place"), "natural science", "shapes", "grade1"),
-    "count": Family(partial(_draw_scene, "count"), "natural science", "shapes", "grade1"),
-    "attract": Family(_draw_attract, "natural science", "physics", "grade3"),
-    "force": Family(_draw_force, "natural science", "physics", "grade5"),
-    "concentration": Family(_draw_concentration, "natural science", "chemistry", "grade7"),
-    "energy": Family(_draw_energy, "natural science", "chemistry", "grade8"),
-    "membrane": Family(_draw_membrane, "natural science", "biology", "grade7"),
+FAMILIES: dict[str, DiagramFamily] = {
+    "color": DiagramFamily(partial(_draw_scene, "color"), "natural science", "shapes", "grade1"),
+    "shape": DiagramFamily(partial(_draw_scene, "shape"), "natural science", "shapes", "grade1"),
+    "place": DiagramFamily(partial(_draw_scene, "place"), "natural science", "shapes", "grade1"),
+    "count": DiagramFamily(partial(_draw_scene, "count"), "natural science", "shapes", "grade1"),
+    "attract": DiagramFamily(_draw_attract, "natural science", "physics", "grade3"),
+    "force": DiagramFamily(_draw_force, "natural science", "physics", "grade5"),
+    "concentration": DiagramFamily(_draw_concentration, "natural science", "chemistry", "grade7"),
+    "energy": DiagramFamily(_draw_energy, "natural science", "chemistry", "grade8"),
+    "membrane": DiagramFamily(_draw_membrane, "natural science", "biology", "grade7"),
 }
 
 
-#: What `data=diagrams` asks unless told otherwise: what the embedded model has learned. Left out, but there by name:
-#: place, count and attract, on which it is right too rarely for a difference between methods to show.
+#: The default families of `data=diagrams`: those that the embedded model has learned. On place, count and attract it is
+#: right too rarely to show differences between methods, so these must be selected by name.
 DEFAULT_FAMILIES = ("color", "shape", "force", "concentration", "energy", "membrane")
 
 
 def draw_diagram(family: str, split: str, index: int, inked: bool = True) -> Diagram:
-    """The picture and the questions that (family, split, index) stand for; inked=False: the questions alone."""
+    """The picture and questions of (family, split, index); with inked=False only the questions."""
     rng = random.Random(f"tokensel/{split}/{family}/{index}")
     size = rng.randint(2 if family == "place" else 1, 4)
     return FAMILIES[family].draw(Canvas(rng, inked), size)
@@ -431,10 +433,10 @@ def draw_picture(family: str, split: str, index: int) -> Image.Image:
 def load_diagrams(
     split: str = "test", families: Sequence[str] | None = None, per_family: int = PER_FAMILY
 ) -> list[Question]:
-    """`per_family` questions of each family, in a fixed order; one picture each.
+    """`per_family` questions of each family, in a fixed order, each about a picture of its own.
 
-    split: "test", or any other word for other pictures ("train" is what the embedded model learned from).
-    families: names from FAMILIES; None = DEFAULT_FAMILIES.
+    split: "test"; any other word gives other pictures (the embedded model was trained on "train").
+    families: names from FAMILIES; None: DEFAULT_FAMILIES.
 
     Raises TokenselError for an unknown family or a per_family below 1.
     """
@@ -450,16 +452,16 @@ def load_diagrams(
 def _question(name: str, split: str, index: int) -> Question:
     item = draw_diagram(name, split, index, inked=False).items[0]
     family = FAMILIES[name]
-    # Over a family's questions every letter is right equally often.
-    place = index % len(item.choices)
+    # The position of the answer cycles with the index, so that every letter is right equally often.
+    position = index % len(item.choices)
     answer = item.choices[item.answer]
     wrong = [c for c in item.choices if c != answer]
-    choices = (*wrong[:place], answer, *wrong[place:])
+    choices = (*wrong[:position], answer, *wrong[position:])
     return Question(
         id=f"diagrams-{split}-{name}-{index}",
         text=item.text,
         choices=choices,
-        answer=place,
+        answer=position,
         image=partial(draw_picture, name, split, index),
         image_id=f"diagrams-{split}-{name}-{index}",
         hint=item.hint,

@@ -1,6 +1,6 @@
-"""A canvas for the bundled diagrams: every stroke is drawn twice, as a picture and as a map of labels.
+"""A canvas for the bundled diagrams that draws every shape twice: on the picture and on a map of labels.
 
-The picture is what a model sees. The label map says, per 14 px patch, what is drawn there; it is used only to teach the
+The model sees the picture. The label map gives, per 14 px patch, what is drawn there; it is used only to train the
 embedded model's vision tower, never to answer a question.
 """
 
@@ -31,13 +31,13 @@ PALETTE: dict[str, tuple[int, int, int]] = {
 }
 COLORS = tuple(PALETTE)
 SHAPES = ("circle", "triangle", "rectangle", "star")
-#: What a patch can show. The first is the empty background.
+#: What a patch can show. Index 0 is the empty background.
 KINDS = ("nothing", *SHAPES, "north", "south", "ruler", "particle", "arrow", "wall", "text")
 
 
 @dataclass(frozen=True)
 class PatchLabels:
-    """Per patch of the 24 x 24 grid: kind and colour indices (0 = none), and whether an object's centre is there."""
+    """Labels of the 24 x 24 patches: kind and colour, and whether an object's centre is there."""
 
     kind: np.ndarray  # [24, 24] int64, index into KINDS
     color: np.ndarray  # [24, 24] int64, 0 = no named colour, else 1 + index into COLORS
@@ -47,7 +47,7 @@ class PatchLabels:
 class Canvas:
     """A 336 x 336 picture under construction; coordinates in pixels from the top left.
 
-    inked=False draws nothing but leaves `rng` as drawing would: for who wants the questions and not the picture.
+    inked=False draws nothing but consumes `rng` as drawing would, for callers that need only the questions.
     """
 
     def __init__(self, rng: random.Random, inked: bool = True):
@@ -66,7 +66,7 @@ class Canvas:
         self._center = np.zeros((GRID, GRID), dtype=np.int64)
 
     def shade(self, color: str) -> tuple[int, int, int]:
-        """The named colour with a little of the variation that real pictures have."""
+        """The named colour with a small random variation."""
         red, green, blue = (min(255, max(0, c + self.rng.randint(-14, 14))) for c in PALETTE[color])
         return red, green, blue
 
@@ -74,6 +74,7 @@ class Canvas:
         return KINDS.index(kind), 0 if color is None else 1 + COLORS.index(color)
 
     def ellipse(self, box, fill, kind: str, color: str | None = None, outline=None) -> None:
+        """An ellipse in box = (x0, y0, x1, y1)."""
         if not self.inked:
             return
         scaled = [v * _OVERSAMPLE for v in box]
@@ -82,6 +83,7 @@ class Canvas:
             draw.ellipse(list(box), fill=value)
 
     def polygon(self, points, fill, kind: str, color: str | None = None, outline=None) -> None:
+        """A filled polygon."""
         if not self.inked:
             return
         scaled = [(x * _OVERSAMPLE, y * _OVERSAMPLE) for x, y in points]
@@ -90,19 +92,22 @@ class Canvas:
             draw.polygon(list(points), fill=value)
 
     def box(self, box, fill, kind: str, color: str | None = None, outline=None) -> None:
+        """A filled rectangle, box = (x0, y0, x1, y1)."""
         x0, y0, x1, y1 = box
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], fill, kind, color, outline)
 
     def line(self, start, end, ink, kind: str, width: int = 3) -> None:
+        """A straight line."""
         if not self.inked:
             return
         scaled = [v * _OVERSAMPLE for v in (*start, *end)]
         self._draw.line(scaled, fill=ink, width=width * _OVERSAMPLE)
         value = KINDS.index(kind)
-        # Thin strokes are written wider on the label map: the patch they cross should carry their name.
+        # Thin lines are drawn wider on the label map, so that the patches they cross get their label.
         self._label_draws[0].line([*start, *end], fill=value, width=max(width, 8))
 
     def arrow(self, start, end, ink, kind: str, width: int = 3, double: bool = False) -> None:
+        """A line with a head at its end, or with double=True at both ends."""
         if not self.inked:
             return
         self.line(start, end, ink, kind, width)
@@ -116,7 +121,7 @@ class Canvas:
             )
 
     def text(self, x: float, y: float, words: str, size: int, ink=(30, 30, 30), kind: str | None = "text") -> None:
-        """Centred at (x, y). kind=None leaves the label map as it is (a letter on an object)."""
+        """Text centred at (x, y). kind=None leaves the label map unchanged (for a letter on an object)."""
         if not self.inked:
             return
         font = ImageFont.load_default(size * _OVERSAMPLE)
@@ -127,12 +132,13 @@ class Canvas:
             self._label_draws[0].rectangle(box, fill=KINDS.index(kind))
 
     def mark_center(self, x: float, y: float) -> None:
+        """Labels the patch at (x, y) as an object's centre."""
         if not self.inked:
             return
         self._center[min(GRID - 1, int(y) // PATCH), min(GRID - 1, int(x) // PATCH)] = 1
 
     def shape(self, kind: str, color: str, x: float, y: float, radius: float) -> None:
-        """One of SHAPES around (x, y), turned by a random angle where that leaves its name unchanged."""
+        """One of SHAPES centred at (x, y), rotated randomly if that does not change its name."""
         fill = self.shade(color)
         outline = (60, 60, 60) if self.rng.random() < 0.3 else None
         if kind == "circle":
@@ -170,13 +176,14 @@ class Canvas:
         return self._image.reduce(_OVERSAMPLE)
 
     def labels(self) -> PatchLabels:
+        """The labels of the finished picture."""
         kind = per_patch(np.asarray(self._kinds), len(KINDS))
         color = per_patch(np.asarray(self._colors), len(COLORS) + 1)
         return PatchLabels(kind, color, self._center)
 
 
 def per_patch(pixels: np.ndarray, values: int) -> np.ndarray:
-    """The commonest non-zero value of each patch, or 0 where nothing covers enough of it. [336, 336] -> [24, 24]"""
+    """The most frequent non-zero value of each patch, or 0 if none covers 30% of it: [336, 336] -> [24, 24]."""
     patches = pixels.reshape(GRID, PATCH, GRID, PATCH).swapaxes(1, 2).reshape(GRID * GRID, PATCH * PATCH)
     counts = np.zeros((GRID * GRID, values), dtype=np.int64)
     np.add.at(counts, (np.arange(GRID * GRID)[:, None], patches), 1)

@@ -1,24 +1,26 @@
-"""MME: 2374 yes / no questions in 14 sub-tasks, two about each of 1187 pictures.
+"""MME: 2374 yes/no questions in 14 sub-tasks, two about each of 1187 pictures.
 
-Fu et al., "MME: A Comprehensive Evaluation Benchmark for Multimodal Large Language Models", 2023,
-https://arxiv.org/abs/2306.13394. Its forms give the same questions:
+Supported forms, which give the same questions:
 
     lmms-lab/MME          on the hub, with the columns question_id ("code_reasoning/0020.png", the same for both
-                          questions of a picture), image, question, answer, category
-    a folder              of that, written by datasets' save_to_disk, or a copy of the repository
-    the original folder   one folder per sub-task, with pictures and, beside them or in questions_answers_YN (the
+                          questions about a picture), image, question, answer, category
+    a folder              with that data set, written by `save_to_disk` or cloned from the hub
+    the original folder   one folder per sub-task with pictures and, beside them or in questions_answers_YN (the
                           pictures are then in images), a text file per picture: two lines "question<TAB>answer"
 
-Every question ends in "Please answer yes or no.", where LLaVA's question file and lmms-eval say "Answer the question
-using a single word or phrase." on a line of its own. So the sentence is taken out here, with the space before it.
-(lmms-eval takes out one space, which leaves another one where the data set has two.)
+Every question ends in "Please answer yes or no.". LLaVA's question file and lmms-eval replace this sentence by "Answer
+the question using a single word or phrase." on its own line. The sentence is therefore removed here, with all space
+before it. (lmms-eval removes one space, so one remains where the data set has two.)
+
+Source: Fu et al., "MME: A Comprehensive Evaluation Benchmark for Multimodal Large Language Models", 2023,
+https://arxiv.org/abs/2306.13394
 """
 
 import re
 from collections import Counter
 from pathlib import Path
 
-from tokensel.data.hub import RowPicture, Source, load_rows, local_folder
+from tokensel.data.hub import ExamplePicture, Source, load_examples, local_folder
 from tokensel.data.question import YES_NO, Question
 from tokensel.data.yes_no import MME_TASKS, read_label
 from tokensel.errors import TokenselError, check_choice, first_line
@@ -32,44 +34,48 @@ _SUFFIXES = (".jpg", ".png", ".jpeg")
 def load_mme(
     path: str = "lmms-lab/MME", split: str = "test", config: str | None = None, revision: str | None = None
 ) -> list[Question]:
-    """The questions of a split, in its order; of the original folder, by sub-task and file name.
+    """The questions of a split, in its order; those of the original folder by sub-task and file name.
 
-    path                a data set on the hub, or a folder; see the head of this module
-    split               of the hub's; the original folder has test only
-    config, revision    of the hub's; null: its default, its newest
+    Parameters:
+        path: a data set on the hub, or a folder; see the module's docstring
+        split: a split of the hub's data set; the original folder has only test
+        config, revision: of the hub's data set; null: its default, its newest
 
-    category is the sub-task, image_id sub-task and picture. Raises TokenselError for what cannot be found or read, an
-    unknown sub-task, and a picture that has not two questions.
+    A question's category is its sub-task; its image_id is sub-task and picture.
+
+    Raises TokenselError for data that cannot be found or read, an unknown sub-task, and a picture without exactly two
+    questions.
     """
     folder = local_folder(path)
     if folder is not None and any((folder / task).is_dir() for task in MME_TASKS):
         check_choice("data.split", split, ["test"])
-        questions = _original(folder)
+        questions = _from_original(folder)
     else:
-        questions = _rows(Source(str(path), str(split), config, revision, _ORIGINAL))
+        questions = _from_hub(Source(str(path), str(split), config, revision, _ORIGINAL))
     for picture, count in Counter(question.image_id for question in questions).items():
         if count != 2:
-            raise TokenselError(f"data.path={path}: questions about picture {picture}: {count}; MME asks two")
+            raise TokenselError(f"data.path={path}: questions about picture {picture}: {count}; must be 2")
     return questions
 
 
-def _rows(source: Source) -> list[Question]:
-    rows = load_rows(source, _COLUMNS)
-    pictures = rows.select_columns(["image"])
-    asked: Counter[str] = Counter()
+def _from_hub(source: Source) -> list[Question]:
+    examples = load_examples(source, _COLUMNS)
+    pictures = examples.select_columns(["image"])
+    counts: Counter[str] = Counter()
     questions = []
-    for number, row in enumerate(rows):
-        where = f"data.path={source.path}: row {number}"
-        if row["category"] not in MME_TASKS:
-            raise TokenselError(f"{where}: category {row['category']} is none of {', '.join(MME_TASKS)}")
-        picture = f"{row['category']}/{str(row['question_id']).rpartition('/')[2]}"
-        asked[picture] += 1
-        image = RowPicture(pictures, number)
-        questions.append(_question(picture, asked[picture], row["question"], row["answer"], image, where, source.split))
+    for index, example in enumerate(examples):
+        where = f"data.path={source.path}: example {index}"
+        if example["category"] not in MME_TASKS:
+            raise TokenselError(f"{where}: category {example['category']} is none of {', '.join(MME_TASKS)}")
+        picture = f"{example['category']}/{str(example['question_id']).rpartition('/')[2]}"
+        counts[picture] += 1
+        image = ExamplePicture(pictures, index)
+        question, answer, number = example["question"], example["answer"], counts[picture]
+        questions.append(_question(picture, number, question, answer, image, where, source.split))
     return questions
 
 
-def _original(folder: Path) -> list[Question]:
+def _from_original(folder: Path) -> list[Question]:
     questions = []
     for task in MME_TASKS:
         texts, pictures = folder / task / "questions_answers_YN", folder / task / "images"
@@ -77,18 +83,18 @@ def _original(folder: Path) -> list[Question]:
             texts = pictures = folder / task
         files = {file.stem: file for file in pictures.glob("*") if file.suffix.lower() in _SUFFIXES}
         for text in sorted(texts.glob("[!.]*.txt")):
-            # A lost picture is that question's bad sample, not the end of the data set.
+            # A missing picture makes its questions bad samples; the others remain usable.
             image = files.get(text.stem, pictures / f"{text.stem}{_SUFFIXES[0]}")
             for number, (where, line) in enumerate(_lines(text), start=1):
-                asked, tab, answer = line.partition("\t")
+                question, tab, answer = line.partition("\t")
                 if not tab:
                     raise TokenselError(f"{where}: has no tab between question and answer")
-                questions.append(_question(f"{task}/{image.name}", number, asked, answer, image, where, "test"))
+                questions.append(_question(f"{task}/{image.name}", number, question, answer, image, where, "test"))
     return questions
 
 
 def _lines(file: Path) -> list[tuple[str, str]]:
-    """The lines that are not empty, each after words that tell a user where it is."""
+    """The non-empty lines, each with a description of its position for messages."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
@@ -97,16 +103,16 @@ def _lines(file: Path) -> list[tuple[str, str]]:
 
 
 def _question(
-    picture: str, number: int, text: str, answer: str, image: Path | RowPicture, where: str, split: str
+    picture: str, number: int, text: str, answer: str, image: Path | ExamplePicture, where: str, split: str
 ) -> Question:
-    """picture: sub-task and file; number: which of its questions, from 1."""
-    asked = _OWN_INSTRUCTION.sub("", str(text or "")).strip()
-    if not asked:
+    """picture: sub-task and file. number: 1 for the picture's first question, 2 for its second."""
+    words = _OWN_INSTRUCTION.sub("", str(text or "")).strip()
+    if not words:
         raise TokenselError(f"{where}: has no question")
     task = picture.partition("/")[0]
     return Question(
         id=f"{picture}#{number}",
-        text=asked,
+        text=words,
         choices=YES_NO,
         answer=read_label(answer, where),
         image=image,

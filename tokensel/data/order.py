@@ -1,4 +1,4 @@
-"""The fixed shuffle by which a limit draws its subset of the questions."""
+"""A fixed pseudo-random order of questions, from which a limit takes the first ones."""
 
 import hashlib
 
@@ -6,14 +6,14 @@ from tokensel.data.question import Question
 
 
 def draw_order(question: Question) -> tuple[str, str]:
-    """Sorting by it is a fixed shuffle, of which a limit takes the first.
+    """A sort key that puts questions into a fixed pseudo-random order.
 
-    Yes / no questions of one category about one picture are drawn together: MME scores them in pairs.
+    Yes/no questions of one category about one picture stay together, because MME scores them in pairs.
     """
     own = stable_hash(question.id)
     return (stable_hash(question.category, question.image_id), own) if question.form == "yes_no" else (own, "")
 
 
 def stable_hash(*parts: str) -> str:
-    """A digest of the parts, the same in every process, unlike `hash`: sorting by it is a fixed shuffle."""
+    """A hexadecimal digest of the parts. Unlike `hash`, it is the same in every process."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()

@@ -1,15 +1,18 @@
-"""POPE: 9000 questions "Is there a ... in the image?" about 500 pictures of COCO, half of them rightly answered yes.
+"""POPE: 9000 questions "Is there a ... in the image?" about 500 pictures of COCO; the right answer is yes for half of
+them.
 
-Li et al., "Evaluating Object Hallucination in Large Vision-Language Models", EMNLP 2023,
-https://arxiv.org/abs/2305.10355. Objects that are not there are drawn at random, from the popular ones, or from those
-that often go with what is there (adversarial); 3000 questions of each. Its forms give the same questions:
+The absent objects were drawn at random, from the popular ones, or from those that often occur together with the
+present ones (adversarial); there are 3000 questions of each category. Supported forms, which give the same questions:
 
     lmms-lab/POPE   on the hub, with the columns question_id, question, answer, image_source, image, category;
-                    split=test has all three, config=Full has the splits random, popular and adversarial
-    a folder        of that, written by datasets' save_to_disk, or a copy of the repository
-    the original    a folder with coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json, or one of
-                    them, with {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a
-                    snowboard in the image?", "label": "yes"} on each line; and image_folder, COCO's pictures
+                    split=test has all three categories, config=Full has the splits random, popular and adversarial
+    a folder        with that data set, written by `save_to_disk` or cloned from the hub
+    the original    a folder with coco_pope_random.json, coco_pope_popular.json and coco_pope_adversarial.json, or one
+                    of them, with {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a
+                    snowboard in the image?", "label": "yes"} on each line; and image_folder with COCO's pictures
+
+Source: Li et al., "Evaluating Object Hallucination in Large Vision-Language Models", EMNLP 2023,
+https://arxiv.org/abs/2305.10355
 """
 
 import json
@@ -17,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokensel.data.hub import RowPicture, Source, has_picture, load_rows, local_folder, picture_id
+from tokensel.data.hub import ExamplePicture, Source, has_picture, load_examples, local_folder, picture_id
 from tokensel.data.question import YES_NO, Question
 from tokensel.data.yes_no import POPE_CATEGORIES, read_label
 from tokensel.errors import TokenselError, check_choice, first_line
@@ -33,52 +36,53 @@ def load_pope(
     config: str | None = None,
     revision: str | None = None,
 ) -> list[Question]:
-    """The questions of a split, in its order; of the original, of the categories it has: random, popular, adversarial.
+    """The questions of a split, in its order; those of the original by category: random, popular, adversarial.
 
-    path                a data set on the hub, a folder, or an original file; see the head of this module
-    image_folder        the original's pictures
-    split               of the hub's: test, or with config=Full a category; of the original: test or a category
-    config, revision    of the hub's; null: its default, its newest
+    Parameters:
+        path: a data set on the hub, a folder, or an original file; see the module's docstring
+        image_folder: the folder of the original's pictures
+        split: of the hub's data set: test, or with config=Full a category; of the original: test or a category
+        config, revision: of the hub's data set; null: its default, its newest
 
-    id is category and question_id; image_id names COCO's picture.
+    A question's id is its category and question_id; its image_id is the name of COCO's picture.
 
-    Raises TokenselError for what cannot be found or read.
+    Raises TokenselError for data that cannot be found or read.
     """
     files = _original_files(Path(str(path)).expanduser())
     if not files:
-        return _rows(Source(str(path), str(split), config, revision, _ORIGINAL))
+        return _from_hub(Source(str(path), str(split), config, revision, _ORIGINAL))
     check_choice("data.split", split, ["test", *files])
     if image_folder is None:
-        raise TokenselError("data.image_folder: the original files need it: the folder with COCO's pictures")
+        raise TokenselError("data.image_folder: the original files need it; set it to the folder with COCO's pictures")
     folder = local_folder(image_folder)
     if folder is None:
         raise TokenselError(f"data.image_folder={image_folder}: no such folder")
     wanted = files if split == "test" else {split: files[split]}
     return [
-        _original(entry, category, folder, where, split)
+        _from_original(entry, category, folder, where, split)
         for category, file in wanted.items()
         for where, entry in _entries(file)
     ]
 
 
-def _rows(source: Source) -> list[Question]:
-    rows = load_rows(source, _COLUMNS)
-    pictures = rows.select_columns(["image"])
-    if "image_source" in rows.column_names:  # 1.5 GB of pictures then stay unread
-        image_ids = [Path(str(name or "")).stem for name in rows["image_source"]]
+def _from_hub(source: Source) -> list[Question]:
+    examples = load_examples(source, _COLUMNS)
+    pictures = examples.select_columns(["image"])
+    if "image_source" in examples.column_names:  # avoids reading 1.5 GB of pictures
+        image_ids = [Path(str(name or "")).stem for name in examples["image_source"]]
     else:
         image_ids = [picture_id(image) if has_picture(image) else "" for image in pictures["image"]]
     questions = []
-    for number, row in enumerate(rows.remove_columns(["image"])):
-        where = f"data.path={source.path}: row {number}"
-        image, category = RowPicture(pictures, number), str(row["category"] or source.split)
-        asked = (row["question_id"], row["question"], row["answer"], image, image_ids[number])
-        questions.append(_question(category, *asked, where=where, split=source.split))
+    for index, example in enumerate(examples.remove_columns(["image"])):
+        where = f"data.path={source.path}: example {index}"
+        image, category = ExamplePicture(pictures, index), str(example["category"] or source.split)
+        fields = (example["question_id"], example["question"], example["answer"], image, image_ids[index])
+        questions.append(_question(category, *fields, where=where, split=source.split))
     return questions
 
 
 def _original_files(path: Path) -> dict[str, Path]:
-    """Each category's file, in a folder or at the path itself."""
+    """The file of each category, in the folder `path` or at `path` itself."""
     files: dict[str, Path] = {}
     for category in POPE_CATEGORIES:
         ending = f"pope_{category}.json"
@@ -92,7 +96,7 @@ def _original_files(path: Path) -> dict[str, Path]:
 
 
 def _entries(file: Path) -> Iterator[tuple[str, Any]]:
-    """Each line's object after words that tell a user where it is."""
+    """The object of each line, with a description of its position for messages."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
@@ -111,12 +115,12 @@ def _entries(file: Path) -> Iterator[tuple[str, Any]]:
         yield where, entry
 
 
-def _original(entry: dict[str, Any], category: str, folder: Path, where: str, split: str) -> Question:
+def _from_original(entry: dict[str, Any], category: str, folder: Path, where: str, split: str) -> Question:
     name = str(entry["image"])
     if not name or name == ".." or Path(name).name != name:
         raise TokenselError(f"{where}: picture {name} is not a plain file name")
-    asked = (entry["question_id"], entry["text"], entry["label"], folder / name, Path(name).stem)
-    return _question(category, *asked, where=where, split=split)
+    fields = (entry["question_id"], entry["text"], entry["label"], folder / name, Path(name).stem)
+    return _question(category, *fields, where=where, split=split)
 
 
 def _question(
@@ -124,7 +128,7 @@ def _question(
     number: Any,
     text: Any,
     label: Any,
-    image: Path | RowPicture,
+    image: Path | ExamplePicture,
     image_id: str,
     *,
     where: str,

@@ -1,4 +1,4 @@
-"""The question in words as ScienceQA's evaluations ask it, and three readings of a written answer."""
+"""The wording of a question as in ScienceQA's evaluations, and three ways to read a written answer."""
 
 import re
 
@@ -12,11 +12,11 @@ _STATED_ANSWER = re.compile(r"The answer is ([A-Z])\.")
 
 
 def question_words(question: Question) -> str:
-    """The question without picture and instruction.
+    """The question without picture and instruction:
 
     Context: {hint}          only if there is a hint
     {text}
-    A. {choice}              one line per choice; none where the answer is yes or no
+    A. {choice}              one line per choice; none for a yes/no question
     """
     hint = [f"Context: {question.hint}"] if question.hint else []
     choices = [] if is_yes_no(question) else zip(LETTERS, question.choices, strict=False)
@@ -24,33 +24,35 @@ def question_words(question: Question) -> str:
 
 
 def instruction(question: Question) -> str:
-    """The line that says what form the answer shall have."""
+    """The line that states the form of the answer."""
     return YES_NO_INSTRUCTION if is_yes_no(question) else INSTRUCTION
 
 
 def is_yes_no(question: Question) -> bool:
-    """Whether the answer is a word, yes or no, and not a letter."""
+    """Whether the answer is the word yes or no, rather than a letter."""
     return question.form == "yes_no"
 
 
 def build_prompt(question: Question) -> str:
-    """The question's words and, in a line of its own, the instruction; without picture and conversation."""
+    """The question's words and, on a line of its own, the instruction; without picture and conversation template."""
     return f"{question_words(question)}\n{instruction(question)}"
 
 
 def read_answer(text: str, n_choices: int, reading: str = "llava") -> int | None:
-    """The index of the choice that a written answer names by its letter, or None if it names none: scored as wrong.
+    """The index of the choice whose letter a written answer names; None if it names none, which is scored as wrong.
 
-    llava   LLaVA's eval_science_qa.py: the whole text is an option's letter; or it begins with one and ". "; or it
-            says "The answer is X." exactly once
-    lmms    lmms-eval's scienceqa: the text is the letter in either case; or it begins with it and "."
-    exact   the text is the letter
+    Readings:
 
-    White space around the text counts for none of them. A letter beyond the question's own choices names none.
+    - `llava`, as in LLaVA's eval_science_qa.py: the whole text is an option's letter, or begins with one and ". ", or
+      contains "The answer is X." exactly once.
+    - `lmms`, as in lmms-eval's scienceqa: the text is the letter in either case, or begins with it and ".".
+    - `exact`: the text is the letter.
+
+    Surrounding white space is ignored. A letter beyond the question's own choices names none.
     """
     text = text.strip()
     letters = LETTERS[:n_choices]
-    # LLaVA knows A to E whatever the question: "D. The answer is B." says D even where there is no D.
+    # LLaVA always accepts A to E: "D. The answer is B." names D even in a question without D.
     options = LETTERS[: max(5, n_choices)]
     letter = {"llava": _llava_letter(text, options), "lmms": _lmms_letter(text), "exact": text}[reading]
     return letters.index(letter) if letter in tuple(letters) else None

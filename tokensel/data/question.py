@@ -15,17 +15,19 @@ YES_NO = ("Yes", "No")
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one picture, in ScienceQA's schema.
+    """One question about one picture, with the fields of ScienceQA.
 
-    answer      index into choices
-    image       a PIL image, a path, or a callable without arguments that returns one; None: no picture
-    image_id    equal for two questions exactly if they show the same picture: vision features are shared by
-                it, and it is the cluster of clustered intervals. Left empty, the question's own id stands in.
-    form        how it is worded and scored: choices (lettered), or yes_no (in one word; choices are YES_NO)
-    category    what its figures are also told by: MME's sub-task; POPE's random, popular or adversarial
+    Parameters:
+        answer: index into choices
+        image: a PIL image, a path, or a function without arguments that returns an image; None: no picture
+        image_id: equal for two questions if and only if they show the same picture. Such questions share vision
+            features, and form one cluster in clustered confidence intervals. If empty, the question's own id is used
+        family: kind of question within its data set
+        form: how it is worded and scored: choices (lettered), or yes_no (one word; choices are YES_NO)
+        category: a group with figures of its own: MME's sub-task; POPE's random, popular or adversarial
 
-    Raises TokenselError if the answer is none of the choices, there are more choices than letters, the form is
-    unknown, or a yes_no question has other choices.
+    Raises TokenselError for an answer that is not an index of choices, more choices than letters, an unknown form, or a
+    yes_no question with other choices.
     """
 
     id: str
@@ -45,24 +47,24 @@ class Question:
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
-            raise TokenselError(f"question {self.id}: form {self.form} is none of {', '.join(FORMS)}")
+            raise TokenselError(f"question {self.id}: form={self.form} is unknown; choose one of {', '.join(FORMS)}")
         if self.form == "yes_no" and tuple(self.choices) != YES_NO:
-            raise TokenselError(f"question {self.id}: the choices of a yes_no question are {', '.join(YES_NO)}")
+            raise TokenselError(f"question {self.id}: the choices of a yes_no question must be {', '.join(YES_NO)}")
         if not 0 <= self.answer < len(self.choices):
             raise TokenselError(
                 f"question {self.id}: answer {self.answer} is not an index of its {len(self.choices)} choices"
             )
         if len(self.choices) > len(LETTERS):
             raise TokenselError(
-                f"question {self.id}: has {len(self.choices)} choices; there are letters for {len(LETTERS)}"
+                f"question {self.id}: has {len(self.choices)} choices; at most {len(LETTERS)} are allowed"
             )
         if not self.image_id:
             object.__setattr__(self, "image_id", self.id)
 
     def load_image(self) -> Image.Image:
-        """The picture in RGB, decoded to the last row.
+        """The picture in RGB, fully decoded.
 
-        Raises BadSampleError, which names the question, for a picture that is missing, truncated or none.
+        Raises BadSampleError, which names the question, for a picture that is missing, truncated or not a picture.
         """
         if self.image is None:
             raise BadSampleError(f"question {self.id}: has no picture", question_id=self.id)
@@ -76,7 +78,7 @@ class Question:
                 f"question {self.id}: picture {error.filename or self.image} does not exist",
                 question_id=self.id,
             ) from error
-        except Exception as error:  # PIL's decoders raise nearly anything on a damaged file
+        except Exception as error:  # PIL's decoders raise errors of many classes for damaged files
             source = self.image if isinstance(self.image, str | Path) else "in memory"
             raise BadSampleError(
                 f"question {self.id}: picture {source} cannot be read ({first_line(error)})",
@@ -85,6 +87,6 @@ class Question:
 
 
 def _decoded(image: Image.Image) -> Image.Image:
-    # PIL decodes lazily: without load(), a truncated file would fail far from here, in the image processor.
+    # PIL decodes lazily: without load(), a truncated file would fail later, in the image processor.
     image.load()
     return image.convert("RGB")

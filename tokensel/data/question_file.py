@@ -1,4 +1,4 @@
-"""Questions of your own from a file, in the format that LLaVA's ScienceQA evaluation reads.
+"""Questions from a user's file, in the format of LLaVA's ScienceQA evaluation.
 
 A .json file with a list of entries, or a .jsonl file with one entry per line:
 
@@ -21,23 +21,24 @@ from tokensel.data.question import LETTERS, Question
 from tokensel.errors import TokenselError
 
 _CONTEXT = "Context: "
-# A question of two lines: what is asked, and the statement that it is asked about.
+# The first line of a question of two lines: the second is the statement that it refers to.
 _FIRST_OF_TWO = re.compile(r"\?$|^Complete the ")
 
 
 def load_question_file(path: str | Path, image_folder: str | Path | None = None) -> list[Question]:
     """The questions of a file, in its order.
 
-    path          a .json or .jsonl file; see the head of this module
-    image_folder  what the entries' "image" is relative to; only needed if any entry has one
+    Parameters:
+        path: a .json or .jsonl file; see the module's docstring
+        image_folder: the folder that each "image" is relative to; needed only if an entry has one
 
-    The choices are the last lines, from the last one that begins with "A. ". If the first line begins with
-    "Context: ", the lines before the choices hold hint and question with nothing between them: the last one
-    is the question, with the one before it if that ends in "?" or begins with "Complete the ". Either way
-    `build_prompt` gives the entry's own words again.
+    The choices are the last lines, from the last line that begins with "A. ". If the first line begins with the word
+    "Context:", the lines before the choices contain hint and question with nothing between them: the question is then
+    the last line, and also the one before it if that ends in "?" or begins with "Complete the ". In either case
+    `build_prompt` restores the entry's own words.
 
-    Raises TokenselError, which names the file and the line or entry, for a file that is missing or malformed,
-    a missing image folder, and a picture outside it. A missing picture is found by `Question.load_image`.
+    Raises TokenselError, which names the file and the line or entry, for a file that is missing or malformed, a missing
+    image folder, and a picture outside it. A missing picture is found by `Question.load_image`.
     """
     path = Path(path)
     folder = None if image_folder is None else Path(image_folder)
@@ -49,7 +50,7 @@ def load_question_file(path: str | Path, image_folder: str | Path | None = None)
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """Each entry after words that tell a user where it is."""
+    """Each entry, with a description of its position for messages."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -75,33 +76,33 @@ def _parse(text: str, path: Path, first_line: int) -> Any:
 
 
 def _question(entry: Any, where: str, folder: Path | None) -> Question:
-    def wrong(what: str) -> TokenselError:
-        return TokenselError(f"{where}: {what}")
+    def malformed(problem: str) -> TokenselError:
+        return TokenselError(f"{where}: {problem}")
 
     if not isinstance(entry, dict):
-        raise wrong(f"is a {type(entry).__name__}; an object with id and conversations is needed")
+        raise malformed(f"is a {type(entry).__name__}; an object with id and conversations is needed")
     id = entry.get("id")
     if not isinstance(id, str | int) or isinstance(id, bool) or id == "":
-        raise wrong("has no id")
+        raise malformed("has no id")
     where = f"{where} (id {id})"
     turns = entry.get("conversations")
     if not isinstance(turns, list):
-        raise wrong("has no list of conversations")
-    human, reply = _said_by("human", turns), _said_by("gpt", turns)
+        raise malformed("has no list of conversations")
+    human, reply = _first_turn_of("human", turns), _first_turn_of("gpt", turns)
     if human is None or reply is None:
-        raise wrong('needs a turn from "human" and one from "gpt", each with a value')
+        raise malformed('needs a turn from "human" and one from "gpt", each with a value')
 
     hint, text, choices = _split(human)
     if not text.strip():
-        raise wrong("has no question before its choices")
+        raise malformed("has no question before its choices")
     if not 2 <= len(choices) <= len(LETTERS):
-        raise wrong(f"has {len(choices)} choices; from 2 to {len(LETTERS)} lines A., B., ... are needed")
+        raise malformed(f"has {len(choices)} choices; from 2 to {len(LETTERS)} lines A., B., ... are needed")
     answer = read_answer(reply, len(choices))
     if answer is None:
-        raise wrong(f"answer {reply[:40]!r} is none of {', '.join(LETTERS[: len(choices)])}")
+        raise malformed(f"answer {reply[:40]!r} is none of {', '.join(LETTERS[: len(choices)])}")
     picture = entry.get("image")
     if picture is not None:
-        picture = _inside(picture, folder, wrong)
+        picture = _inside(picture, folder, malformed)
     return Question(
         id=str(id),
         text=text,
@@ -113,21 +114,21 @@ def _question(entry: Any, where: str, folder: Path | None) -> Question:
     )
 
 
-def _inside(picture: Any, folder: Path | None, wrong: Callable[[str], TokenselError]) -> str:
-    """The picture's path below the folder, without detours."""
+def _inside(picture: Any, folder: Path | None, malformed: Callable[[str], TokenselError]) -> str:
+    """The picture's normalised path relative to the folder."""
     if not isinstance(picture, str) or not picture:
-        raise wrong("image is not a path")
+        raise malformed("image is not a path")
     if folder is None:
-        raise wrong(f"has the picture {picture}, so data.image_folder is needed")
-    # By name alone, not resolved: a user may well link pictures into the folder.
+        raise malformed(f"has the picture {picture}, so data.image_folder is needed")
+    # Only the name is checked, symbolic links are not resolved: users may link pictures into the folder.
     path = os.path.normpath(picture)
     if os.path.isabs(path) or path.split(os.sep)[0] == "..":
-        raise wrong(f"picture {picture} is outside {folder}")
+        raise malformed(f"picture {picture} is outside {folder}")
     return path
 
 
-def _said_by(speaker: str, turns: list[Any]) -> str | None:
-    """What a speaker says first."""
+def _first_turn_of(speaker: str, turns: list[Any]) -> str | None:
+    """The text of a speaker's first turn, or None."""
     for turn in turns:
         if isinstance(turn, dict) and turn.get("from") == speaker and isinstance(turn.get("value"), str):
             return turn["value"]
@@ -148,8 +149,8 @@ def _split(human: str) -> tuple[str, str, tuple[str, ...]]:
             choices[-1] += f"\n{line}"
 
     words = lines[:before]
-    asked = -2 if len(words) > 2 and _FIRST_OF_TWO.search(words[-2]) else -1
-    hint, text = "\n".join(words[:asked]), "\n".join(words[asked:])
+    first = -2 if len(words) > 2 and _FIRST_OF_TWO.search(words[-2]) else -1
+    hint, text = "\n".join(words[:first]), "\n".join(words[first:])
     if hint.startswith(_CONTEXT) and hint != _CONTEXT and text.strip():
         return hint.removeprefix(_CONTEXT), text, tuple(choices)
     return "", "\n".join(words), tuple(choices)

@@ -1,14 +1,17 @@
 """ScienceQA: 21208 multiple-choice questions of school science, half of them with a picture.
 
-Lu et al., "Learn to Explain", NeurIPS 2022, https://arxiv.org/abs/2209.09513. Its forms give the same questions:
+Supported forms, which give the same questions:
 
     derek-thomas/ScienceQA          on the hub, with the columns image, question, choices, answer, hint, grade, subject,
-                                    topic, ...; lmms-lab/ScienceQA has them too, with config=ScienceQA-IMG (those with a
-                                    picture) or ScienceQA-FULL
-    a folder                        of either, written by datasets' save_to_disk, or a copy of the repository
+                                    topic, ...; lmms-lab/ScienceQA has the same columns, with config=ScienceQA-IMG (only
+                                    questions with a picture) or ScienceQA-FULL
+    a folder                        with either data set, written by `save_to_disk` or cloned from the hub
     the original folder             problems.json, pid_splits.json and images/SPLIT/PID/image.png
 
-The hub's rows have no pid. Their ids are their numbers in the split, unless there is a column "pid" or "id".
+The hub's examples have no pid. Unless there is a column "pid" or "id", their id is their index in the split.
+
+Source: Lu et al., "Learn to Explain: Multimodal Reasoning via Thought Chains for Science Question Answering",
+NeurIPS 2022, https://arxiv.org/abs/2209.09513
 """
 
 import json
@@ -18,13 +21,13 @@ from typing import Any
 
 from PIL import Image
 
-from tokensel.data.hub import RowPicture, Source, content_id, has_picture, load_rows, local_folder, picture_id
+from tokensel.data.hub import ExamplePicture, Source, content_id, has_picture, load_examples, local_folder, picture_id
 from tokensel.data.question import Question
 from tokensel.errors import TokenselError, first_line
 
 _COLUMNS = ("image", "question", "choices", "answer")
 _ORIGINAL = "the original with problems.json, pid_splits.json and images"
-# The original's word for the split that the hub calls validation.
+# Both names of the validation split: the hub's and the original's.
 _VALIDATION = ("validation", "val")
 
 
@@ -35,51 +38,52 @@ def load_scienceqa(
     config: str | None = None,
     revision: str | None = None,
 ) -> list[Question]:
-    """The questions of a split, in its order: 4241 in test, 2017 of them with a picture.
+    """The questions of a split, in its order: test has 4241, 2017 of them with a picture.
 
-    path          a data set on the hub, or a folder; see the head of this module
-    split         train, validation or test; of the original folder also trainval, minival and minitest
-    images_only   leaves out questions without a picture
-    config        lmms-lab/ScienceQA needs one: ScienceQA-IMG or ScienceQA-FULL
-    revision      a branch, tag or commit of the hub's
+    Parameters:
+        path: a data set on the hub, or a folder; see the module's docstring
+        split: train, validation or test; of the original folder also trainval, minival and minitest
+        images_only: omit questions without a picture
+        config: required for lmms-lab/ScienceQA: ScienceQA-IMG or ScienceQA-FULL
+        revision: a branch, tag or commit on the hub
 
-    image_id is a digest of the encoded picture: many questions share one. A picture is decoded when it is asked for,
-    and a lost one is found then.
+    A question's image_id is a digest of its encoded picture, because many questions share a picture. Pictures are
+    decoded, and missing ones found, when a question's picture is loaded.
 
-    Raises TokenselError for a path, split, config or revision that does not exist, for a hub that is out of reach, and
-    for a row without question, choices or answer.
+    Raises TokenselError for a path, split, config or revision that does not exist, an unreachable hub, and an example
+    without question, choices or answer.
     """
     if not isinstance(images_only, bool):
         raise TokenselError(f"data.images_only={images_only}: must be true or false")
     folder = local_folder(path)
     if folder is not None and (folder / "problems.json").is_file():
-        questions = _original(folder, split)
+        questions = _from_original(folder, split)
     else:
-        questions = _rows(Source(str(path), str(split), config, revision, _ORIGINAL))
+        questions = _from_hub(Source(str(path), str(split), config, revision, _ORIGINAL))
     return [question for question in questions if question.image is not None or not images_only]
 
 
-def _rows(source: Source) -> list[Question]:
-    rows = load_rows(source, _COLUMNS)
-    pictures = rows.select_columns(["image"])
-    named = next((column for column in ("pid", "id") if column in rows.column_names), None)
+def _from_hub(source: Source) -> list[Question]:
+    examples = load_examples(source, _COLUMNS)
+    pictures = examples.select_columns(["image"])
+    id_column = next((column for column in ("pid", "id") if column in examples.column_names), None)
     questions = []
-    for number, row in enumerate(rows):
-        seen = has_picture(row["image"])
+    for index, example in enumerate(examples):
+        shown = has_picture(example["image"])
         questions.append(
             _question(
-                row,
-                id=str(number if named is None else row[named]),
-                where=f"data.path={source.path}: row {number}",
+                example,
+                id=str(index if id_column is None else example[id_column]),
+                where=f"data.path={source.path}: example {index}",
                 split=source.split,
-                image=RowPicture(pictures, number) if seen else None,
-                image_id=picture_id(row["image"]) if seen else "",
+                image=ExamplePicture(pictures, index) if shown else None,
+                image_id=picture_id(example["image"]) if shown else "",
             )
         )
     return questions
 
 
-def _original(folder: Path, split: str) -> list[Question]:
+def _from_original(folder: Path, split: str) -> list[Question]:
     problems, splits = (_read(folder / name) for name in ("problems.json", "pid_splits.json"))
     name = "val" if split in _VALIDATION else split
     if not isinstance(splits.get(name), list):
@@ -89,7 +93,7 @@ def _original(folder: Path, split: str) -> list[Question]:
         where = f"{folder / 'problems.json'}: {pid}"
         problem = problems.get(pid)
         if not isinstance(problem, dict):
-            raise TokenselError(f"{where}: pid_splits.json names it, but there is no such problem")
+            raise TokenselError(f"{where}: pid_splits.json contains it, but there is no such problem")
         picture = _picture(folder, pid, problem, where)
         questions.append(
             _question(
@@ -119,7 +123,7 @@ def _picture(folder: Path, pid: str, problem: Mapping[str, Any], where: str) -> 
     if not image:
         return None
     parts = (str(split), pid, str(image))
-    # Plain names: a problem must not reach outside the folder.
+    # Plain names only: a problem must not refer to files outside the folder.
     if any(part in ("", "..") or Path(part).name != part for part in parts):
         raise TokenselError(f"{where}: split {split} and image {image} are not plain names")
     return folder.joinpath("images", *parts)
@@ -141,17 +145,17 @@ def _question(
     image: Path | Callable[[], Image.Image] | None,
     image_id: str,
 ) -> Question:
-    """A question from a row or a problem: the names of what they hold are the same."""
+    """A question from an example or a problem, whose fields have the same names."""
     text, choices, answer = fields.get("question"), fields.get("choices"), fields.get("answer")
     if not isinstance(text, str) or not text.strip():
         raise TokenselError(f"{where}: has no question")
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
-        raise TokenselError(f"{where}: choices {choices!r:.40} are no list of words")
+        raise TokenselError(f"{where}: choices {choices!r:.40} must be a list of strings")
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
-        raise TokenselError(f"{where}: answer {answer!r:.40} is no index of its {len(choices)} choices")
-    told = {name: str(fields.get(name) or "") for name in ("hint", "subject", "topic", "grade")}
-    if not told["hint"].strip():
-        told["hint"] = ""
+        raise TokenselError(f"{where}: answer {answer!r:.40} is not an index of its {len(choices)} choices")
+    texts = {name: str(fields.get(name) or "") for name in ("hint", "subject", "topic", "grade")}
+    if not texts["hint"].strip():
+        texts["hint"] = ""
     return Question(
         id=id,
         text=text,
@@ -160,5 +164,5 @@ def _question(
         image=image,
         image_id=image_id,
         split=split,
-        **told,
+        **texts,
     )

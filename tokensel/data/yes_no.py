@@ -1,10 +1,10 @@
 """The figures of MME and POPE, whose questions are answered with yes or no.
 
-An answer that is neither (prediction None) is wrong everywhere here: it is no yes, so it raises neither precision nor
-the yes-ratio, and it misses a yes, so it lowers recall. MME's own script, eval_tool/calculation.py, and lmms-eval count
-it as wrong too. POPE's own, evaluate.py, knows none: it takes whatever holds no "no" and no "not" for a yes.
+An answer that is neither (prediction None) is always wrong. It is not a yes, so it affects neither precision nor the
+yes-ratio; where yes is right it lowers recall. MME's own script, eval_tool/calculation.py, and lmms-eval also count it
+as wrong. POPE's own, evaluate.py, has no such case: it takes every answer without "no" and "not" for a yes.
 
-Questions that were skipped for their picture are left out.
+Questions skipped because of their picture are excluded.
 """
 
 from collections import Counter, defaultdict
@@ -35,41 +35,48 @@ _YES = YES_NO.index("Yes")
 Answered = tuple[Question, int | None]
 
 
-def yes_no_figures(rows: Iterable[Mapping[str, Any]], questions: Sequence[Question]) -> dict[str, Any]:
-    """The figures of prediction rows: MME's if all the questions are of its sub-tasks, else POPE's.
+def yes_no_figures(predictions: Iterable[Mapping[str, Any]], questions: Sequence[Question]) -> dict[str, Any]:
+    """The figures of stored predictions: MME's if every question belongs to one of its sub-tasks, else POPE's.
 
-    rows        {"id", "prediction", "skipped"} each; rows of other questions are left out
-    questions   all of form yes_no; without any, and for other forms, there are no figures: {}
+    Parameters:
+        predictions: records with "id", "prediction" and "skipped"; those of other questions are ignored
+        questions: all of form yes_no; if there are none, or of other forms, the result is {}
     """
     if not questions or any(question.form != "yes_no" for question in questions):
         return {}
     by_id = {question.id: question for question in questions}
-    answered = [(by_id[row["id"]], row["prediction"]) for row in rows if row["id"] in by_id and not row.get("skipped")]
+    answered = [
+        (by_id[record["id"]], record["prediction"])
+        for record in predictions
+        if record["id"] in by_id and not record.get("skipped")
+    ]
     is_mme = all(question.category in MME_TASKS for question in questions)
     return mme_figures(answered) if is_mme else pope_figures(answered)
 
 
 def pope_figures(answered: Sequence[Answered]) -> dict[str, Any]:
-    """POPE's figures of all questions and, in "categories", of those of each category; shares from 0 to 1.
+    """POPE's figures of all questions and, under "categories", of each category. Shares are from 0 to 1.
 
-    accuracy; precision, recall and f1 of "yes"; yes_ratio, the share of answers that are "yes"; n, the number of
-    answers; unreadable, how many of them are neither. Precision is 0 where nothing is answered "yes", recall where
-    nothing should be, f1 where both are 0; without any answer all shares are None.
+    accuracy; precision, recall and f1 of "yes"; yes_ratio, the share of the answers that are "yes"; n, the number of
+    answers; unreadable, the number of answers that are neither. Precision is 0 if no answer is "yes", recall if none
+    should be, f1 if both are 0. Without answers all shares are None.
 
-    Source: Li et al., "Evaluating Object Hallucination in Large Vision-Language Models", EMNLP 2023.
+    Source: Li et al., "Evaluating Object Hallucination in Large Vision-Language Models", EMNLP 2023,
+    https://arxiv.org/abs/2305.10355
     """
     categories = _by_category(answered)
     return _detection(answered) | {"categories": {name: _detection(part) for name, part in categories.items()}}
 
 
 def mme_figures(answered: Sequence[Answered]) -> dict[str, Any]:
-    """MME's scores: perception, of 2000, and cognition, of 800; and in "categories" what each sub-task adds.
+    """MME's scores: perception (at most 2000), cognition (at most 800) and, under "categories", those of each sub-task.
 
-    Of a sub-task: accuracy, the share of right answers; pictures, those with both of their questions answered;
-    accuracy_plus, the share of them with both right; score, 100 times the sum of the two, of 200; n and unreadable.
-    Perception and cognition are the sums of their sub-tasks' scores, None unless every one of them has a score.
+    Per sub-task: accuracy, the share of right answers; pictures, the number of pictures with both questions answered;
+    accuracy_plus, the share of these pictures with both answers right; score, 100 times the sum of the two shares (at
+    most 200); n and unreadable. Perception and cognition are sums of their sub-tasks' scores; None if one has no score.
 
-    Source: Fu et al., "MME: A Comprehensive Evaluation Benchmark for Multimodal Large Language Models", 2023.
+    Source: Fu et al., "MME: A Comprehensive Evaluation Benchmark for Multimodal Large Language Models", 2023,
+    https://arxiv.org/abs/2306.13394
     """
     tasks = {name: _pairs(part) for name, part in _by_category(answered).items()}
     return {
@@ -82,7 +89,9 @@ def mme_figures(answered: Sequence[Answered]) -> dict[str, Any]:
 
 
 def read_label(label: Any, where: str) -> int:
-    """The index into YES_NO of a data set's own "yes" or "no". Raises TokenselError, which says where, for others."""
+    """The index into YES_NO of a data set's own "yes" or "no". Raises TokenselError, which begins with `where`,
+    otherwise.
+    """
     words = [choice.lower() for choice in YES_NO]
     word = str(label).strip().rstrip(".").lower()
     if word not in words:
@@ -91,7 +100,7 @@ def read_label(label: Any, where: str) -> int:
 
 
 def _by_category(answered: Sequence[Answered]) -> dict[str, list[Answered]]:
-    """In the benchmarks' order, then the order of appearance."""
+    """The answers by category: known categories in the benchmarks' order, then others in order of appearance."""
     parts: dict[str, list[Answered]] = defaultdict(list)
     for question, prediction in answered:
         parts[question.category].append((question, prediction))
@@ -104,30 +113,30 @@ def _detection(answered: Sequence[Answered]) -> dict[str, Any]:
     figures: dict[str, Any] = {"n": n, "unreadable": _unreadable(answered)}
     if not n:
         return figures | dict.fromkeys(("accuracy", "precision", "recall", "f1", "yes_ratio"))
-    said = sum(prediction == _YES for _, prediction in answered)
-    true = sum(question.answer == _YES for question, _ in answered)
+    answered_yes = sum(prediction == _YES for _, prediction in answered)
+    labelled_yes = sum(question.answer == _YES for question, _ in answered)
     hits = sum(prediction == question.answer == _YES for question, prediction in answered)
-    precision, recall = hits / said if said else 0.0, hits / true if true else 0.0
+    precision, recall = hits / answered_yes if answered_yes else 0.0, hits / labelled_yes if labelled_yes else 0.0
     return figures | {
         "accuracy": _right(answered) / n,
         "precision": precision,
         "recall": recall,
         "f1": 2 * precision * recall / (precision + recall) if hits else 0.0,
-        "yes_ratio": said / n,
+        "yes_ratio": answered_yes / n,
     }
 
 
 def _pairs(answered: Sequence[Answered]) -> dict[str, Any]:
-    asked = Counter(question.image_id for question, _ in answered)
+    counts = Counter(question.image_id for question, _ in answered)
     right = Counter(question.image_id for question, prediction in answered if prediction == question.answer)
-    whole = [picture for picture, count in asked.items() if count == 2]
+    complete = [picture for picture, count in counts.items() if count == 2]
     accuracy = _right(answered) / len(answered)
-    plus = sum(right[picture] == 2 for picture in whole) / len(whole) if whole else None
+    plus = sum(right[picture] == 2 for picture in complete) / len(complete) if complete else None
     return {
         "n": len(answered),
         "unreadable": _unreadable(answered),
         "accuracy": accuracy,
-        "pictures": len(whole),
+        "pictures": len(complete),
         "accuracy_plus": plus,
         "score": None if plus is None else 100 * (accuracy + plus),
     }

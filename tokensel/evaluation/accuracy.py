@@ -95,9 +95,9 @@ def evaluate(
 
 
 def _workers(loaded: LoadedModel, points: Sequence[GridPoint], scoring: str) -> int:
-    """How many batches are computed in parallel. On a CPU, threads with a batch each are faster than all on one batch.
+    """How many batches are computed in parallel. On a CPU, a batch per thread is faster than all threads on one batch.
 
-    1 where parallel batches would disturb each other: hooks in the model, or a user's method, which may keep state.
+    1 where parallel batches could interfere: through hooks on the model, or a user's method, which may keep state.
     """
     if loaded.device.type != "cpu" or scoring == "generate":
         return 1
@@ -193,7 +193,7 @@ class _OnePass:
 
     @torch.inference_mode()
     def compute(self, prepared: _Prepared) -> _Computed:
-        """The answers of all points that lack some. Changes no state: several batches may run in parallel."""
+        """Answers a batch for all points that lack answers. Changes no state: several batches may run in parallel."""
         computed = _Computed(prepared.bad)
         if prepared.bad and self.on_bad_sample == "error":
             return computed
@@ -236,7 +236,7 @@ class _OnePass:
             computed.results.append((index, group.questions, records))
 
     def embed(self, group: _Group, stages: Iterable[Sequence[Stage]]) -> State:
-        """The prompts as they enter the first layer. stages: of all points, to know what they need."""
+        """The prompts as they enter the first layer. stages: those of all points, whose methods say what they need."""
         encoded = group.encoded
         uses_vision = any(stage.method.uses_vision for each in stages for stage in each)
         features, vision = self.features(encoded, uses_vision)

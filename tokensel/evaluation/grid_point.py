@@ -1,4 +1,4 @@
-"""One setting of a sweep's grid."""
+"""A grid point: one setting of method, kept, layer, aggregation and layout."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -10,14 +10,15 @@ from tokensel.methods import Method, make_method
 
 @dataclass(frozen=True)
 class GridPoint:
-    """One setting of method, aggregation and layout. Arguments mean what they mean for `reduce_tokens`.
+    """One setting of everything that a sweep varies. The arguments mean the same as those of `reduce_tokens`.
 
-    kept      visual tokens that remain; None only for methods that leave no choice (full, no_image); a tuple has
-              one entry for each of several stages
-    agg_layer likewise; None: the method's own
-    seed      for methods that choose at random
+    kept            visual tokens that remain; a tuple has one entry per stage; None only for methods that leave no
+                    choice (full, no_image)
+    agg_layer       the layer, or a tuple of them; None: the method's own
+    seed            for methods that choose at random
+    method_options  values of the method's fields
 
-    Raises TokenselError for anything that no model could run.
+    Raises TokenselError for a setting that no model could run.
     """
 
     method: str
@@ -42,25 +43,28 @@ class GridPoint:
         return method
 
     def stages(self, num_layers: int | None = None) -> list[Stage]:
-        """The point's stages, as `SplitModel.reduce` takes them one by one; num_layers: the decoder's."""
+        """The point's stages, with a fresh instance of the method.
+
+        num_layers: the decoder's, to check agg_layer and to scale a method's own layers.
+        """
         return make_stages(self.make_method(), **self.reduction(), num_layers=num_layers)
 
     @property
     def final_kept(self) -> int | None:
-        """How many visual tokens remain after the last stage that chooses any; None: all."""
+        """Visual tokens that remain after the last stage; None: all."""
         kept = self.kept[-1] if isinstance(self.kept, tuple) else self.kept
         return self.make_method().fixed_kept if kept is None else kept
 
     def reduction(self) -> dict[str, Any]:
-        """The keyword arguments of `reduce_tokens`, less the method."""
+        """The keyword arguments of `reduce_tokens`, without the method."""
         names = ("kept", "agg_layer", "temperature", "aggregation", "layout", "position")
         return {name: getattr(self, name) for name in names}
 
     def settings(self) -> dict[str, Any]:
-        """What determines the point's predictions, and nothing else: points that cannot differ have equal
-        settings.
+        """Everything that determines the point's predictions, and nothing else.
 
-        A temperature that no aggregation uses, a seed that nothing draws from and the like are None.
+        Points that always predict the same have equal settings: a temperature that no aggregation uses, or a seed that
+        the method does not use, is None.
         """
         method, stages = self.make_method(), self.stages()
         options = {name: value for name, value in asdict(method).items() if name != "seed"}
@@ -80,7 +84,7 @@ class GridPoint:
         return settings | reduced
 
     def _stages_text(self, stages: list[Stage]) -> str:
-        """What tells points of several stages apart: "288@2 72@8", or which of the two the method decides."""
+        """Kept and layer of each stage, as "288@2 72@8". A star stands for what the method decides itself."""
         kept = [str(stage.kept) for stage in stages] if isinstance(self.kept, tuple) else ["*"] * len(stages)
         layers = ["*" if self.agg_layer is None else str(stage.layer) for stage in stages]
         return " ".join(f"{count}@{layer}" for count, layer in zip(kept, layers, strict=True))

@@ -24,7 +24,7 @@ ROOT = "tokensel.evaluation.accuracy"
 
 
 def questions_digest(questions: Sequence[Question]) -> str:
-    """A digest of all questions. Pictures count by their ids: the data set's own code, or its files, make them."""
+    """A digest of all questions. Pictures count by their ids: the data set's code or files determine the rest."""
     digest = hashlib.sha256()
     for question in sorted(questions, key=lambda question: question.id):
         parts = (
@@ -48,7 +48,8 @@ def ids_digest(questions: Sequence[Question]) -> str:
 def code_digest(method: str, data: str | None = None) -> str:
     """A digest of the code behind a method's predictions on a data set.
 
-    method: a registered name; its classes' modules count, and what those import from their own package or folder.
+    method: a registered name. The modules of its class and base classes count, and what those import from their own
+        package or folder.
     data: the data set's name; None leaves its module out.
     """
     kinds = [kind for kind in find_method(method).__mro__ if issubclass(kind, Method)]
@@ -72,7 +73,7 @@ def library_sources(roots: Sequence[str], package: Path = PACKAGE, plugins: froz
 
 @cache
 def without_comments(source: str) -> str:
-    """A Python source without comments, docstrings and layout."""
+    """A Python source without what changes no prediction: comments, docstrings, layout, `__version__`, `__all__`."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if (
@@ -80,7 +81,13 @@ def without_comments(source: str) -> str:
             and ast.get_docstring(node) is not None
         ):
             node.body = node.body[1:] or [ast.Pass()]
+    tree.body = [statement for statement in tree.body if not _is_about_the_module(statement)]
     return ast.unparse(tree)
+
+
+def _is_about_the_module(statement: ast.stmt) -> bool:
+    names = statement.targets if isinstance(statement, ast.Assign) else []
+    return any(isinstance(name, ast.Name) and name.id in ("__version__", "__all__") for name in names)
 
 
 @cache

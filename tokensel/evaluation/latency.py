@@ -1,7 +1,8 @@
 """Time and memory of one prompt at batch 1. Grid points alternate with the full model, so that ratios are paired.
 
-Timed is what a user runs: the model under `reduce_tokens`, a prefill with a KV cache and then greedy decoding; or the
-same with compiled graphs. Vision and selection are timed separately, with the model run piece by piece.
+What is timed is what a user runs: the model under `reduce_tokens`, with a prefill into a KV cache and then greedy
+decoding; or the same with compiled graphs. Vision and selection are timed separately, with the model run piece by
+piece.
 """
 
 import time
@@ -81,12 +82,13 @@ class LatencyMeter:
         In every round the full model and each point run once; the first place rotates. With fewer points, a point's
         run is closer in time to the full model's, and drift matters less.
 
-        select_ms, vision_ms    selection with aggregation; the vision tower. None where there is none
+        select_ms               selection and aggregation, of all stages; None if the point has no stage
+        vision_ms               the vision tower; None if the question has no picture
         prefill_ms              time to the first token, vision tower included
         decode_ms               one later token
         total_ms                prefill and all decoding steps
-        speedup, speedup_total  the full model's prefill_ms and total_ms over the point's: medians of the ratios within
-                                a round
+        speedup, speedup_total  prefill_ms and total_ms of the full model, divided by the point's in the same round; the
+                                median over the rounds
         peak_memory_bytes       of the point's runs on CUDA; None on a CPU
 
         Each time is a dictionary {"p25", "p50", "p75"}.

@@ -3,7 +3,8 @@
     modules = imported_modules(["tokensel.evaluation.accuracy"], in_package(Path("tokensel")))
 
 Imports inside functions count; those under `if TYPE_CHECKING:` do not. A name that a package re-exports counts as an
-import of the module that defines it. Importing a module also runs the `__init__` of every package above it.
+import of the module that defines it. Importing a module also runs the `__init__` of every package above it, so these
+count too.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Cutting the rows x cols grid of visual tokens into rectangular cells: pure functions of integers, on the CPU."""
+"""Division of the rows x cols grid of visual tokens into rectangular cells: pure functions of integers, on the CPU."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from tokensel.errors import TokenselError
 
 
 class Box(NamedTuple):
-    """A rectangle of tokens: rows top .. bottom - 1, columns left .. right - 1."""
+    """A rectangle of tokens: grid rows top .. bottom - 1, columns left .. right - 1."""
 
     top: int
     bottom: int
@@ -19,16 +19,17 @@ class Box(NamedTuple):
 
     @property
     def spread(self) -> int:
-        """12 times the sum of squared distances of the tokens to the middle of the box."""
+        """12 times the sum of the squared distances of the tokens from the middle of the box."""
         height, width = self.bottom - self.top, self.right - self.left
         return height * width * (height**2 + width**2 - 2)
 
 
 def grid_cells(rows: int, cols: int, kept: int) -> Tensor:
-    """The cell of every token of a rows x cols grid: LongTensor[rows * cols], from 0 to kept - 1 in reading order.
+    """The cell of every token of a rows x cols grid: LongTensor[rows * cols], cells 0 .. kept - 1 in reading order.
 
-    Exactly `kept` non-empty rectangles, as square and as even as bands of rows that are each cut into columns allow;
-    64 on 24 x 24 gives 8 x 8. kept >= rows * cols gives every token its own cell.
+    The grid is divided into bands of rows and each band into columns, so that the `kept` non-empty rectangles are as
+    square and as even as possible; kept=64 on 24 x 24 gives 8 x 8 cells. kept >= rows * cols gives every token its own
+    cell.
 
     Raises TokenselError for rows, cols or kept < 1.
     """
@@ -39,9 +40,10 @@ def grid_cells(rows: int, cols: int, kept: int) -> Tensor:
 
 
 def cell_centers(rows: int, cols: int, kept: int) -> Tensor:
-    """The middle token of every cell of grid_cells: LongTensor[min(kept, rows * cols)], ascending within a band.
+    """The middle token of every cell of `grid_cells`: LongTensor[min(kept, rows * cols)], in the order of the cells.
 
-    Where two tokens are as near to the middle, the upper or left one. Raises TokenselError as grid_cells does.
+    If two tokens are equally near to the middle, it is the upper or left one. Raises TokenselError as `grid_cells`
+    does.
     """
     boxes = _boxes(rows, cols, kept)
     return torch.tensor([(b.top + b.bottom - 1) // 2 * cols + (b.left + b.right - 1) // 2 for b in boxes])
@@ -49,7 +51,7 @@ def cell_centers(rows: int, cols: int, kept: int) -> Tensor:
 
 @lru_cache
 def _boxes(rows: int, cols: int, kept: int) -> tuple[Box, ...]:
-    """The cells in reading order, with as many bands as keep the tokens nearest to the middles of their cells."""
+    """The cells in reading order, with the number of bands for which tokens are nearest to the middle of their cell."""
     for key, value in (("rows", rows), ("cols", cols), ("kept", kept)):
         if value < 1:
             raise TokenselError(f"{key}={value}: must be at least 1")
@@ -59,7 +61,7 @@ def _boxes(rows: int, cols: int, kept: int) -> tuple[Box, ...]:
 
 
 def _banded(rows: int, cols: int, kept: int, bands: int) -> tuple[Box, ...]:
-    """The cells of `bands` bands, each as high as its share of the cells and at least one row."""
+    """The cells of `bands` bands. A band's height follows its share of the cells and is at least 1."""
     boxes: list[Box] = []
     bottom = 0
     for band in range(1, bands + 1):

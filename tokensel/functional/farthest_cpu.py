@@ -1,20 +1,21 @@
-"""Farthest point sampling on a CPU, with the work left undone that no choice hangs on. The choices are the same.
+"""Farthest point sampling on a CPU by lazy evaluation. The choices are those of `sampling.farthest_points`.
 
-The distance of a token to what is chosen can only fall, so an old value bounds it from above. A pool of the tokens
-with the largest bounds is copied together, as unit vectors, and kept up to date step by step; all others stay as they
-are until the farthest of the pool is no farther than the best bound outside it. Lazy evaluation of a greedy choice:
-Minoux (1978), "Accelerated greedy algorithms". Where all tokens are few enough for the processor's cache, the pool is
-all of them. Every step waits for its own result, so this is not for a GPU.
+A token's distance to the chosen tokens only falls, so an outdated value is an upper bound. A pool of the tokens with
+the largest bounds is copied as unit vectors and updated at every step. All other tokens are updated only when the
+farthest token of the pool is no farther than the largest bound outside it. If all tokens fit into the processor's
+cache, the pool holds all of them. Every step reads its own result, which would be slow on a GPU.
+
+Source: Minoux 1978, Accelerated greedy algorithms.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# A pool of this many values stays in a core's cache; fewer tokens than LEAST_POOL are soon used up.
+# A pool of POOL_VALUES values fits into a core's cache. A pool of fewer than LEAST_POOL tokens is soon exhausted.
 POOL_VALUES = 2**18
 LEAST_POOL = 64
-# At first the bounds fall so fast that a pool is not worth its copy.
+# In the first steps the bounds fall so fast that a pool is not worth its copy.
 FIRST_STEPS = 8
 
 
@@ -24,17 +25,20 @@ def farthest_points(tokens: Tensor, inverse: Tensor, start: Tensor, kept: int) -
     The start is first. Ties go to the lowest index.
     """
     starts = start.squeeze(1).tolist()
-    orders = [_Row(*row).choose(max(kept, 1)) for row in zip(tokens, inverse, starts, strict=True)]
+    orders = [_Picture(*row).choose(max(kept, 1)) for row in zip(tokens, inverse, starts, strict=True)]
     return torch.from_numpy(np.array(orders))
 
 
 def pool_size(count: int, hidden: int) -> int:
-    """How many of `count` tokens of `hidden` values a pool takes."""
+    """The number of tokens in a pool, of `count` tokens with `hidden` values each."""
     return min(count, max(LEAST_POOL, POOL_VALUES // hidden))
 
 
-class _Row:
-    """The tokens [N, D] of one picture, what is chosen so far, and every token's distance to the first `seen` of it."""
+class _Picture:
+    """The tokens of one picture, [N, D], and the choices so far.
+
+    distance: [N], every token's distance to the first `seen` [N] choices.
+    """
 
     def __init__(self, tokens: Tensor, inverse: Tensor, start: int) -> None:
         self.tokens, self.inverse = tokens, inverse
@@ -54,7 +58,10 @@ class _Row:
         return self.order
 
     def _updated(self, tokens: Tensor, distance: np.ndarray, seen: int, inverse: Tensor | None = None) -> np.ndarray:
-        """distance [n] of tokens [n, D] to the first `seen` choices -> to all; inverse: unless tokens are units."""
+        """The distances of tokens [n, D] to all choices, from those to the first `seen` choices, distance [n].
+
+        inverse: the tokens' inverse norms [n]; None = the tokens are unit vectors.
+        """
         new = torch.cat(self.chosen)[seen:]
         cosine = torch.mv(tokens, new[0]) if len(new) == 1 else torch.mm(new, tokens.t()).amax(0)
         if inverse is not None:
@@ -62,7 +69,7 @@ class _Row:
         return np.minimum(distance, 1 - cosine.numpy())
 
     def _from_all(self) -> None:
-        """One step over all tokens."""
+        """Makes one choice after updating all tokens."""
         self.distance = self._updated(self.tokens, self.distance, int(self.seen.min()), self.inverse)
         self.seen[:] = len(self.order)
         farthest = int(self.distance.argmax())
@@ -70,7 +77,7 @@ class _Row:
         self.chosen.append((self.tokens[farthest] * self.inverse[farthest]).unsqueeze(0))
 
     def _from_pool(self, size: int, kept: int) -> bool:
-        """As many steps as one pool is good for; whether there was any."""
+        """Makes choices from a new pool while the farthest token is certainly in it; returns whether it made any."""
         border = len(self.distance) - size
         if border:
             ranked = self.distance.argpartition(border - 1)
@@ -88,7 +95,7 @@ class _Row:
         left = kept - len(self.order)
         while True:
             best = int(distance.argmax())
-            # To be as far as the best bound outside is not enough: a token there may have the lower index.
+            # If it equals the bound, a token outside may be as far and have a lower index.
             if not distance[best] > bound:
                 break
             picked.append(best)

@@ -1,13 +1,13 @@
-"""Farthest point sampling on a GPU as one Triton kernel: no launch and no host between two choices.
+"""Farthest point sampling on a GPU as one Triton kernel: no launch and no host synchronisation between two choices.
 
-The N tokens of a row of the batch are shared out among programs. At every step each program reads the token chosen
-last, brings its own tokens' nearest distances up to date, and offers the farthest of them to the others: an atomic
-maximum over (distance, index), in which equal distances go to the lowest index. Then the programs of the row wait for
-each other. Where they cannot all run at the same time, every step is a launch of its own instead.
+The N tokens of a row of the batch are divided among programs. At every step each program reads the latest choice,
+updates its own tokens' distances, and submits the farthest of them to an atomic maximum over (distance, index), in
+which equal distances go to the lowest index. Then the programs of the row wait for each other. If they cannot all run
+at the same time, every step is a separate launch instead.
 
-The arithmetic is tested in Triton's interpreter, the waiting between processes that share memory, and both on a GPU
-where there is one: on an H200 the kernel chooses what the plain path chooses. docs/speed.md has its times. `usable`
-tries it once on each device all the same.
+The tests run the arithmetic in Triton's interpreter, the waiting in processes that share memory, and both on a GPU if
+there is one. docs/speed.md has the times on an H200. In addition, `usable` compares the kernel with the reference
+implementation once on each device.
 """
 
 import warnings
@@ -22,13 +22,13 @@ try:
     import triton  # type: ignore
     import triton.language as tl  # type: ignore
     from triton.language import constexpr  # type: ignore
-except ImportError:  # builds of PyTorch for CPUs come without it
+except ImportError:  # CPU builds of PyTorch do not contain it
     triton = constexpr = None
 
-# A key is an integer that orders by distance, then by lower index: distance << 32 | (N - index).
+# A key is an int64 that orders by distance, then by lower index: distance << 32 | (N - index).
 LOWEST = -(2**63 - 1)
 INDEX = 2**31 - 1
-# How often a program asks for the others, a second or so. Then the choice is N, which is no token's index.
+# Polls before a program stops waiting for the others, about a second. The choice is then N, which no token has.
 PATIENCE = 2**20
 LEAST_ROWS, MOST_ROWS = 8, 64
 TILE = 16384
@@ -52,11 +52,11 @@ def _choose(
     COLUMNS: constexpr,
     WAIT: constexpr,
 ):
-    """Steps first to last - 1 for one program's tokens. Grid (programs, B).
+    """Steps first .. last - 1 for one program's tokens. Grid (programs, B).
 
-    tokens [B, N, D] of a float type; inverse norms and nearest distances so far, float32 [B, N]; keys int64
-    [B, kept], those before `first` known, the others LOWEST; arrived int32 [B], how many programs have finished
-    their step, zero at first.
+    tokens: [B, N, D] of a float dtype. inverse: inverse norms, float32 [B, N]. nearest: distances to the choices so
+    far, float32 [B, N]. keys: int64 [B, kept], known before `first`, LOWEST from there on. arrived: int32 [B], the
+    number of steps that programs have finished, initially 0.
     """
     batch = tl.program_id(1)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -87,23 +87,23 @@ def _choose(
         offer = (ordered.to(tl.int64) << 32) | (count - rows).to(tl.int64)
         tl.atomic_max(keys + step, tl.max(tl.where(inside, offer, -0x7FFFFFFFFFFFFFFF), 0), sem="relaxed")
         if WAIT:
-            everyone = (step - first + 1) * programs
+            expected = (step - first + 1) * programs
             here = tl.atomic_add(arrived, 1, sem="acq_rel") + 1
-            asked = 0
-            while (here < everyone) & (asked < patience):
+            polls = 0
+            while (here < expected) & (polls < patience):
                 here = tl.atomic_add(arrived, 0, sem="acquire")
-                asked += 1
-            if here < everyone:
+                polls += 1
+            if here < expected:
                 tl.atomic_max(keys + step, tl.full((), 0x7FFFFFFF00000000, tl.int64), sem="relaxed")
     tl.store(nearest + rows, near, mask=inside)
 
 
-# What changes from call to call must not make Triton compile anew.
+# Arguments that change from call to call must not cause recompilation.
 _kernel: Any = triton and triton.jit(do_not_specialize=["first", "last", "kept", "programs", "patience"])(_choose)
 
 
 def shares(batch: int, count: int, processors: int) -> tuple[int, bool]:
-    """How many tokens a program takes, and whether all programs of the batch can run at the same time."""
+    """The number of tokens per program, and whether all programs of the batch can run at the same time."""
     rows = LEAST_ROWS
     while rows < MOST_ROWS and batch * -(-count // rows) > processors:
         rows *= 2
@@ -112,10 +112,11 @@ def shares(batch: int, count: int, processors: int) -> tuple[int, bool]:
 
 
 def farthest_points(tokens: Tensor, inverse: Tensor, start: Tensor, kept: int) -> Tensor:
-    """The choices of farthest point sampling, `start` LongTensor[B, 1] first: LongTensor[B, max(kept, 1)].
+    """The choices of farthest point sampling, the start first.
 
-    tokens [B, N, D] of any float type on CUDA (or on a CPU under TRITON_INTERPRET=1), inverse float32 [B, N]: one
-    over their norms. Similarity is float32; ties go to the lowest index. O(N M D).
+    tokens [B, N, D] of any float dtype on CUDA (or on a CPU with TRITON_INTERPRET=1), their inverse norms float32
+    [B, N], start LongTensor[B, 1] -> LongTensor[B, max(kept, 1)]. Similarity is float32; ties go to the lowest index.
+    O(N M D).
     """
     batch, count, hidden = tokens.shape
     processors = torch.cuda.get_device_properties(tokens.device).multi_processor_count if tokens.is_cuda else 1
@@ -153,10 +154,10 @@ def farthest_points(tokens: Tensor, inverse: Tensor, start: Tensor, kept: int) -
 
 
 @cache
-def usable(device: torch.device, plain: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> bool:
-    """Whether the kernel runs on this CUDA device and chooses as `plain` does; tried once, on made-up tokens.
+def usable(device: torch.device, reference: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> bool:
+    """Whether the kernel runs on this CUDA device and makes the choices of `reference`; tried once, on random tokens.
 
-    Without Triton it does not; if it fails or chooses otherwise, a warning says so.
+    False without Triton. If the kernel fails or differs, a warning gives the reason.
     """
     if triton is None:
         return False
@@ -164,10 +165,10 @@ def usable(device: torch.device, plain: Callable[[Tensor, Tensor, Tensor, int], 
     inverse = torch.linalg.vector_norm(tokens, dim=-1).reciprocal()
     start = torch.zeros(1, 1, dtype=torch.long, device=device)
     try:
-        agrees = torch.equal(farthest_points(tokens, inverse, start, 16), plain(tokens, inverse, start, 16))
-        reason = "it does not choose as it should"
-    except Exception as error:  # Triton needs a C compiler and a driver it knows, and raises whatever it meets
+        agrees = torch.equal(farthest_points(tokens, inverse, start, 16), reference(tokens, inverse, start, 16))
+        reason = "its choices differ from the reference"
+    except Exception as error:  # a missing C compiler or an unknown driver can raise anything
         agrees, reason = False, f"{type(error).__name__}: {error}".splitlines()[0]
     if not agrees:
-        warnings.warn(f"farthest point sampling goes without its kernel on {device}: {reason}", stacklevel=2)
+        warnings.warn(f"farthest point sampling does not use its GPU kernel on {device}: {reason}", stacklevel=2)
     return agrees

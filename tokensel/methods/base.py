@@ -57,6 +57,11 @@ class Method:
         """The number of visual tokens, of `count`, that remain after each stage if the user gives only the last one."""
         return (kept,) * stages
 
+    @classmethod
+    def takes_kept(cls) -> bool:
+        """Whether `kept` can be chosen. It cannot where nothing is ever removed, or always the same number."""
+        return not cls.passes_through and cls.fixed_kept is None
+
     def cut_off(self) -> int | None:
         """The decoder layer before which all remaining visual tokens are removed; None: no such layer."""
         return None
@@ -70,7 +75,7 @@ class Method:
 class ScoringMethod(Method):
     """Base of methods that rank: a subclass defines `score` instead of `select`.
 
-    The `kept` visual tokens with the largest scores remain, in the order of the image; ties go to the lowest index.
+    The `kept` visual tokens with the largest scores remain, in the order of the picture; ties go to the lowest index.
     """
 
     def score(self, context: Context) -> Tensor:

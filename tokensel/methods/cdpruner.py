@@ -24,8 +24,8 @@ class CDPruner(Method):
         NeurIPS 2025, https://arxiv.org/abs/2506.10967.
     Parameters: none.
     Our reading: the paper takes relevance from CLIP's text encoder, which a LLaVA checkpoint does not contain. Here it
-        is the mean cosine of a visual token with the instruction's embeddings, scaled to 0 .. 1 over the image.
-        Survivors are in the order of the image.
+        is the mean cosine of a visual token with the instruction's embeddings, scaled to 0 .. 1 over the picture.
+        Survivors are in the order of the picture.
     """
 
     name: ClassVar[str] = "cdpruner"

@@ -75,7 +75,7 @@ class Context:
 
     @property
     def text_mask(self) -> Tensor:
-        """Which tokens of `text` are the instruction: BoolTensor[B, S]. They follow the image and are not padding."""
+        """Which tokens of `text` are the instruction: BoolTensor[B, S]. They follow the picture and are not padding."""
         return self._text[1]
 
     @cached_property
@@ -102,7 +102,7 @@ class Context:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the image's visual tokens, which are in reading order.
+        """Rows and columns of the picture's visual tokens, which are in reading order.
 
         Raises TokenselError if they do not fill a grid, for example after an earlier reduction.
         """

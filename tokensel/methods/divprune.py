@@ -20,8 +20,8 @@ class DivPrune(Method):
     Source: Alvar et al., DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models, CVPR 2025,
         https://arxiv.org/abs/2503.02175.
     Parameters: none.
-    Our reading: survivors are in the order of the image, as in the release; the paper's own figures came from unsorted
-        indices. The decoder receives a shorter image, so position ids are renumbered.
+    Our reading: survivors are in the order of the picture, as in the release; the paper's own figures came from
+        unsorted indices. The decoder receives a shorter picture, so position ids are renumbered.
     """
 
     name: ClassVar[str] = "divprune"

@@ -21,7 +21,7 @@ class FastV(ScoringMethod):
     Source: Chen et al., An Image is Worth 1/2 Tokens After Layer 2: Plug-and-Play Inference Acceleration for Large
         Vision-Language Models, ECCV 2024, https://arxiv.org/abs/2403.06764.
     Parameters:
-        heads: "mean" = the mean over heads; "max_head" = the head whose attention to the image has the largest sum (the
+        heads: "mean" = the mean over heads; "max_head" = the head with the largest sum of attention to the picture (the
             lowest of the heads within 1e-5 of it); "weighted" = alpha * that head + (1 - alpha) * mean of the others.
         alpha: from 0 to 1, for heads="weighted".
         seed: for agg_layer=0, which has no previous layer: a random subset is kept, as in the original code.
@@ -56,7 +56,7 @@ class FastV(ScoringMethod):
         """Combines the heads: attention [B, heads, N] -> [B, N]."""
         if self.heads == "mean":
             return attention.mean(1)
-        # If several heads attend to the image alone, each sums to 1 up to rounding, which must not decide.
+        # If several heads attend to the picture alone, each sums to 1 up to rounding, which must not decide.
         leader = first_of_best(attention.sum(2)).unsqueeze(2).expand(-1, 1, attention.shape[2])
         strongest = attention.gather(1, leader).squeeze(1)
         if self.heads == "max_head":

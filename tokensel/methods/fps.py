@@ -14,7 +14,7 @@ from tokensel.methods.sizes import Sizes
 @register_method
 @dataclass
 class FarthestPoint(Method):
-    """Cover the image: each choice is the token farthest (1 - cosine) from all earlier choices.
+    """Cover the picture: each choice is the token farthest (1 - cosine) from all earlier choices.
 
     Survivors gather the other tokens by cross-attention.
 

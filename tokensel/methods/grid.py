@@ -1,4 +1,4 @@
-"""grid: evenly spaced tokens, whatever the image shows; a control."""
+"""grid: evenly spaced tokens, whatever the picture shows; a control."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,9 +13,9 @@ from tokensel.methods.sizes import Sizes
 @register_method
 @dataclass
 class Grid(Method):
-    """Keep the middle token of each cell of a uniform grid, whatever the image shows.
+    """Keep the middle token of each cell of a uniform grid, whatever the picture shows.
 
-    The image is divided into `kept` cells, as square and as even as possible, for any kept.
+    The picture is divided into `kept` cells, as square and as even as possible, for any kept.
 
     Source: none, a control.
     Parameters: none.

@@ -1,4 +1,4 @@
-"""himap: rank by the text's attention in a first stage, then by the image's own."""
+"""himap: rank by the text's attention in a first stage, then by the picture's own."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,7 +18,7 @@ from tokensel.methods.sizes import Sizes
 class HiMAP(ScoringMethod):
     """Rank by the attention of the text in the first stage and by that of the visual tokens in later stages.
 
-    Early layers move information from the image to the text; later layers work within the image. The score is the
+    Early layers move information from the picture to the text; later layers work within the picture. The score is the
     previous layer's attention, averaged over heads and summed over the instruction (first stage) or over the remaining
     visual tokens (later stages).
 

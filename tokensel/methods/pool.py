@@ -17,7 +17,7 @@ from tokensel.methods.sizes import Sizes
 class Pool(Method):
     """Average pooling: each survivor carries the mean of its grid cell and has the position of the cell's middle token.
 
-    The image is divided into `kept` cells, as square and as even as possible, for any kept. On 24 x 24 tokens kept=64
+    The picture is divided into `kept` cells, as square and as even as possible, for any kept. On 24 x 24 tokens kept=64
     is 3 x 3 pooling, a common control in papers on token reduction.
 
     Source: none, a control.

@@ -26,8 +26,8 @@ class PruMerge(Method):
     Parameters:
         neighbours: the number of tokens that are merged into each kept token.
     Our reading: the paper keeps the outliers of the attention (by interquartile range), whose number differs between
-        images. Here `kept` is that number, in the same ranking, so that methods are compared at equal cost. Attention
-        is the mean over heads. Survivors are in the order of the image, and position ids are renumbered.
+        pictures. Here `kept` is that number, in the same ranking, so that methods are compared at equal cost. Attention
+        is the mean over heads. Survivors are in the order of the picture, and position ids are renumbered.
     """
 
     name: ClassVar[str] = "prumerge"

@@ -14,7 +14,7 @@ from tokensel.methods.registry import register_method
 @register_method
 @dataclass
 class PruMergePlus(PruMerge):
-    """PruMerge with part of the kept tokens at a uniform stride over the image, chosen before merging.
+    """PruMerge with part of the kept tokens at a uniform stride over the picture, chosen before merging.
 
     Source: Shang et al., LLaVA-PruMerge ("PruMerge+"), ICCV 2025, https://arxiv.org/abs/2403.15388.
     Parameters:

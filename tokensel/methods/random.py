@@ -15,7 +15,7 @@ from tokensel.methods.sizes import Sizes
 @register_method
 @dataclass
 class RandomSubset(ScoringMethod):
-    """Keep a random subset, in the order of the image.
+    """Keep a random subset, in the order of the picture.
 
     It depends only on seed, the question's key and N, not on the batch. The subset of a smaller kept is contained in
     that of a larger one.

@@ -16,7 +16,7 @@ from tokensel.methods.sizes import Sizes
 @register_method
 @dataclass
 class SparseVLM(Method):
-    """Rank visual tokens by the attention of those text tokens (raters) that are relevant to the image.
+    """Rank visual tokens by the attention of those text tokens (raters) that are relevant to the picture.
 
     Raters are chosen by `text_raters` at the first layer. The score is their attention in the previous layer, averaged
     over raters and heads. The best 30% of the dropped tokens are clustered by density peaks, and the clusters' means

@@ -21,7 +21,7 @@ class VisionZip(Method):
     It runs before the projector, with the [CLS] attention (summed over heads) and the keys (mean over heads) of the
     vision tower's second-to-last layer. Of the tokens that are not dominant, those at a uniform stride are targets.
     Each other token is assigned to the target with the most similar key, and a contextual token is a target plus the
-    mean of the tokens assigned to it. Dominant tokens come first, in the order of the image.
+    mean of the tokens assigned to it. Dominant tokens come first, in the order of the picture.
 
     Source: Yang et al., VisionZip: Longer is Better but Not Necessary in Vision Language Models, CVPR 2025,
         https://arxiv.org/abs/2412.04467. Its budgets are 162 + 30, 108 + 20 and 54 + 10.

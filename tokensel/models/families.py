@@ -19,9 +19,10 @@ class Family:
     `pictures` always holds what a processor returns besides the prompt: pixel_values and its companions, with one entry
     per picture.
 
-    one_grid     the visual tokens have rows and columns, and methods may use the vision tower's states
-    fixed_size   every picture has the same number of visual tokens, so a prompt can be tokenized before its picture is
-                 opened
+    Attributes:
+        one_grid: the visual tokens have rows and columns, and methods may use the vision tower's states
+        fixed_size: every picture has the same number of visual tokens, so a prompt can be tokenized before its picture
+            is opened
     """
 
     one_grid = True
@@ -44,7 +45,7 @@ class Family:
         return None
 
     def position_ids(self, llava: Any, input_ids: Tensor, mask: Tensor | None, pictures: Mapping[str, Any]) -> Tensor:
-        """Position ids of a left-padded prompt: LongTensor[B, T], or [3, B, T] for a rotary embedding with three axes."""
+        """Position ids of a left-padded prompt: LongTensor[B, T], or [3, B, T] if the rotary embedding has 3 axes."""
         if mask is None:
             return torch.arange(input_ids.shape[1], device=input_ids.device).expand(input_ids.shape[0], -1)
         return (mask.long().cumsum(1) - 1).clamp_min(0)

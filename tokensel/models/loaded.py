@@ -18,9 +18,10 @@ from tokensel.models.families import ALONG_PROMPT, Family, family_of
 class Encoded:
     """Questions as input tensors, on the model's device.
 
-    input_ids, attention_mask   [B, T], left padded
-    pictures                    pixel_values and its companions, one entry per distinct picture
-    picture_indices             LongTensor[rows with a picture]: the index of each row's picture
+    Parameters:
+        input_ids, attention_mask: [B, T], left padded
+        pictures: pixel_values and its companions, one entry per distinct picture
+        picture_indices: LongTensor[rows with a picture]: the index of each row's picture
     """
 
     input_ids: torch.Tensor
@@ -33,9 +34,10 @@ class Encoded:
 class LoadedModel:
     """A vision-language model in evaluation mode with its processor.
 
-    path       as the user gave it; name is its last part, used in tables
-    revision   a hub checkpoint's commit, or a digest of a folder's files; it changes whenever the weights do
-    protocol   how questions are worded, pictures prepared and answers read
+    Parameters:
+        path: as the user gave it; name is its last part, used in tables
+        revision: a hub checkpoint's commit, or a digest of a folder's files; it changes whenever the weights do
+        protocol: how questions are worded, pictures prepared and answers read
     """
 
     model: Any

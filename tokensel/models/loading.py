@@ -49,14 +49,16 @@ def load_model(
 ) -> LoadedModel:
     """Loads a checkpoint of one of the families, in evaluation mode and without gradients.
 
-    path          "tiny" (embedded); a folder or a hub id "owner/name", in transformers' layout or LLaVA-1.5's original
-                  one; or "random:SHAPE" for random weights in a real shape: llava_7b, llava_13b, llava_1024
-    dtype         float32, float16, bfloat16, or auto: as stored
-    device        cpu, cuda, cuda:<index>, or auto: cuda if available
-    revision      branch, tag or commit of a hub checkpoint
-    device_map    auto: accelerate spreads the model over all GPUs; None: all of it on `device`
-    quantization  8bit or 4bit weights, by bitsandbytes; None: no quantization
-    vision_tower  for the original layout: the folder or hub id of its CLIP tower; None: the one that its config names
+    Parameters:
+        path: "tiny" (embedded); a folder or a hub id "owner/name", in transformers' layout or LLaVA-1.5's original one;
+            or "random:SHAPE" for random weights in a real shape: llava_7b, llava_13b, llava_1024
+        dtype: float32, float16, bfloat16, or auto: as stored
+        device: cpu, cuda, cuda:<index>, or auto: cuda if available
+        revision: branch, tag or commit of a hub checkpoint
+        device_map: auto: accelerate spreads the model over all GPUs; None: all of it on `device`
+        quantization: 8bit or 4bit weights, by bitsandbytes; None: no quantization
+        vision_tower: for the original layout: the folder or hub id of its CLIP tower; None: the one that its config
+            names
 
     Pictures are always prepared with PIL, even if torchvision is installed: torchvision's resizing rounds differently,
     and predictions must not depend on what else is installed.

@@ -13,11 +13,12 @@ from tokensel.models.families import Family, family_of
 class ModelParts:
     """The parts of a model that the engine works on.
 
-    decoder         the Llama-like stack of layers
-    llava           the module that joins picture and text; None for a text-only model
-    head            maps hidden states to logits; None for a headless model
-    image_token_id  the token that stands for one visual token in input_ids
-    family          the differences between model families
+    Parameters:
+        decoder: the Llama-like stack of layers
+        llava: the module that joins picture and text; None for a text-only model
+        head: maps hidden states to logits; None for a headless model
+        image_token_id: the token that stands for one visual token in input_ids
+        family: the differences between model families
     """
 
     decoder: Any
@@ -28,10 +29,12 @@ class ModelParts:
 
     @property
     def layers(self) -> nn.ModuleList:
+        """The decoder's layers."""
         return self.decoder.layers
 
     @property
     def num_layers(self) -> int:
+        """The number of layers that the decoder runs."""
         return min(len(self.decoder.layers), self.decoder.config.num_hidden_layers)
 
     @property

@@ -18,9 +18,10 @@ from tokensel.errors import TokenselError
 def load_processor(source: str, path: str, config: Any, hub: dict[str, Any]) -> Any:
     """The processor of a checkpoint. It pads prompts on the left and prepares pictures with PIL.
 
-    source  a folder or hub id
-    path    the model's path as the user gave it, for messages
-    hub     keyword arguments of every from_pretrained
+    Parameters:
+        source: a folder or hub id
+        path: the model's path as the user gave it, for messages
+        hub: keyword arguments of every from_pretrained
 
     Raises TokenselError for a processor that has no chat template or needs a missing package.
     """
@@ -59,6 +60,8 @@ def processor_class(model_type: str) -> Any:
         return None
 
     class PicturesOnly(kind, _WithoutVideo):  # type: ignore[misc, valid-type]
+        """The family's processor without its video part."""
+
         def __init__(self, image_processor: Any = None, tokenizer: Any = None, **options: Any) -> None:
             super().__init__(image_processor, tokenizer, None, **options)
 

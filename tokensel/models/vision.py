@@ -17,10 +17,11 @@ from tokensel.models.families import family_of
 class VisionStates:
     """The last two layers of a CLIP-like tower and what went through them, for B pictures.
 
-    layers     those two layers
-    entering   the hidden states [B, 1 + N, D] that entered each of them, [CLS] first
-    features   [B, N, D], the projector's input
-    projector  maps features to the decoder's hidden size
+    Parameters:
+        layers: those two layers
+        entering: the hidden states [B, 1 + N, D] that entered each of them, [CLS] first
+        features: [B, N, D], the projector's input
+        projector: maps features to the decoder's hidden size
     """
 
     layers: Sequence[Any]

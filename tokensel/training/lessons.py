@@ -30,6 +30,7 @@ IGNORED = -100
 #: Loss weight of each kind of target.
 WEIGHTS = {"letter": 1.0, "open": 1.0, "word": 0.5, "choice": 0.5}
 PREFIX = "USER: "
+#: The families whose pictures are not scenes.
 DIAGRAM_FAMILIES = tuple(f for f in FAMILIES if f not in ("color", "shape", "place", "count"))
 
 
@@ -69,6 +70,7 @@ class QuestionEncoder:
         self._cache: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:
+        """Token ids of the text, without special tokens."""
         if text not in self._cache:
             self._cache[text] = self.tokenizer(text, add_special_tokens=False).input_ids
         return self._cache[text]
@@ -80,26 +82,26 @@ class QuestionEncoder:
     def encode(self, item: Item, style: str, rng: random.Random) -> QuestionTokens:
         """The question in one of the styles, with its choices in a random order."""
         ids: list[int] = []
-        marks: dict[int, tuple[int, str]] = {}
+        targets: dict[int, tuple[int, str]] = {}
         hint = f"The answer is {item.short}." if style == "stated" else item.hint
         ids += self.ids(f"\nContext: {hint}") if hint else []
         ids += self.ids(f"\n{item.text}")
         if style == "open":
             ids += self.ids(" ASSISTANT:")
-            marks[len(ids) - 1] = (self.word(item.short), "open")
+            targets[len(ids) - 1] = (self.word(item.short), "open")
         else:
             order = rng.sample(range(len(item.choices)), len(item.choices))
-            marks[len(ids) - 1] = (self.word(item.short), "word")
+            targets[len(ids) - 1] = (self.word(item.short), "word")
             for letter, k in zip(LETTERS, order, strict=False):
                 ids += self.ids(f"\n{letter}.") + self.ids(f" {item.choices[k]}")
-                marks[len(ids) - 1] = (self.word((RIGHT if k == item.answer else WRONG).strip()), "choice")
+                targets[len(ids) - 1] = (self.word((RIGHT if k == item.answer else WRONG).strip()), "choice")
             ids += self.ids(f"\n{INSTRUCTION}") + self.ids(" ASSISTANT:")
-            marks[len(ids) - 1] = (self.word(LETTERS[order.index(item.answer)]), "letter")
+            targets[len(ids) - 1] = (self.word(LETTERS[order.index(item.answer)]), "letter")
         nothing = (IGNORED, "")
         return QuestionTokens(
             ids,
-            [marks.get(k, nothing)[0] for k in range(len(ids))],
-            [marks.get(k, nothing)[1] for k in range(len(ids))],
+            [targets.get(k, nothing)[0] for k in range(len(ids))],
+            [targets.get(k, nothing)[1] for k in range(len(ids))],
         )
 
 
@@ -107,7 +109,7 @@ class QuestionEncoder:
 class TrainingPicture:
     """Names a training picture. It is drawn from this name alone, so a batch can be made again.
 
-    size: the number of shapes in a scene; 0 for other families.
+    size: the number of shapes in a scene; other families ignore it.
     """
 
     family: str
@@ -115,6 +117,7 @@ class TrainingPicture:
     size: int
 
     def diagram(self, inked: bool = True) -> Diagram:
+        """The picture and its questions; inked=False: the questions only."""
         if self.family == "scene":
             rng = random.Random(f"tokensel/train/scene/{self.size}/{self.index}")
             return draw_mixed_scene(Canvas(rng, inked), self.size)
@@ -131,9 +134,11 @@ class EasyVQAQuestions:
         self.image_ids = sorted(self.by_picture)
 
     def picture(self, index: int) -> Image.Image:
+        """The picture at this index of `image_ids`."""
         return self.by_picture[self.image_ids[index]][0].load_image()
 
     def items(self, index: int, rng: random.Random, count: int) -> list[Item]:
+        """At most `count` random questions about the picture at this index of `image_ids`."""
         questions = self.by_picture[self.image_ids[index]]
         chosen = rng.sample(questions, min(count, len(questions)))
         return [Item(q.text, q.choices, q.answer, q.choices[q.answer]) for q in chosen]

@@ -51,6 +51,7 @@ class Checkpoint:
         return int(state["step"])
 
     def save(self, step: int) -> None:
+        """Writes the state after `step` steps."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]

@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokensel.data.diagrams import FAMILIES, draw_diagram, draw_mixed_scene
+from tokensel.data.diagrams import draw_diagram, draw_mixed_scene
 from tokensel.data.drawing import COLORS, GRID, KINDS, PATCH, SIDE, Canvas, PatchLabels, per_patch
+from tokensel.training.lessons import DIAGRAM_FAMILIES
 
 _MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 _STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
@@ -128,7 +129,7 @@ def vision_batch(step: int, size: int, easy: list[EasyVQAPicture]) -> tuple[Tens
             canvas = draw_mixed_scene(Canvas(random.Random(f"vision/{step}/{number}")), rng.randint(1, 4)).canvas
             picture, labels = canvas.picture(), canvas.labels()
         else:
-            family = rng.choice([f for f in FAMILIES if f not in ("color", "shape", "place", "count")])
+            family = rng.choice(DIAGRAM_FAMILIES)
             canvas = draw_diagram(family, "train", rng.randrange(10**9)).canvas
             picture, labels = canvas.picture(), canvas.labels()
         pixels.append(to_pixels(picture))

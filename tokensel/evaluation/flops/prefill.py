@@ -198,7 +198,7 @@ def _sizes(
 
 
 def _reports_flops(method: Method) -> bool:
-    """Whether `flops` describes this method: not in a subclass that overrides `select` or `score` alone."""
+    """Whether `flops` describes this method: not if a subclass overrides `select` or `score` without `flops`."""
     return next(
         "flops" in vars(kind) for kind in type(method).__mro__ if vars(kind).keys() & {"flops", "select", "score"}
     )

@@ -91,8 +91,9 @@ def minimum_detectable_difference(
 ) -> float | None:
     """The smallest difference in accuracy that a two-sided McNemar test on n shared questions detects with this power.
 
-    discordant: the share of questions on which the two methods disagree. accuracy, instead of it: the accuracy of both;
-    their answers are taken as independent, so that the share is 2 p (1 - p), more than methods on one model reach.
+    discordant: the share of questions on which the two methods disagree. accuracy, instead of it: the accuracy p of
+    both. Their answers are then taken to be independent, which makes the share 2 p (1 - p); two methods on the same
+    model disagree less often than that.
 
     Solves Connor's n = (z_(1 - alpha/2) sqrt(s) + z_power sqrt(s - d^2))^2 / d^2 for the difference d at the share s.
     None if even d = s, where all disagreements favour one method, is not enough. The exact test needs slightly more.

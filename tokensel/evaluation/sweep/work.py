@@ -1,16 +1,13 @@
-"""What one start of the sweep works on: each group's questions, each grid point's folder and key."""
+"""From a plan to the work that is left: each group's questions, and what each grid point's folder lacks."""
 
 import json
+import logging
 import os
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
-from tokensel.evaluation.sweep.plan import Group, Row
-from runners.terminal.table import Result
 from tokensel.data import Question, draw_order, load_questions
 from tokensel.data.yes_no import yes_no_figures
 from tokensel.errors import TokenselError
@@ -18,58 +15,57 @@ from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.keys import code_digest, ids_digest, questions_digest
 from tokensel.evaluation.store import PointStore, point_key
 from tokensel.evaluation.summary import summarize
+from tokensel.evaluation.sweep.plan import Group, PlannedPoint, SweepPlan
 from tokensel.models.families import family_of
 from tokensel.models.loading import checkpoint_config, checkpoint_revision
 
 _ERROR = "error.json"
+_log = logging.getLogger(__name__)
 
 
 @dataclass
 class PointWork:
-    """A grid point with its folder. settings: what its key is the hash of, and where that came from. asked:
-    the questions it has to answer. metrics: the stored figures, if any. error: why it failed in this start, or ""."""
+    """A grid point, its folder, and what the folder lacks when the sweep starts.
+
+    settings: those hashed into the key, and the model's path. questions: those it has to answer. metrics: the stored
+    figures, if any. missing: how many predictions are missing. lacks_times, lacks_figures: whether times must be taken,
+    and metrics.json written. error: why the point failed in this start, or "".
+    """
 
     point: GridPoint
     key: str
     store: PointStore
     settings: dict[str, Any]
-    asked: list[Question]
-    metrics: dict[str, Any] | None
+    questions: list[Question]
+    metrics: dict[str, Any] | None = None
+    missing: int = 0
+    lacks_times: bool = False
+    lacks_figures: bool = False
     error: str = ""
 
-    @property
-    def missing(self) -> int:
-        """How many predictions are missing."""
-        # Not by done_ids, which would make the folder and lock it.
-        done = {row["id"] for row in self.store.predictions()}
-        return sum(question.id not in done for question in self.asked)
+    def compare_with_folder(self, latency: dict[str, Any]) -> None:
+        """Finds out what is missing. latency: how times are to be taken; with 0 repeats, stored times stay."""
+        # Not by PointStore.done_ids, which would create the folder and lock it.
+        done = {record["id"] for record in self.store.predictions()}
+        self.metrics = self.store.metrics()
+        self.missing = sum(question.id not in done for question in self.questions)
+        self.lacks_times = latency["repeats"] > 0 and (self.metrics is None or _timed_as(self.metrics) != latency)
+        stale = self.metrics is None or self.metrics["questions"] != ids_digest(self.questions)
+        self.lacks_figures = stale or self.lacks_times or self.missing > 0 or self._error_file.exists()
 
-    def rows(self, questions: list[Question]) -> list[dict[str, Any]]:
-        """The stored predictions of these questions."""
+    def predictions(self, questions: list[Question]) -> list[dict[str, Any]]:
+        """The stored predictions for these questions."""
         ids = {question.id for question in questions}
-        return [row for row in self.store.predictions() if row["id"] in ids]
+        return [record for record in self.store.predictions() if record["id"] in ids]
 
     def figures(self, questions: list[Question]) -> dict[str, Any]:
-        """`summarize` of the stored predictions of these questions, and under yes_no what MME and POPE make of them."""
-        rows = self.rows(questions)
-        told = yes_no_figures(rows, questions)
-        return summarize(rows) | ({"yes_no": told} if told else {})
-
-    def has_figures(self, latency: dict[str, Any]) -> bool:
-        """Whether metrics.json is complete: of the wanted questions, timed as wanted, and no failure came after."""
-        if self.metrics is None or self.metrics["questions"] != ids_digest(self.asked) or self._error_file.exists():
-            return False
-        return not self.needs_timing(latency)
-
-    def needs_timing(self, latency: dict[str, Any]) -> bool:
-        """Whether the stored times are missing, or were taken otherwise. repeats 0 leaves them as they
-        are."""
-        if latency["repeats"] == 0:
-            return False
-        return self.metrics is None or self.metrics["provenance"]["protocol"]["latency"] != latency
+        """`summarize` of the predictions for these questions; under yes_no, the figures of MME and POPE."""
+        records = self.predictions(questions)
+        yes_no = yes_no_figures(records, questions)
+        return summarize(records) | ({"yes_no": yes_no} if yes_no else {})
 
     def finish(self, metrics: dict[str, Any]) -> None:
-        """Stores the figures; what an earlier start failed with is gone."""
+        """Stores the figures, and removes the note of an earlier failure."""
         self._error_file.unlink(missing_ok=True)
         self.store.write_metrics(metrics)
         self.metrics = metrics
@@ -86,115 +82,111 @@ class PointWork:
         return self.store.folder / _ERROR
 
 
+def _timed_as(metrics: dict[str, Any]) -> dict[str, Any] | None:
+    return metrics["provenance"]["protocol"]["latency"]
+
+
 @dataclass
 class GroupWork:
-    """A group made ready. questions: all of the data set, in `draw_order`; points: by key; rows:
-    each with its point's key."""
+    """A group with its questions and its points.
+
+    questions: all of the data set, in `draw_order`. points: by key. lines: of the final table, with their points' keys.
+    """
 
     group: Group
     questions: list[Question]
-    points: dict[str, PointWork]
-    rows: list[tuple[Row, str]]
+    points: dict[str, PointWork] = field(default_factory=dict)
+    lines: list[tuple[PlannedPoint, str]] = field(default_factory=list)
 
-    def asked(self, limit: int | None) -> list[Question]:
-        """`load_questions`' own rule for a limit: a smaller one takes a part of a larger one."""
+    def first(self, limit: int | None) -> list[Question]:
+        """The first `limit` questions in `draw_order`, as `load_questions` takes them: a smaller limit is a part of a
+        larger one."""
         return self.questions[:limit]
 
-    def results(self) -> list[Result]:
-        """The rows of the final table."""
-        return [self._result(row, self.points[key]) for row, key in self.rows]
-
-    def _result(self, row: Row, work: PointWork) -> Result:
-        asked = self.asked(row.limit)
-        rows = work.rows(asked)
-        setting = {"model": str(self.group.model["path"]), "data": self.group.data["name"]}
-        setting |= {"scoring": self.group.scoring, **self.group.protocol_settings, "limit": row.limit}
-        point = row.point.settings()
-        options = {f"method.{name}": value for name, value in point.pop("method_options").items()}
-        told = ("key", "code", "protocol", "questions", *setting, *point)
-        metrics = {name: value for name, value in (work.metrics or {}).items() if name not in told}
-        return Result(
-            key=work.key,
-            setting=setting | point | options,
-            # The stored figures are those of the largest question set.
-            metrics=metrics | work.figures(asked),
-            correct={line["id"]: bool(line["correct"]) for line in rows if not line.get("skipped")},
-            chance=mean(1 / len(question.choices) for question in asked),
-            error=work.error,
-        )
+    @property
+    def open_points(self) -> list[PointWork]:
+        """The points that lack something."""
+        return [point for point in self.points.values() if point.lacks_figures]
 
 
-def prepare(group: Group, folder: Path, on_bad_sample: str) -> GroupWork:
-    """Finds a group's checkpoint, questions and stores; loads no model.
+def prepare(plan: SweepPlan, folder: Path) -> list[GroupWork]:
+    """Finds every group's checkpoint, questions and stored results; loads no model. folder: the sweep's.
 
-    Raises TokenselError for what the checkpoint's files, the data set and the stores can tell.
+    Raises TokenselError for a mistake that shows in the checkpoint's files, the data set or the stored results.
     """
-    model, data = group.model, group.data
-    path = str(model["path"])
-    revision = checkpoint_revision(path)
-    _check_against_config(group)
-    options = {key: value for key, value in data.items() if key != "name"}
-    questions = _questions(data["name"], json.dumps(options, sort_keys=True))
-    shared = {
-        "model": {
-            "revision": revision or f"{path}@{model['revision']}",
-            "dtype": model["dtype"],
-            "attn_implementation": model["attn_implementation"],
-            "quantization": model.get("quantization"),
-            "vision_tower": model.get("vision_tower"),
-        },
-        "data": {"name": data["name"], "options": options, "digest": questions_digest(questions)},
+    works = []
+    for group in plan.groups:
+        revision = checkpoint_revision(group.model.path) or f"{group.model.path}@{group.model.revision}"
+        _check_against_config(group)
+        options = json.dumps(group.data.options, sort_keys=True)
+        work = GroupWork(group, _questions(group.data.name, options))
+        _find_points(work, _shared_settings(group, revision, work.questions), folder)
+        for point in work.points.values():
+            point.compare_with_folder(plan.settings.latency_protocol())
+        if plan.settings.on_bad_sample == "error":
+            _refuse_skipped(work)
+        works.append(work)
+    return works
+
+
+def _shared_settings(group: Group, revision: str, questions: list[Question]) -> dict[str, Any]:
+    """The part of the key that a group's points share."""
+    data = {"name": group.data.name, "options": group.data.options, "digest": questions_digest(questions)}
+    return {
+        "model": {"revision": revision, **group.model.in_key()},
+        "data": data,
         "scoring": group.scoring,
         "protocol": group.protocol_settings,
     }
-    work = GroupWork(group, questions, {}, [])
-    for row in group.rows:
-        settings = shared | row.point.settings() | {"code": code_digest(row.point.method)}
+
+
+def _find_points(work: GroupWork, shared: dict[str, Any], folder: Path) -> None:
+    """Adds the group's points, each with the largest set of questions that a line of the table asks of it."""
+    for planned in work.group.points:
+        settings = shared | planned.point.settings()
+        settings["code"] = code_digest(planned.point.method, work.group.data.name)
         key = point_key(settings)
-        work.rows.append((row, key))
-        asked = work.asked(row.limit)
+        work.lines.append((planned, key))
+        questions = work.first(planned.limit)
         known = work.points.get(key)
         if known is None:
-            store = PointStore(folder / key)
-            settings["model"] = settings["model"] | {"path": path}
-            work.points[key] = PointWork(row.point, key, store, settings, asked, store.metrics())
-        elif len(asked) > len(known.asked):
-            known.asked = asked
-    if on_bad_sample == "error":
-        _refuse_skipped(work)
-    return work
+            settings["model"] = settings["model"] | {"path": work.group.model.path}
+            work.points[key] = PointWork(planned.point, key, PointStore(folder / key), settings, questions)
+        elif len(questions) > len(known.questions):
+            known.questions = questions
 
 
-@lru_cache(maxsize=4)  # jobs that a launcher starts one by one in this process share it
+@lru_cache(maxsize=4)
 def _questions(name: str, options: str) -> list[Question]:
     """All questions of a data set in `draw_order`, so that a limit takes the first ones."""
     return sorted(load_questions(name, **json.loads(options)), key=draw_order)
 
 
 def _check_against_config(group: Group) -> None:
-    """agg_layer must be in range; kept above the number of visual tokens is said once."""
+    """Checks agg_layer against the checkpoint's depth; notes once where kept exceeds the number of visual tokens."""
     model = group.model
-    config = checkpoint_config(str(model["path"]), model["revision"], model["trust_remote_code"])
+    config = checkpoint_config(model.path, model.revision, bool(model.trust_remote_code))
     if config is None:
         return
     layers = getattr(config, "text_config", config).num_hidden_layers
-    for row in group.rows:
-        row.point.stages(layers)
+    for planned in group.points:
+        planned.point.stages(layers)
     vision = getattr(config, "vision_config", None)
     if vision is None or not family_of(config).fixed_size:
         return
     count = (vision.image_size // vision.patch_size) ** 2
-    above = sorted({kept for row in group.rows if (kept := row.point.final_kept) is not None and kept > count})
+    final = {planned.point.final_kept for planned in group.points}
+    above = sorted(kept for kept in final if kept is not None and kept > count)
     if above:
         listed = ",".join(map(str, above))
-        print(f"note: kept={listed}: a picture has {count} visual tokens; none is removed", file=sys.stderr)
+        _log.warning("kept=%s: a picture has %d visual tokens; none is removed", listed, count)
 
 
 def _refuse_skipped(work: GroupWork) -> None:
     for point in work.points.values():
-        for row in point.rows(point.asked):
-            if row.get("skipped"):
+        for record in point.predictions(point.questions):
+            if record.get("skipped"):
                 raise TokenselError(
-                    f"on_bad_sample=error: {row.get('error') or row['id']}; skipped by an earlier start in "
+                    f"on_bad_sample=error: {record.get('error') or record['id']}; skipped by an earlier start in "
                     f"{point.store.folder}: use on_bad_sample=skip, or delete that folder once it is repaired"
                 )

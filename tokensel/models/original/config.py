@@ -66,10 +66,11 @@ def llava_config(
 ) -> LlavaConfig:
     """The LlavaConfig of transformers.
 
-    vision        the vision tower's config
-    tokens        text_config's bos_token_id, eos_token_id and pad_token_id, and image_token_id
-    vocab_size    rows of the embeddings, including those for added tokens
-    label         how error messages name the checkpoint, as key=value
+    Parameters:
+        vision: the vision tower's config
+        tokens: text_config's bos_token_id, eos_token_id and pad_token_id, and image_token_id
+        vocab_size: rows of the embeddings, including those for added tokens
+        label: how error messages name the checkpoint, as key=value
 
     Raises TokenselError if the projector does not fit the tower, or the numbers do not describe a decoder.
     """

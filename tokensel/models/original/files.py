@@ -24,9 +24,10 @@ _READ_ERRORS = (OSError, RuntimeError, ValueError, LookupError, TypeError, Attri
 class CheckpointFiles:
     """The files of a checkpoint.
 
-    source    a folder's path, or a hub id; folder is None for a hub id
-    label     how error messages name the checkpoint, as key=value
-    remedy    what the user can set if the hub does not have a file
+    Parameters:
+        source: a folder's path, or a hub id; folder is None for a hub id
+        label: how error messages name the checkpoint, as key=value
+        remedy: what the user can set if the hub does not have a file
     """
 
     source: str

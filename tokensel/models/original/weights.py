@@ -51,10 +51,11 @@ def load_original(
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """A LLaVA-1.5 of the original layout, in evaluation mode, and its processor as in transformers' layout.
 
-    source        a folder's path, or a hub id; folder is that folder, None for a hub id
-    dtype         a torch dtype's name, or auto: as stored
-    vision_tower  a folder or hub id to use instead of the config's mm_vision_tower. Tower tensors that the
-                  checkpoint itself contains take precedence over it
+    Parameters:
+        source: a folder's path, or a hub id; folder is that folder, None for a hub id
+        dtype: a torch dtype's name, or auto: as stored
+        vision_tower: a folder or hub id to use instead of the config's mm_vision_tower. Tower tensors that the
+            checkpoint itself contains take precedence over it
 
     The checkpoint's own code is never run, whatever trust_remote_code says. The weights are read shard by shard into
     one copy on `device`. Prompts contain the image token, as in transformers' layout; it is added to the vocabulary
@@ -166,7 +167,7 @@ def _original_name(name: str) -> str:
 
 
 def _name_in_tower(name: str) -> str | None:
-    """The original name of a tensor in a checkpoint of CLIP or of its vision half; None for a tensor of the text half."""
+    """The name in the original layout of a tensor of CLIP or of its vision half; None for one of CLIP's text half."""
     if name.startswith(_CLIP_TEXT):
         return None
     return f"{_TOWER}vision_model.{name.removeprefix('vision_model.')}"

@@ -1,0 +1,142 @@
+"""From the command line to the settings of every job of a grid, by Hydra's compose API.
+
+    command = read_command(["kept=8,16", "method=fps,tome", "--multirun"])
+    jobs = compose_jobs(command, CONF)     # four mappings, to be checked by tokensel.evaluation.sweep.settings
+
+All jobs belong to one sweep and share one pass over the data, so Hydra's launchers and sweepers have no part in it. A
+file of the group `experiment` may hold a grid, in Hydra's own keys: hydra.mode and hydra.sweeper.params.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from tokensel.errors import TokenselError
+from tokensel.evaluation.sweep.settings import GROUPS, SweepSettings
+
+ROOT = "sweep"
+# Of Hydra's own settings, only this one can be given: more folders to search for configuration files.
+ALLOWED = ("hydra.searchpath",)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line, read. overrides: KEY=VALUE and the like. show: print the configuration, and run nothing."""
+
+    overrides: list[str]
+    multirun: bool = False
+    help: bool = False
+    show: bool = False
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise TokenselError(f"{message}; flags are --multirun, --help, --cfg job and --config-dir")
+
+
+def read_command(arguments: Sequence[str]) -> Command:
+    """Reads a command line. Flags may stand anywhere among the settings. Raises TokenselError for an unknown flag."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--cfg", "-c", choices=("job",))
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    found = parser.parse_intermixed_args(list(arguments))
+    overrides = list(found.overrides)
+    if found.config_dir is not None:
+        overrides.append(f"hydra.searchpath=[file://{found.config_dir.expanduser().resolve()}]")
+    return Command(overrides, found.multirun, found.help, found.cfg is not None)
+
+
+def compose_jobs(command: Command, conf: Path) -> list[dict[str, Any]]:
+    """The configuration of every job, with all references resolved. conf: the folder with sweep.yaml and the groups.
+
+    Raises TokenselError or Hydra's own errors, see `runners.configuration.errors`.
+    """
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        composer = _Composer()
+        return [_plain(composer.compose(cell)) for cell in _cells(command, parser)]
+
+
+class _Composer:
+    """Composes the jobs of one grid. Hydra takes a tenth of a second for each choice of files, so jobs that choose the
+    same files and set the same keys are composed once, and then get their values."""
+
+    def __init__(self) -> None:
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def compose(self, overrides: Sequence[Override]) -> DictConfig:
+        """The configuration of the job with these overrides."""
+        values = [override for override in overrides if self._is_value(override)]
+        same = tuple(each.key_or_group if each in values else _text(each) for each in overrides)
+        if same not in self._composed:
+            self._composed[same] = compose(ROOT, list(map(_text, overrides)))
+        config = self._composed[same].copy()
+        for override in values:
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        return config
+
+    def _is_value(self, override: Override) -> bool:
+        """Whether an override sets a value, rather than choosing a file or changing which keys there are."""
+        key = override.key_or_group
+        plain = override.type == OverrideType.CHANGE and override.package is None and key not in ALLOWED
+        return plain and ("." in key or (key in SweepSettings.model_fields and key not in GROUPS))
+
+
+def _cells(command: Command, parser: OverridesParser) -> list[tuple[Override, ...]]:
+    """The overrides of every job: the grid's cells, in the order of nested loops over the keys as they were given."""
+    given = parser.parse_overrides(command.overrides)
+    for override in given:
+        key = override.key_or_group
+        if key.partition(".")[0].partition("/")[0] == "hydra" and key not in ALLOWED:
+            raise TokenselError(f"{override.input_line}: the whole grid runs in one process; leave this out")
+    fixed = [_text(override) for override in given if not override.is_sweep_override()]
+    base = compose(ROOT, fixed, return_hydra_config=True)
+    multirun = command.multirun or str(base.hydra.mode).endswith("MULTIRUN")
+    grid = list(given)
+    if multirun:
+        # A key on the command line replaces the experiment's axis of that key.
+        typed = {override.key_or_group for override in given}
+        params = base.hydra.sweeper.get("params") or {}
+        axes = [f"{key}={values}" for key, values in params.items() if key not in typed]
+        grid = [*parser.parse_overrides(axes), *given]
+    return list(product(*(_values(override, multirun, parser) for override in grid)))
+
+
+def _values(override: Override, multirun: bool, parser: OverridesParser) -> list[Override]:
+    """The override, once for each of its values; only an axis of the grid has several."""
+    if not override.is_sweep_override():
+        return [override]
+    if not multirun:
+        raise TokenselError(f"{override.input_line}: a list of values is a grid; add --multirun")
+    if not override.is_discrete_sweep():
+        raise TokenselError(f"{override.input_line}: has no list of values; give A,B, choice(...) or range(...)")
+    lines = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    return list(parser.parse_overrides(lines))
+
+
+def _text(override: Override) -> str:
+    return str(override.input_line)
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise TokenselError(f"{error.full_key or error}: missing; give it a value") from error
+    except OmegaConfBaseException as error:
+        raise TokenselError(str(error).splitlines()[0]) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}

@@ -1,0 +1,1 @@
+"""What `runners.show` reads from its arguments and what it prints and draws. Imported by runners."""

@@ -1,0 +1,71 @@
+"""Survivors of a grid point: as a picture or an HTML page, as records of the JSON line, and as a table."""
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analysis.maps import survivors_figure
+from analysis.report.survivors_page import survivors_page
+from analysis.survivors import Survivors, Tracer, effective_tokens
+from runners.survivors.request import Request, error_line
+from tokensel.data import LETTERS
+from tokensel.errors import TokenselError
+from tokensel.evaluation.grid_point import GridPoint
+
+# A line for each kept, with the survivors of each method.
+SurvivorGrid = list[list[Survivors]]
+
+
+def trace(tracer: Tracer, point: GridPoint) -> Survivors:
+    """The survivors of a grid point. Raises TokenselError, also for whatever a user's method raises."""
+    try:
+        return tracer.survivors(point)
+    except TokenselError:
+        raise
+    except Exception as error:
+        raise TokenselError(f"method={point.method}: failed: {error_line(error)}") from error
+
+
+def draw(tracer: Tracer, grid: SurvivorGrid, request: Request, full: str) -> bytes:
+    """The contents of the output file. full: the unreduced model's answer."""
+    question = request.question
+    choices = ""
+    if not request.in_words:
+        choices = " ".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False))
+    if request.output.suffix == ".html":
+        meta = " · ".join(filter(None, (choices, f"the full model answers {full}", question.id)))
+        return survivors_page(tracer.picture(), grid, tracer.grid, question.text, meta).encode()
+    title = "\n".join(filter(None, (question.text, choices, f"the full model answers {full!r}")))
+    return survivors_figure(tracer.picture(), grid, tracer.grid, title)
+
+
+def as_record(survivors: Survivors) -> dict[str, Any]:
+    """The record of one method at one kept, for the JSON line."""
+    weights = survivors.weights
+    return {
+        "method": survivors.point.method,
+        "kept": len(survivors.positions),
+        "agg_layer": survivors.layer,
+        "answer": survivors.answer,
+        "margin": survivors.margin,
+        "positions": list(survivors.positions),
+        "gathers": survivors.gathers,
+        "effective_tokens": None if weights is None else [round(float(n), 2) for n in effective_tokens(weights)],
+    }
+
+
+def print_table(grid: SurvivorGrid, full: str) -> None:
+    """Prints a line for the full model, and one for each method and kept."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("method", "kept", "before layer", "gathers", "answer", "margin"):
+        table.add_column(name, justify="left" if name in ("method", "gathers", "answer") else "right", no_wrap=True)
+    # An answer is free text: Text keeps its brackets from being read as markup.
+    table.add_row("full", "", "", "", Text(full), "")
+    for survivors in (survivors for line in grid for survivors in line):
+        margin = "" if survivors.margin is None else f"{survivors.margin:.2f}"
+        cells = (survivors.point.method, str(len(survivors.positions)), str(survivors.layer), survivors.gathers)
+        table.add_row(*cells, Text(survivors.answer), margin)
+    Console(width=None if Console().is_terminal else 160).print(table)

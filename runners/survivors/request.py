@@ -1,0 +1,159 @@
+"""The arguments of `runners.show` as a question, grid points and a model. Mistakes are found before a model loads."""
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from runners.terminal.arguments import read_integer, read_list, read_value
+from tokensel.data import Question, draw_order, load_questions
+from tokensel.data.protocol import Protocol
+from tokensel.errors import BadSampleError, TokenselError
+from tokensel.evaluation.grid_point import GridPoint
+from tokensel.methods import find_method
+from tokensel.models import LoadedModel, load_model
+
+KEYS = (
+    *("image", "question", "choices", "data", "question_id", "path", "image_folder", "method", "kept", "agg_layer"),
+    *("temperature", "aggregation", "position", "seed", "model", "dtype", "device", "conv", "prompt", "image_aspect"),
+    "output",
+)
+PREFIXES = ("method.", "data.")
+_SUFFIXES = (".png", ".html")
+# An item of a list such as 8,[64,16],32.
+_ITEM = re.compile(r"\[[^\]]*\]|[^,\[\]]+")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw.
+
+    in_words   whether the model answers in words; otherwise it chooses among the question's choices
+    points     a list for each kept, with a grid point for each method
+    output     a .png or .html file
+    """
+
+    question: Question
+    in_words: bool
+    points: list[list[GridPoint]]
+    output: Path
+
+
+def read_request(given: dict[str, str]) -> Request:
+    """Raises TokenselError for any mistake that can be found without loading a model."""
+    output = Path(given.get("output", "outputs/show.png"))
+    if output.suffix not in _SUFFIXES:
+        raise TokenselError(f"output={output}: must end in {' or '.join(_SUFFIXES)}")
+    points = _points(given)
+    if "image" in given and "data" in given:
+        raise TokenselError("image, data: give one of them, not both")
+    if "image" in given:
+        question, in_words = _own_question(given)
+    elif "data" in given:
+        question, in_words = _question_of_data(given), False
+    else:
+        raise TokenselError("image: give a picture and a question, or data=diagrams")
+    question.load_image()
+    return Request(question, in_words, points, output)
+
+
+def load_requested_model(given: dict[str, str]) -> LoadedModel:
+    """The model with the protocol of the arguments."""
+    protocol = Protocol(**{key: given[key] for key in ("conv", "prompt", "image_aspect") if key in given})
+    model = given.get("model", "tiny")
+    dtype = given.get("dtype", "float32" if model == "tiny" else "auto")
+    return load_model(model, dtype=dtype, device=given.get("device", "auto")).with_protocol(protocol)
+
+
+def error_line(error: Exception) -> str:
+    """The error's type and the first line of its message."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _own_question(given: dict[str, str]) -> tuple[Question, bool]:
+    """The question about the user's picture, and whether it is answered in words."""
+    image = Path(given["image"]).expanduser()
+    if not given.get("question", "").strip():
+        raise TokenselError('question: missing; ask something about the picture, such as question="Is there a cat?"')
+    if not image.is_file():
+        raise TokenselError(f"image={image}: no such file")
+    choices = tuple(read_list(given.get("choices", "")))
+    if len(choices) == 1:
+        raise TokenselError(f"choices={given['choices']}: must be two or more, such as choices=yes,no; or omit them")
+    question = Question("question", given["question"], choices or ("-",), 0, image, image_id=image.name)
+    try:
+        question.load_image()
+    except BadSampleError as error:
+        raise TokenselError(f"image={image}: cannot be read as a picture") from error
+    return question, not choices
+
+
+def _question_of_data(given: dict[str, str]) -> Question:
+    """The data set's question with the given id; without an id, the first in `draw_order` that has a picture."""
+    options = {key.removeprefix("data."): read_value(value) for key, value in given.items() if key.startswith("data.")}
+    options |= {key: given[key] for key in ("path", "image_folder") if key in given}
+    questions = [question for question in load_questions(given["data"], **options) if question.image is not None]
+    if not questions:
+        raise TokenselError(f"data={given['data']}: none of its questions has a picture")
+    wanted = given.get("question_id")
+    if wanted is None:
+        return min(questions, key=draw_order)
+    for question in questions:
+        if question.id == wanted:
+            return question
+    raise TokenselError(f"question_id={wanted}: no such question with a picture; {questions[0].id} is one")
+
+
+def _points(given: dict[str, str]) -> list[list[GridPoint]]:
+    methods = read_list(given.get("method", "fps,tome,fastv"))
+    counts = [_integers("kept", item) for item in _ITEM.findall(given.get("kept", "8,32")) if item.strip()]
+    if not methods or not counts:
+        raise TokenselError("method, kept: give at least one of each")
+    options = {
+        key.removeprefix("method."): read_value(value) for key, value in given.items() if key.startswith("method.")
+    }
+    own = _options_by_method(methods, options)
+    shared: dict[str, Any] = {
+        key: given[key] for key in ("aggregation", "position") if given.get(key, "null") != "null"
+    }
+    if given.get("agg_layer", "null") != "null":
+        shared["agg_layer"] = _integers("agg_layer", given["agg_layer"])
+    if "temperature" in given:
+        shared["temperature"] = read_value(given["temperature"])
+    shared["seed"] = read_integer(given, "seed", default=0)
+    try:
+        return [
+            [GridPoint(find_method(name).name, kept, method_options=own[name], **shared) for name in methods]
+            for kept in counts
+        ]
+    except TypeError as error:  # an option of a type that the method does not expect
+        named = " ".join(f"method.{option}={value}" for option, value in options.items())
+        raise TokenselError(f"{named or 'method'}: cannot be used: {error_line(error)}") from error
+
+
+def _options_by_method(methods: list[str], options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """For each method, those of the options that it has.
+
+    Raises TokenselError for a method that selects no visual tokens, and for an option that no method has.
+    """
+    own: dict[str, dict[str, Any]] = {}
+    for name in methods:
+        kind = find_method(name)
+        if not kind.takes_kept():
+            raise TokenselError(f"method={name}: chooses no visual tokens, so there are no survivors to draw")
+        known = [field.name for field in fields(kind)]
+        own[name] = {option: value for option, value in options.items() if option in known}
+    for option, value in options.items():
+        if not any(option in taken for taken in own.values()):
+            raise TokenselError(f"method.{option}={value}: none of the methods {', '.join(methods)} has this option")
+    return own
+
+
+def _integers(key: str, text: str) -> int | tuple[int, ...]:
+    """An integer, or for several stages a tuple, written in brackets."""
+    value = read_value(text)
+    values = value if isinstance(value, list) and value else [value]
+    if not all(isinstance(item, int) and not isinstance(item, bool) for item in values):
+        raise TokenselError(f"{key}={text}: must be an integer, or {key}=[..] for several stages")
+    return tuple(values) if isinstance(value, list) else values[0]

@@ -1,0 +1,45 @@
+"""Where log records of a command go: a file beside its results, and warnings also to the terminal as notes."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOGGERS = ("tokensel", "runners", "analysis")
+
+
+class _LogFile(logging.FileHandler):
+    """Creates its folder with the first record: a command that fails at once leaves none."""
+
+    def _open(self):  # type: ignore[no-untyped-def]
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        return super()._open()
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Inside the block, appends log records from level INFO on to this file; shows warnings as "note: ..." lines on
+    standard error. Errors are reported by the commands themselves, in one line; the file has their tracebacks."""
+    file = _LogFile(path, delay=True, encoding="utf-8")
+    file.setLevel(logging.INFO)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    notes = logging.StreamHandler(sys.stderr)
+    notes.addFilter(lambda record: record.levelno == logging.WARNING)
+    notes.setFormatter(logging.Formatter("note: %(message)s"))
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.addHandler(file)
+        logger.addHandler(notes)
+    try:
+        yield
+    finally:
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(file)
+            logger.removeHandler(notes)
+            logger.setLevel(level)
+            logger.propagate = propagate
+        file.close()
