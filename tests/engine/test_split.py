@@ -100,7 +100,7 @@ def test_padding_needs_no_mask_and_may_be_on_either_side(attention):
     }
     masks = []
     for layer in model.model.language_model.layers:
-        layer.register_forward_pre_hook(lambda layer, args, given: masks.append(given["attention_mask"]), with_kwargs=True)
+        layer.register_forward_pre_hook(lambda _, args, given: masks.append(given["attention_mask"]), with_kwargs=True)
     for method in METHODS:
         both = [
             split.logits(split.reduce(split.run(split.embed(**given), 2), stage(method, 2))) for given in (left, right)

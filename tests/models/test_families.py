@@ -156,11 +156,15 @@ def test_pictures_of_any_shape_are_evaluated_alike_in_every_batch(loaded, family
     assert_same_predictions(found[1], found[7])
 
 
-def test_an_unknown_family_is_taken_for_llava_and_refused_by_the_loader(tmp_path):
+def test_an_unknown_family_is_refused_unless_it_is_said_which_it_is_like(tmp_path):
     class Config:
         model_type = "unheard_of"
 
-    assert family_of(Config()) is ADAPTERS["llava"]
+    with pytest.raises(TokenselError, match=r"^model_type=unheard_of: not tested; allowed are llava, .* family="):
+        family_of(Config())
+    assert family_of(Config(), "llava") is ADAPTERS["llava"]
+    with pytest.raises(TokenselError, match=r"^family=lava: not tested; allowed are llava, "):
+        family_of(Config(), "lava")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(TokenselError, match="model_type=bert: unknown; choose one of llava, vipllava, llava_next"):

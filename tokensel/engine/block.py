@@ -92,7 +92,7 @@ class Block:
             stage.layer: stage for stage in stages if stage.layer < parts.num_layers and not stage.method.passes_through
         }
         uses_vision = any(stage.method.uses_vision for stage in self.stages.values())
-        self._tap = VisionTap(parts.llava) if uses_vision and parts.llava is not None else None
+        self._tap = VisionTap(parts.llava, parts.family) if uses_vision and parts.llava is not None else None
         self.record = Record()
         self._undo: list[Callable[[], None]] = []
 

@@ -27,6 +27,7 @@ def reduce_tokens(
     position: str | None = None,
     image_mask: Tensor | None = None,
     row_keys: Tensor | None = None,
+    family: str | None = None,
     **method_options: Any,
 ) -> Block:
     """Reduces the visual tokens inside a model while the `with` block runs.
@@ -46,6 +47,7 @@ def reduce_tokens(
     ("source") or takes one of the first M image places ("front"), where everything after may close up ("renumber", as
     if the picture had been that small from the start). None takes the method's default.
     image_mask: BoolTensor[B, T], where the visual tokens are, for callers that pass inputs_embeds or a plain decoder.
+    family: which tested family a model of another one is like, "llava" say.
     row_keys: LongTensor[B], one key per question for methods that draw at random; None = the same for all rows.
 
     The choice is made once, when a prompt is prefilled, and holds while decoding goes on, with the KV cache or
@@ -54,7 +56,7 @@ def reduce_tokens(
     Raises TokenselError at once for a bad setting, and on entry when this model is already being reduced.
     """
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT changes its layers in place
-    parts = find_parts(model)
+    parts = find_parts(model, family)
     stages = make_stages(
         method,
         kept=kept,

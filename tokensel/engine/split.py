@@ -67,7 +67,7 @@ class SplitModel:
         """`image_features`, and what the tower saw on the way, for methods that look at that."""
         if self.parts.llava is None:
             raise TokenselError("pixel_values: this model has no vision tower")
-        tap = VisionTap(self.parts.llava)
+        tap = VisionTap(self.parts.llava, self.parts.family)
         handles = tap.attach()
         try:
             features = self.image_features(pixel_values)

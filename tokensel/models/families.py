@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokensel.errors import TokenselError
+
 # Arguments of a forward with one value per prompt token, rather than per picture.
 ALONG_PROMPT = ("mm_token_type_ids", "token_type_ids")
 
@@ -124,9 +126,16 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(config: Any) -> Family:
-    """The family of a model's configuration. An unknown model type is treated like LLaVA-1.5."""
-    return FAMILIES.get(getattr(config, "model_type", ""), FAMILIES["llava"])
+def family_of(config: Any, like: str | None = None) -> Family:
+    """The family of a model's configuration; like: the one to treat it as, whatever its model type.
+
+    Raises TokenselError for a family that has not been tested.
+    """
+    name = getattr(config, "model_type", "") if like is None else like
+    if name not in FAMILIES:
+        key, hint = ("model_type", ", or family= with the one that it is like") if like is None else ("family", "")
+        raise TokenselError(f"{key}={name}: not tested; allowed are {', '.join(FAMILIES)}{hint}")
+    return FAMILIES[name]
 
 
 def picture_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,10 +60,12 @@ class ModelParts:
         return "flash" in self.attention_name
 
 
-def find_parts(model: nn.Module) -> ModelParts:
+def find_parts(model: nn.Module, family: str | None = None) -> ModelParts:
     """The parts of a LLaVA-like model or a Llama-like decoder, with or without a head.
 
-    Raises TokenselError if the model contains no Llama-like decoder.
+    family: the tested family that the model is like, if it belongs to none of them.
+
+    Raises TokenselError if the model contains no Llama-like decoder, or belongs to a family that has not been tested.
     """
     candidates = [model, getattr(model, "model", None)]
     names = ("language_model", "text_model")
@@ -76,7 +78,9 @@ def find_parts(model: nn.Module) -> ModelParts:
         if isinstance(getattr(decoder, "layers", None), nn.ModuleList) and hasattr(decoder, "rotary_emb"):
             config: Any = model.config
             token = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
-            return ModelParts(decoder, llava, model.get_output_embeddings(), token, family_of(config))  # type: ignore[operator]
+            # A plain decoder has no pictures to differ in.
+            known = family_of(config, family) if llava is not None else family_of(None, "llava")
+            return ModelParts(decoder, llava, model.get_output_embeddings(), token, known)  # type: ignore[operator]
     raise TokenselError(
         f"model={type(model).__name__}: must be a LLaVA-like model or a Llama-like decoder of transformers"
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tokensel.errors import TokenselError
-from tokensel.models.families import family_of
+from tokensel.models.families import Family
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ class VisionTap:
     Raises TokenselError for a model whose tower has no [CLS] token or more than one feature layer.
     """
 
-    def __init__(self, llava: Any) -> None:
+    def __init__(self, llava: Any, family: Family) -> None:
         tower, config = getattr(llava, "vision_tower", None), llava.config
         stack = next((part for part in tower.modules() if isinstance(part, nn.ModuleList)), None) if tower else None
-        if not family_of(config).one_grid:
+        if not family.one_grid:
             raise TokenselError(
                 f"model_type={config.model_type}: methods that use the vision tower need pictures "
                 "with one grid, as in LLaVA-1.5"
