@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,10 +19,15 @@ from helpers.by_hand import by_hand
 from helpers.models import IMAGE_TOKEN, llava_inputs, single_row, tiny_llava
 from transformers import (
     DynamicCache,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     StaticCache,
 )
 
 from tokensel import TokenselError, reduce_tokens
+from tokensel.engine.pictures import say_video
 from tokensel.methods import make_method
 
 NEW = 5
@@ -373,3 +379,105 @@ def test_every_mode_equals_the_run_by_hand_or_is_refused(models, mode, method, l
         warnings.simplefilter("ignore")
         with nullcontext() if refused is None else pytest.raises(TokenselError, match=refused):
             run(setting)
+
+
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "sliding_window": 20,
+}
+SLIDING = {
+    "uniform": (lambda: MistralForCausalLM(MistralConfig(**SMALL)), (20, 20, 20, 20)),
+    "mixed": (
+        lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, use_sliding_window=True, max_window_layers=2)),
+        (None, None, 20, 20),
+    ),
+}
+
+
+def windowed_by_hand(model, ids, image_mask, chosen, first, windows):
+    """Greedy tokens, each computed anew from the embeddings. A window counts the tokens that remain."""
+    decoder, ids = model.model, ids.clone()
+    for _ in range(NEW):
+        hidden, positions = decoder.embed_tokens(ids), torch.arange(ids.shape[1])[None]
+        for index, layer in enumerate(decoder.layers):
+            if index == first:
+                keep = torch.ones(ids.shape[1], dtype=torch.bool)
+                keep[: image_mask.shape[1]] = ~image_mask[0]
+                keep[chosen] = True
+                hidden, positions = hidden[:, keep], positions[:, keep]
+            places = torch.arange(hidden.shape[1])
+            seen = places <= places[:, None]
+            if windows[index]:
+                seen &= places > places[:, None] - windows[index]
+            mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
+            rotary = decoder.rotary_emb(hidden, position_ids=positions)
+            hidden = layer(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
+        new = model.lm_head(decoder.norm(hidden[:, -1:])).argmax(-1)
+        ids = torch.cat([ids, new], 1)
+    return ids[:, -NEW:]
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, 3])
+@pytest.mark.parametrize("kind", SLIDING)
+@torch.no_grad()
+def test_sliding_windows_count_the_tokens_that_remain(kind, layer):
+    make, windows = SLIDING[kind]
+    torch.manual_seed(0)
+    model = make().eval()
+    ids = torch.randint(4, 97, (1, 60), generator=torch.Generator().manual_seed(0))
+    image_mask = torch.zeros(1, 60, dtype=torch.bool)
+    image_mask[:, 3:39] = True
+    with reduce_tokens(model, "random", kept=6, agg_layer=layer, image_mask=image_mask) as record:
+        cached = model.generate(ids, **GREEDY)[:, -NEW:]
+        recomputed = model.generate(ids, **GREEDY, use_cache=False)[:, -NEW:]
+        lookup = model.generate(ids, **GREEDY, prompt_lookup_num_tokens=3)[:, -NEW:]
+    want = windowed_by_hand(model, ids, image_mask, record.indices[0], layer, windows)
+    for found in (cached, recomputed, lookup):
+        assert torch.equal(found, want)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("method", ["fps", "grid", "visionzip", "prumerge", "random", "tome_merge"])
+@torch.no_grad()
+def test_several_pictures_are_reduced_each_by_itself(method, beams):
+    model = tiny_llava()
+    pixels = torch.randn(2, 3, 84, 84, generator=torch.Generator().manual_seed(0))
+    first, second, rest = [9] + [IMAGE_TOKEN] * 36, [8] + [IMAGE_TOKEN] * 36, [7, 6]
+    both = {"input_ids": torch.tensor([first + second + rest]), "pixel_values": pixels}
+    with reduce_tokens(model, method, kept=12, agg_layer=0) as record:
+        model.generate(**both, **GREEDY, num_beams=beams)
+    assert record.positions.shape == (beams, 12)
+    for index, start in enumerate((first, second)):
+        with reduce_tokens(model, method, kept=6, agg_layer=0) as alone:
+            model(input_ids=torch.tensor([start + rest]), pixel_values=pixels[index : index + 1])
+        found = record.positions[:, 6 * index : 6 * index + 6] - 36 * index
+        if method != "random":  # it draws a picture's tokens from the same key
+            assert torch.equal(found, alone.positions.expand(beams, -1))
+
+
+@torch.no_grad()
+def test_a_video_that_stays_unreduced_is_said():
+    with pytest.warns(UserWarning, match="^pixel_values_videos: a video's visual tokens are not reduced"):
+        assert "video" in say_video({"pixel_values_videos": torch.zeros(1)})
+
+
+def table() -> str:
+    """The modes as a table in Markdown."""
+    lines = ["| mode | what it gives |", "|---|---|"]
+    for mode, (_, refused) in MODES.items():
+        lines.append(f"| {mode} | " + ("as the run by hand" if refused is None else f"refused: `{refused} ...`") + " |")
+    return "\n".join(lines)
+
+
+def test_the_documentation_has_this_table():
+    page = Path(__file__).parents[2] / "docs" / "generation.md"
+    assert table() in page.read_text()

@@ -51,20 +51,28 @@ class Record:
 
 @dataclass
 class _Generation:
-    """One call of `generate`. length: the prompt's. seen: its pictures. Without a cache, what its first forward did:
-    plan, and the prompt's embeddings."""
+    """One call of `generate` in a block. length: the prompt's. seen: its pictures. Without a cache, what its first
+    forward did: plan, and the prompt's embeddings."""
 
+    block: "Block"
     length: int | None
     seen: Seen
     plan: Plan | None = None
     embeds: Tensor | None = None
 
+    def prolonged_by(self, sequence: Tensor, cache: Cache | None) -> bool:
+        """Whether a forward without a cache is given the prompt again, with what was written since: [B, T, ...]."""
+        if self.embeds is None or cache is not None or len(sequence) != len(self.embeds):
+            return False
+        return sequence.shape[1] > self.embeds.shape[1]
+
 
 @dataclass
 class _Forward:
-    """One call of the outermost forward. visual_mask: BoolTensor[B, T] where its prompt has visual tokens; plan: what
-    was then done to it."""
+    """One call of the outermost forward in a block. visual_mask: BoolTensor[B, T] where its prompt has visual tokens;
+    plan: what was then done to it; unreduced: see `Record`."""
 
+    block: "Block"
     visual_mask: Tensor | None = None
     seen: Seen = field(default_factory=Seen)
     plan: Plan | None = None
@@ -156,7 +164,7 @@ class Block:
         prompt = next(
             (given[name] for name in ("inputs_embeds", "inputs", "input_ids") if given.get(name) is not None), None
         )
-        generation = _Generation(None if prompt is None else prompt.shape[1], find_pictures(given))
+        generation = _Generation(self, None if prompt is None else prompt.shape[1], find_pictures(given))
         token = _generation.set(generation)
         try:
             return stock(**given)
@@ -165,7 +173,7 @@ class Block:
 
     def _with_labels(self, stock: Stock, given: Arguments) -> Any:
         """The outermost forward; a loss is that over the labels of what remains."""
-        forward, labels = _Forward(), given.get("labels")
+        forward, labels = _Forward(self), given.get("labels")
         token = _forward.set(forward)
         try:
             if labels is None:
@@ -184,13 +192,13 @@ class Block:
 
     def _join(self, stock: Stock, given: Arguments) -> Any:
         """The forward that joins picture and text: the only place that sees the image tokens' ids."""
-        forward = _forward.get() or _Forward()
-        generation, input_ids = _generation.get(), given.get("input_ids")
+        forward, generation, input_ids = self._this_forward(), self._this_generation(), given.get("input_ids")
         forward.seen = find_pictures(given)
         if generation is not None and not forward.seen.arguments:
             forward.seen = generation.seen
         if input_ids is not None:
-            if generation is not None and generation.embeds is not None:
+            if generation is not None and generation.prolonged_by(input_ids, find_cache(given)):
+                assert generation.embeds is not None
                 given = self._prolonged(generation.embeds, given)
             elif _tokens_in(find_cache(given)) == 0:
                 forward.visual_mask = input_ids == self.parts.image_token_id
@@ -205,6 +213,16 @@ class Block:
             return stock(**given)
         finally:
             _forward.reset(token)
+
+    def _this_generation(self) -> _Generation | None:
+        """The call of this model's `generate` that is running, if one is."""
+        found = _generation.get()
+        return found if found is not None and found.block is self else None
+
+    def _this_forward(self) -> _Forward:
+        """The call of this model's outermost forward that is running."""
+        found = _forward.get()
+        return found if found is not None and found.block is self else _Forward(self)
 
     def _prolonged(self, embeds: Tensor, given: Arguments) -> Arguments:
         """A sequence recomputed without a cache: the prompt's embeddings are known, pictures included, and what follows
@@ -222,7 +240,7 @@ class Block:
             if given.get("input_ids") is None:
                 return stock(**given)  # the model's own error message follows
             embeds = self.parts.decoder.get_input_embeddings()(given["input_ids"])
-        forward, generation = _forward.get() or _Forward(), _generation.get()
+        forward, generation = self._this_forward(), self._this_generation()
         seen = _tokens_in(cache)
         call = Call(given, embeds, key_mask(given.get("attention_mask"), cache, seen + embeds.shape[1], self.parts))
         call.prepare_outputs(self.parts)
@@ -233,7 +251,7 @@ class Block:
             outputs: Outputs = []
             hidden = self._resume(call, cache.plan, cache, outputs, seen)
             return call.output(hidden, outputs, cache)
-        if generation is not None and generation.plan is not None:
+        if generation is not None and generation.plan is not None and generation.prolonged_by(embeds, cache):
             outputs = []
             hidden = self._resume(call, generation.plan, None, outputs, 0)
             return call.output(hidden, outputs, None)

@@ -55,7 +55,8 @@ def reduce_tokens(
 
     Raises TokenselError at once for a bad setting, and on entry when this model is already being reduced.
     """
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT changes its layers in place
+    unwrap: Any = getattr(model, "get_base_model", None)  # PEFT's wrapper, around layers that it changed in place
+    model = model if unwrap is None else unwrap()
     parts = find_parts(model, family)
     stages = make_stages(
         method,

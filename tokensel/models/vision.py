@@ -61,6 +61,12 @@ class VisionStates:
         return getattr(attention, projection)(states).unflatten(-1, (attention.num_heads, -1))
 
 
+def feature_layers(config: Any) -> Any:
+    """The tower's layer or layers whose output is projected, by either name that transformers has for them."""
+    names = ("vision_feature_layer", "vision_feature_layers")
+    return next((getattr(config, name) for name in names if hasattr(config, name)), None)
+
+
 class _Captured(threading.local):
     """What a tower's last run left, for each thread by itself. entering: by layer; output: the last layer's."""
 
@@ -93,7 +99,7 @@ class VisionTap:
             )
         self.layers = list(stack)[-2:]
         self.depth = len(stack)
-        self.feature_layer = config.vision_feature_layer
+        self.feature_layer = feature_layers(config)
         self.projector = llava.multi_modal_projector
         self._captured = _Captured()
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from tokensel.models.vision import feature_layers
+
 
 def picture_flops(
     config: Any, visual_tokens: int, pictures: Mapping[str, Any] | None = None, images: int = 1
@@ -37,7 +39,7 @@ def picture_flops(
 
 def projector_flops(config: Any) -> int:
     """FLOPs of LLaVA's projector per token: two linear layers; their input concatenates all feature layers."""
-    layers = config.vision_feature_layer
+    layers = feature_layers(config)
     width_in = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
     hidden = config.text_config.hidden_size
     return 2 * hidden * (width_in + hidden)
