@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.checkpoints import save_checkpoint, save_question_file
 
 from tokensel import METHODS
 from tokensel.data import DATASETS, Question
@@ -17,7 +18,7 @@ from tokensel.methods.user import load_method
 
 REPOSITORY = PACKAGE.parent
 PLUGINS = frozenset(method.__module__ for method in METHODS.values() if method.__module__.startswith("tokensel."))
-ROOTS = (ROOT, "tokensel.methods.fps", "tokensel.data.diagrams")
+ROOTS = (ROOT, "tokensel.methods.fps", "tokensel.data.diagrams", "tokensel.data.question_file")
 COUNTED = sorted(imported_modules(ROOTS, in_package(PACKAGE), PLUGINS))
 ALL = sorted(
     ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
@@ -27,7 +28,7 @@ DOCSTRING = '"""'
 # An evaluation from questions to predictions, into a store of its own.
 EVALUATION = """
 import json, sys
-from tokensel.data import load_questions
+from tokensel.data import diagrams, load_questions
 from tokensel.evaluation.accuracy import evaluate
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.models import load_model
@@ -37,9 +38,10 @@ class Store:
     def done_ids(self): return set()
     def append(self, rows): self.rows += rows
 
-questions, point = load_questions("diagrams", limit=1), GridPoint("fps", kept=4, agg_layer=2)
+questions = load_questions("question_file", path=sys.argv[2], image_folder=sys.argv[3])
+point, loaded = GridPoint("fps", kept=4, agg_layer=2), load_model(sys.argv[1])
 for scoring in ("letter", "generate"):
-    assert not evaluate(load_model("tiny"), questions, [point], [Store()], scoring=scoring)
+    assert not evaluate(loaded, questions, [point], [Store()], scoring=scoring)
 assert len(Store.rows) == 2
 print(json.dumps(sorted(name for name in sys.modules if name.split(".")[0] in ("tokensel", "runners", "analysis"))))
 """
@@ -57,8 +59,10 @@ def file_of(module, package):
     return in_package(package)(module)
 
 
-def test_every_module_that_an_evaluation_loads_counts():
-    done = subprocess.run([sys.executable, "-c", EVALUATION], cwd=REPOSITORY, capture_output=True, text=True)
+def test_every_module_that_an_evaluation_loads_counts(tmp_path):
+    files = [save_checkpoint(tmp_path / "model"), save_question_file(tmp_path, 1), tmp_path / "images"]
+    command = [sys.executable, "-c", EVALUATION, *map(str, files)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
     assert loaded - PLUGINS <= set(COUNTED)
@@ -67,13 +71,22 @@ def test_every_module_that_an_evaluation_loads_counts():
 
 
 def test_an_edit_counts_exactly_where_it_can_change_a_prediction(copy):
+    """Each counted module has a place of its own in what is hashed, so an edit of any one of them changes the key."""
     before = library_sources(ROOTS, copy, PLUGINS)
-    for module in ALL:
+    assert len(before) == len(COUNTED)
+    edit = '\n# A comment.\ndef _edited() -> None:\n    """A docstring."""\n'
+    for module in set(ALL) - set(COUNTED):
         file = file_of(module, copy)
-        source = file.read_text()
-        file.write_text(f'{source}\n# A comment.\ndef _edited() -> None:\n    """A docstring."""\n')
-        assert (library_sources(ROOTS, copy, PLUGINS) != before) == (module in COUNTED), module
-        file.write_text(source)
+        file.write_text(file.read_text() + edit)
+    assert library_sources(ROOTS, copy, PLUGINS) == before
+    for module in COUNTED:
+        file = file_of(module, copy)
+        file.write_text(file.read_text() + edit)
+    edited = library_sources(ROOTS, copy, PLUGINS)
+    assert all(one != other for one, other in zip(edited, before, strict=True))
+    one = file_of("tokensel.engine.stages", copy)
+    one.write_text(one.read_text() + "\nEDITED = 1\n")
+    assert library_sources(ROOTS, copy, PLUGINS) != edited
 
 
 def test_comments_and_docstrings_do_not_count(copy):
