@@ -5,8 +5,7 @@ visual tokens are; the decoder's forward runs the reduced one. Each then calls t
 """
 
 from collections.abc import Callable
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial, wraps
 from types import MethodType, TracebackType
 from typing import Any
@@ -17,10 +16,12 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.utils import ModelOutput
 
+from tokensel.engine import running
 from tokensel.engine.caches import Plan, ReducedCache, remember
 from tokensel.engine.calls import Call, key_mask
 from tokensel.engine.forward import Outputs, prefill, resume
-from tokensel.engine.pictures import Seen, find_pictures, row_pictures, row_vision, say_video
+from tokensel.engine.pictures import find_pictures, row_pictures, row_vision, say_video
+from tokensel.engine.running import Forward, Generation
 from tokensel.engine.stages import Stage
 from tokensel.engine.state import State, find_visual
 from tokensel.engine.stock import by_name, find_cache
@@ -47,40 +48,6 @@ class Record:
     positions: Tensor | None = None
     indices: Tensor | None = None
     unreduced: str | None = None
-
-
-@dataclass
-class _Generation:
-    """One call of `generate` in a block. length: the prompt's. seen: its pictures. Without a cache, what its first
-    forward did: plan, and the prompt's embeddings."""
-
-    block: "Block"
-    length: int | None
-    seen: Seen
-    plan: Plan | None = None
-    embeds: Tensor | None = None
-
-    def prolonged_by(self, sequence: Tensor, cache: Cache | None) -> bool:
-        """Whether a forward without a cache is given the prompt again, with what was written since: [B, T, ...]."""
-        if self.embeds is None or cache is not None or len(sequence) != len(self.embeds):
-            return False
-        return sequence.shape[1] > self.embeds.shape[1]
-
-
-@dataclass
-class _Forward:
-    """One call of the outermost forward in a block. visual_mask: BoolTensor[B, T] where its prompt has visual tokens;
-    plan: what was then done to it; unreduced: see `Record`."""
-
-    block: "Block"
-    visual_mask: Tensor | None = None
-    seen: Seen = field(default_factory=Seen)
-    plan: Plan | None = None
-    unreduced: str | None = None
-
-
-_generation: ContextVar[_Generation | None] = ContextVar("generation", default=None)
-_forward: ContextVar[_Forward | None] = ContextVar("forward", default=None)
 
 
 class Block:
@@ -164,23 +131,23 @@ class Block:
         prompt = next(
             (given[name] for name in ("inputs_embeds", "inputs", "input_ids") if given.get(name) is not None), None
         )
-        generation = _Generation(self, None if prompt is None else prompt.shape[1], find_pictures(given))
-        token = _generation.set(generation)
+        generation = Generation(self, None if prompt is None else prompt.shape[1], find_pictures(given))
+        token = running.generation.set(generation)
         try:
             return stock(**given)
         finally:
-            _generation.reset(token)
+            running.generation.reset(token)
 
     def _with_labels(self, stock: Stock, given: Arguments) -> Any:
         """The outermost forward; a loss is that over the labels of what remains."""
-        forward, labels = _Forward(self), given.get("labels")
-        token = _forward.set(forward)
+        forward, labels = Forward(self), given.get("labels")
+        token = running.forward.set(forward)
         try:
             if labels is None:
                 return stock(**given)
             output = stock(**given | {"labels": None})
         finally:
-            _forward.reset(token)
+            running.forward.reset(token)
         for reduction in {} if forward.plan is None else forward.plan.reductions.values():
             labels = reduction.along(labels)
         vocabulary = self.model.config.get_text_config().vocab_size
@@ -208,21 +175,21 @@ class Block:
                     "past_key_values: holds text or another picture already; reduce_tokens needs every picture in the "
                     "first forward that fills the cache"
                 )
-        token = _forward.set(forward)
+        token = running.forward.set(forward)
         try:
             return stock(**given)
         finally:
-            _forward.reset(token)
+            running.forward.reset(token)
 
-    def _this_generation(self) -> _Generation | None:
+    def _this_generation(self) -> Generation | None:
         """The call of this model's `generate` that is running, if one is."""
-        found = _generation.get()
+        found = running.generation.get()
         return found if found is not None and found.block is self else None
 
-    def _this_forward(self) -> _Forward:
+    def _this_forward(self) -> Forward:
         """The call of this model's outermost forward that is running."""
-        found = _forward.get()
-        return found if found is not None and found.block is self else _Forward(self)
+        found = running.forward.get()
+        return found if found is not None and found.block is self else Forward(self)
 
     def _prolonged(self, embeds: Tensor, given: Arguments) -> Arguments:
         """A sequence recomputed without a cache: the prompt's embeddings are known, pictures included, and what follows
@@ -257,7 +224,7 @@ class Block:
             return call.output(hidden, outputs, None)
         return self._prompt(stock, call, forward, generation)
 
-    def _prompt(self, stock: Stock, call: Call, forward: _Forward, generation: _Generation | None) -> Any:
+    def _prompt(self, stock: Stock, call: Call, forward: Forward, generation: Generation | None) -> Any:
         """A new prompt, chosen from. Behind it there may be tokens that assisted decoding proposes."""
         self.record.positions = self.record.indices = None
         self.record.unreduced = forward.unreduced
@@ -299,7 +266,7 @@ class Block:
         positions = call.position_ids(seen)
         return resume(self.parts, plan, call.embeds, call.mask, positions, cache, outputs, **call.options)
 
-    def _visual_mask(self, forward: _Forward, batch: int, length: int) -> Tensor:
+    def _visual_mask(self, forward: Forward, batch: int, length: int) -> Tensor:
         """Where the prompt's visual tokens are: BoolTensor[B, T]."""
         mask = self.image_mask if self.image_mask is not None else forward.visual_mask
         if mask is None:

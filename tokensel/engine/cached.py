@@ -11,14 +11,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokensel.engine.attention import last_real
 from tokensel.engine.compiled import Through
 from tokensel.engine.compiled import through as plainly
+from tokensel.engine.layouts import explicit_mask
 from tokensel.engine.selection import reduce_state
 from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
+from tokensel.engine.state import slides
 from tokensel.engine.writing import write_greedily
 from tokensel.errors import TokenselError
 from tokensel.functional import take
@@ -179,13 +181,9 @@ class CachedModel:
         buffers = self._buffers[key]
         seen = torch.zeros(batch, capacity, dtype=torch.bool, device=hidden.device)
         seen[:, :length] = True if state.attention_mask is None else state.attention_mask
-        if additive:
-            bias = hidden.new_zeros(batch, capacity)
-            if state.key_bias is not None:
-                bias[:, :length] = state.key_bias
-            buffers.mask[:, 0, 0] = bias.masked_fill(~seen, torch.finfo(hidden.dtype).min)
-        else:
-            buffers.mask[:, 0, 0] = seen
+        bias = None if state.key_bias is None else nn.functional.pad(state.key_bias, (0, capacity - length))
+        place = torch.full((1,), capacity - 1, device=hidden.device)  # a new token is behind all that it may see
+        buffers.mask.copy_(explicit_mask(seen, bias, place, capacity, buffers.mask.dtype))
         buffers.start.fill_(length)
         buffers.position.copy_(following)
         return buffers
@@ -241,6 +239,8 @@ def cannot_cache(split: SplitModel) -> str | None:
         return "model: has no language-model head to give logits"
     if split.parts.uses_flash:
         return f"attn_implementation={split.parts.attention_name}: takes no 4-D mask; use sdpa or eager"
+    if slides(split.parts):
+        return "sliding_window: compiled layers take masks without windows"
     if len({weight.device for weight in split.parts.decoder.parameters()}) > 1:
         return "device_map: the decoder lies on several devices"
     return None

@@ -13,6 +13,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from tokensel.engine.stock import LAYER_CACHE
+
 # The text's length is rounded up to a multiple of this.
 TEXT_MULTIPLE = 32
 # A graph for each method's length and text's length of a large grid; torch's own limit is 8.
@@ -75,8 +77,8 @@ def through(
         attention_mask=mask,
         position_ids=None,
         position_embeddings=(cos, sin),
-        past_key_values=memory,
         use_cache=memory is not None,
+        **{LAYER_CACHE: memory},
     )
 
 

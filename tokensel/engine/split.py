@@ -15,7 +15,7 @@ from tokensel.engine.layouts import explicit_mask
 from tokensel.engine.pictures import Seen, row_pictures
 from tokensel.engine.selection import reduce_state
 from tokensel.engine.stages import Stage
-from tokensel.engine.state import State, find_visual
+from tokensel.engine.state import State, find_visual, slides
 from tokensel.errors import TokenselError
 from tokensel.functional import take
 from tokensel.models.families import ALONG_PROMPT
@@ -44,6 +44,8 @@ class SplitModel:
     def __init__(self, model: nn.Module, compiled: bool = False, text_multiple: int = TEXT_MULTIPLE) -> None:
         self.parts, self.text_multiple = find_parts(model), text_multiple
         self.graphs = graphs_of(self.parts.layers, self.num_layers) if compiled else None
+        if self.graphs is not None and slides(self.parts):
+            self.graphs.go_without("tail", "sliding_window: compiled layers take masks without windows")
 
     @property
     def num_layers(self) -> int:
@@ -165,7 +167,8 @@ class SplitModel:
             return state
         if upto < self.num_layers:
             return approach(self.parts, _with_own_cache(state), upto)
-        if self.graphs is not None and state.positions is not None:
+        if self._compiles(state):
+            assert self.graphs is not None
             rotary = self.parts.rotary(state.hidden, state.position_ids)
             hidden = self.graphs.tail(state.layer, state.hidden, self.layer_mask(state), rotary)
             return state.followed_by(hidden=hidden, previous=None, layer=upto)
@@ -199,7 +202,7 @@ class SplitModel:
     @torch.no_grad()
     def finish(self, state: State) -> State:
         """The state behind the last layer, which is right at each row's last real position and undefined elsewhere."""
-        if state.layer == self.num_layers or (self.graphs is not None and state.positions is not None):
+        if state.layer == self.num_layers or self._compiles(state):
             return self.run(state, self.num_layers)
         layers = list(self.parts.layers[state.layer : self.num_layers])
         layers[-1] = _mlp_only_at(layers[-1], last_real(state.attention_mask, state.hidden))
@@ -217,6 +220,10 @@ class SplitModel:
         if self.parts.head is None:
             raise TokenselError("model: has no language-model head to give logits")
         return self.parts.head
+
+    def _compiles(self, state: State) -> bool:
+        """Whether the rest of the decoder runs as a compiled graph: behind a reduction, where shapes repeat."""
+        return self.graphs is not None and state.positions is not None and not slides(self.parts)
 
     def _rounded_up(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The prompts, with padding on the right up to the next multiple of text tokens."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 from transformers import Cache
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 CACHE_NAMES = ("past_key_values", "cache")
 
@@ -32,6 +33,10 @@ def by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping
 def cache_argument(function: Callable[..., Any]) -> str:
     """What an unbound forward calls its KV cache."""
     return next((name for name in CACHE_NAMES if name in parameter_names(function)), CACHE_NAMES[0])
+
+
+# What decoder layers call it: one name for all families, known before layers are compiled.
+LAYER_CACHE = cache_argument(LlamaDecoderLayer.forward)
 
 
 def find_cache(given: Mapping[str, Any]) -> Cache | None:

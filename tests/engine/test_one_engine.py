@@ -1,0 +1,54 @@
+"""There is one forward: one call of a decoder, one of a decoder layer (for compiled graphs), and one mask builder."""
+
+import ast
+from pathlib import Path
+
+import tokensel
+
+FOLDER = Path(tokensel.__file__).parent
+
+
+def calls():
+    """Every call in the library: (file, call)."""
+    for path in sorted(FOLDER.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                yield path.relative_to(FOLDER).as_posix(), node
+
+
+def test_a_decoder_layer_is_called_in_one_place():
+    found = [file for file, call in calls() if "position_embeddings" in {each.arg for each in call.keywords}]
+    assert found == ["engine/compiled.py"]
+
+
+def test_a_decoder_is_called_in_one_place():
+    found = [
+        file
+        for file, call in calls()
+        if not file.startswith("training/")
+        and {"inputs_embeds", "attention_mask", "position_ids"} <= {each.arg for each in call.keywords}
+    ]
+    assert found == ["engine/spans.py"]
+
+
+def test_one_function_builds_masks_of_queries_and_keys():
+    triangles = [
+        file for file, call in calls() if isinstance(call.func, ast.Attribute) and call.func.attr in ("tril", "triu")
+    ]
+    assert [file for file in triangles if file.startswith(("engine/", "evaluation/"))] == []
+    lowest = [
+        file
+        for file, call in calls()
+        if file.startswith("engine/") and isinstance(call.func, ast.Attribute) and call.func.attr == "finfo"
+    ]
+    # In attention.py, the rows that methods rank by.
+    assert sorted(lowest) == ["engine/attention.py", "engine/layouts.py"]
+
+
+def test_no_version_number_is_asked_for():
+    for path in sorted((FOLDER / "engine").glob("*.py")):
+        assert "__version__" not in path.read_text()
+
+
+def test_files_of_the_engine_fit_in_a_head():
+    assert all(len(path.read_text().splitlines()) <= 300 for path in (FOLDER / "engine").glob("*.py"))

@@ -1,0 +1,47 @@
+"""What is known of the calls that are running: set by the outer methods of a model, read by the decoder's forward.
+
+Context variables keep threads apart.
+"""
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from transformers import Cache
+
+from tokensel.engine.caches import Plan
+from tokensel.engine.pictures import Seen
+
+
+@dataclass
+class Generation:
+    """One call of `generate` in a block. length: the prompt's. seen: its pictures. Without a cache, what its first
+    forward did: plan, and the prompt's embeddings."""
+
+    block: object
+    length: int | None
+    seen: Seen
+    plan: Plan | None = None
+    embeds: Tensor | None = None
+
+    def prolonged_by(self, sequence: Tensor, cache: Cache | None) -> bool:
+        """Whether a forward without a cache is given the prompt again, with what was written since: [B, T, ...]."""
+        if self.embeds is None or cache is not None or len(sequence) != len(self.embeds):
+            return False
+        return sequence.shape[1] > self.embeds.shape[1]
+
+
+@dataclass
+class Forward:
+    """One call of the outermost forward in a block. visual_mask: BoolTensor[B, T] where its prompt has visual tokens;
+    plan: what was then done to it; unreduced: see `Record`."""
+
+    block: object
+    visual_mask: Tensor | None = None
+    seen: Seen = field(default_factory=Seen)
+    plan: Plan | None = None
+    unreduced: str | None = None
+
+
+generation: ContextVar[Generation | None] = ContextVar("generation", default=None)
+forward: ContextVar[Forward | None] = ContextVar("forward", default=None)
