@@ -125,7 +125,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(config: Any) -> Family:
-    """The family of a model's configuration. An unknown model type is treated like LLaVA-1.5."""
+    """The family of a model's configuration. A model type that is not listed gets LLaVA-1.5's; `load_model` refuses it."""
     return FAMILIES.get(getattr(config, "model_type", ""), FAMILIES["llava"])
 
 
