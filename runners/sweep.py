@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from runners.configuration.compose import compose_jobs, read_command
 from runners.configuration.errors import USER_ERRORS, one_line
+from tokensel.errors import TokenselError
 
 if TYPE_CHECKING:
     from tokensel.evaluation.sweep.plan import SweepPlan
@@ -74,12 +75,13 @@ def run_sweep(jobs: Sequence[Mapping[str, Any]]) -> int:
         from tokensel.evaluation.provenance import scrub
         from tokensel.evaluation.sweep.compute import compute
         from tokensel.evaluation.sweep.plan import make_plan
+        from tokensel.evaluation.sweep.reading import read_settings
         from tokensel.evaluation.sweep.results import table_rows
-        from tokensel.evaluation.sweep.settings import read_settings
         from tokensel.evaluation.sweep.work import prepare
 
     plan = make_plan([read_settings(job) for job in jobs])
     folder = Path(plan.settings.output_dir) / str(plan.settings.name)
+    check_folder(folder)
     with log_to(folder / LOG):
         works = prepare(plan, folder)
         open_points = [point for work in works for point in work.open_points]
@@ -97,6 +99,21 @@ def run_sweep(jobs: Sequence[Mapping[str, Any]]) -> int:
         status = report(plan, works, rows, path)
         _log.info("ended with status %d", status)
     return status
+
+
+def check_folder(folder: Path) -> None:
+    """Checks that a sweep can write to this folder, and creates nothing that was not there. Raises TokenselError."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "not writable")
+    except OSError as error:
+        raise TokenselError(f"output_dir={folder.parent}: cannot write to {folder} ({error.strerror})") from error
+    finally:
+        for path in new:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
 
 
 def write_table(rows: "Sequence[TableRow]", folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """From the command line to the settings of every job of a grid, by Hydra's compose API.
 
     command = read_command(["kept=8,16", "method=fps,tome", "--multirun"])
-    jobs = compose_jobs(command, CONF)     # four mappings, to be checked by tokensel.evaluation.sweep.settings
+    jobs = compose_jobs(command, CONF)     # four mappings, to be checked by tokensel.evaluation.sweep.reading
 
 All jobs belong to one sweep and share one pass over the data, so Hydra's launchers and sweepers have no part in it. A
 file of the group `experiment` may hold a grid, in Hydra's own keys: hydra.mode and hydra.sweeper.params.
@@ -21,7 +21,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from tokensel.errors import TokenselError
+from tokensel.errors import TokenselError, first_line
 from tokensel.evaluation.sweep.settings import GROUPS, SweepSettings
 
 ROOT = "sweep"
@@ -55,6 +55,8 @@ def read_command(arguments: Sequence[str]) -> Command:
     found = parser.parse_intermixed_args(list(arguments))
     overrides = list(found.overrides)
     if found.config_dir is not None:
+        if not found.config_dir.expanduser().is_dir():
+            raise TokenselError(f"--config-dir {found.config_dir}: no such folder")
         overrides.append(f"hydra.searchpath=[file://{found.config_dir.expanduser().resolve()}]")
     return Command(overrides, found.multirun, found.help, found.cfg is not None)
 
@@ -82,7 +84,7 @@ class _Composer:
         values = [override for override in overrides if self._is_value(override)]
         same = tuple(each.key_or_group if each in values else _text(each) for each in overrides)
         if same not in self._composed:
-            self._composed[same] = compose(ROOT, list(map(_text, overrides)))
+            self._composed[same] = _compose(list(map(_text, overrides)))
         config = self._composed[same].copy()
         for override in values:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
@@ -102,8 +104,12 @@ def _cells(command: Command, parser: OverridesParser) -> list[tuple[Override, ..
         key = override.key_or_group
         if key.partition(".")[0].partition("/")[0] == "hydra" and key not in ALLOWED:
             raise TokenselError(f"{override.input_line}: the whole grid runs in one process; leave this out")
+        if override.type != OverrideType.CHANGE:
+            raise TokenselError(f"{override.input_line}: settings are changed only, by KEY=VALUE")
+    # This is the default; Hydra takes no null for a file's name.
+    given = [override for override in given if (override.key_or_group, override.value()) != ("experiment", None)]
     fixed = [_text(override) for override in given if not override.is_sweep_override()]
-    base = compose(ROOT, fixed, return_hydra_config=True)
+    base = _compose(fixed, return_hydra_config=True)
     multirun = command.multirun or str(base.hydra.mode).endswith("MULTIRUN")
     grid = list(given)
     if multirun:
@@ -125,6 +131,13 @@ def _values(override: Override, multirun: bool, parser: OverridesParser) -> list
         raise TokenselError(f"{override.input_line}: has no list of values; give A,B, choice(...) or range(...)")
     lines = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
     return list(parser.parse_overrides(lines))
+
+
+def _compose(overrides: list[str], **options: Any) -> DictConfig:
+    try:
+        return compose(ROOT, overrides, **options)
+    except (TypeError, ValueError) as error:  # what Hydra raises for a number where a file's name belongs
+        raise TokenselError(f"{' '.join(overrides)}: cannot be composed ({first_line(error)})") from error
 
 
 def _text(override: Override) -> str:

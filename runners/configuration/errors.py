@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tokensel.errors import TokenselError
@@ -36,8 +36,14 @@ def _allowed(key: str, conf: Path) -> str:
     parent = key.rpartition(".")[0]
     if parent and (conf / parent).is_dir():
         files = sorted(path for path in (conf / parent).glob("*.yaml"))
-        options = (f"{file.stem}: {', '.join(_keys(file)) or 'none'}" for file in files)
-        return f"options of {parent} are, by choice, {'; '.join(options)}"
+        options = {file.stem: ", ".join(_keys(file)) or "none" for file in files}
+        if len(set(options.values())) == 1:
+            return f"options of {parent} are {next(iter(options.values()))}"
+        return f"options of {parent} are, by choice, {'; '.join(f'{name}: {text}' for name, text in options.items())}"
+    defaults: Any = OmegaConf.load(conf / "sweep.yaml")
+    values = defaults.get(parent) if parent else None
+    if isinstance(values, DictConfig):
+        return f"keys of {parent} are {', '.join(map(str, values))}"
     return f"keys are {', '.join(_keys(conf / 'sweep.yaml'))}; groups are {', '.join(group_names(conf))}"
 
 

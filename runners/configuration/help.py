@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from runners.configuration.errors import group_names
-from tokensel.evaluation.sweep.settings import described
+from tokensel.evaluation.sweep.reading import described
 
 WIDEST = 100
 HEADER = """\
@@ -19,7 +19,7 @@ Accuracy, time and memory of visual-token reduction over a grid of settings, in 
 GROUP=NAME chooses a file of conf/GROUP, GROUP.OPTION=VALUE sets one of its options, KEY=VALUE a setting. A comma list
 over any of them, with --multirun, makes a grid.
 
-Flags: --multirun; --cfg job, print the configuration; --config-dir DIR, more configuration files; --help.
+Flags: --multirun; --cfg job, print the configuration, unchecked; --config-dir DIR, more configuration files; --help.
 """
 
 

@@ -41,7 +41,7 @@ def test_zero_slots_take_attention_in_one_head_nearly_all_of_it(entering):
         row = attention_to_visual(
             split.parts.layers[2],
             reduced.hidden,
-            reduced.rotary,
+            split.parts.rotary(reduced.hidden, reduced.position_ids),
             None,
             state.visual_index,
             last_real(None, reduced.hidden),

@@ -17,7 +17,8 @@ from tokensel.data.protocol import CHOICES, Protocol
 from tokensel.errors import TokenselError
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.sweep.plan import make_plan
-from tokensel.evaluation.sweep.settings import SweepSettings, described, read_settings
+from tokensel.evaluation.sweep.reading import described, read_settings
+from tokensel.evaluation.sweep.settings import SweepSettings
 from tokensel.methods import METHODS
 from tokensel.models import load_model
 

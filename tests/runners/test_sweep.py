@@ -338,18 +338,34 @@ def test_a_lost_picture_is_an_error_or_is_skipped_and_counted(sweep, world, tmp_
         (["name=a/b"], ["name=a/b"]),
         (["path=nowhere.json"], ["nowhere.json"]),
         (["model.path=nowhere"], ["model.path=nowhere", "tiny"]),
+        (["method=fastv", "method.alpha=x"], ["alpha='x'", "a number"]),
+        (["method.seed=1"], ["method.seed", "start"]),
+        (["seed=99999999999999999999999"], ["seed=99999999999999999999999", "2147483647"]),
+        (["limit=true"], ["limit=true", "integer from 1"]),
+        (["latency.repeats=two"], ["latency.repeats=two", "integer from 0"]),
+        (["latency=5"], ["latency", "repeats, warmup, decode_tokens"]),
+        (["latency.foo=1"], ["latency.foo", "repeats, warmup, decode_tokens"]),
+        (["latency.repeats=0,1", "--multirun"], ["latency.repeats=0,1", "one value"]),
+        (["model.foo=1"], ["model.foo", "path, dtype"]),
+        (["+foo=1"], ["+foo=1", "KEY=VALUE"]),
+        (["~kept"], ["~kept", "KEY=VALUE"]),
+        (["experiment=7"], ["experiment=7"]),
+        (["logger=wandb", "logger.mode=sometimes"], ["logger.mode=sometimes", "online, offline"]),
+        (["--config-dir", "nowhere"], ["--config-dir nowhere", "no such folder"]),
+        (["output_dir=/proc/self/status/x"], ["output_dir=/proc/self/status/x", "Not a directory"]),
+        (["model.quantization=3bit"], ["model.quantization=3bit", "8bit, 4bit"]),
         (["model.dtype=float8"], ["dtype=float8", "float16"]),
     ],
 )
-def test_a_mistake_ends_in_one_line_before_any_model_is_loaded(sweep, monkeypatch, overrides, named):
-    if "dtype" not in overrides[0]:
-        compute._model.cache_clear()
-        monkeypatch.setattr(compute, "load_model", lambda **_: pytest.fail("loaded a model"))
+def test_a_mistake_ends_in_one_line_before_any_model_is_loaded(sweep, monkeypatch, tmp_path, overrides, named):
+    compute._model.cache_clear()
+    monkeypatch.setattr(compute, "load_model", lambda **_: pytest.fail("loaded a model"))
     status, _, out, err = sweep("kept=4", *overrides)
     assert status == 2
     assert out == ""
-    assert len(err.splitlines()) == 1
+    assert len(err.splitlines()) == 1, err
     assert err.startswith("error: ")
+    assert not (tmp_path / "out").exists()
     for part in named:
         assert part in err
 

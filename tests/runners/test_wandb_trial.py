@@ -15,7 +15,7 @@ from runners.configuration.compose import compose_jobs, read_command
 from runners.sweep import CONF
 from runners.wandb_logging.runs import run_id
 from tokensel.evaluation.sweep.plan import make_plan
-from tokensel.evaluation.sweep.settings import read_settings
+from tokensel.evaluation.sweep.reading import read_settings
 
 
 @pytest.fixture(autouse=True)

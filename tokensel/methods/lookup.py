@@ -1,7 +1,8 @@
 """Methods by name: registered ones, a user's file, or an installed package."""
 
 from dataclasses import fields
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from tokensel.errors import TokenselError
 from tokensel.methods.base import Method
@@ -23,7 +24,8 @@ def find_method(name: str) -> type[Method]:
 def make_method(method: str | Method, **options: Any) -> Method:
     """A Method from its name (see `find_method`) and its options; an instance is returned as it is.
 
-    Raises TokenselError for an unknown name (lists the methods) or an unknown option (lists the method's options).
+    Raises TokenselError for an unknown name (lists the methods), an unknown option (lists the method's options), or a
+    value of another type than the option's.
     """
     if isinstance(method, Method):
         if options:
@@ -38,4 +40,23 @@ def make_method(method: str | Method, **options: Any) -> Method:
             raise TokenselError(
                 f"{option}={value!r}: method {method!r} has no such option; it has {', '.join(known) or 'none'}"
             )
+    _check_types(kind, options)
     return kind(**options)
+
+
+def _check_types(kind: type[Method], options: dict[str, Any]) -> None:
+    """Checks options that are declared as numbers, text, booleans or None. Other types are the method's own matter."""
+    try:
+        hints = get_type_hints(kind)
+    except (NameError, TypeError):  # annotations of a user's method that Python cannot resolve
+        return
+    for option, value in options.items():
+        hint = hints.get(option)
+        types = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if not set(types) <= {int, float, str, bool, NoneType}:
+            continue
+        fits = type(value) in types or (type(value) is int and float in types)
+        if not fits:
+            names = {int: "an integer", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
+            allowed = " or ".join(names[each] for each in types)
+            raise TokenselError(f"{option}={value!r}: must be {allowed} for method {kind.name!r}")

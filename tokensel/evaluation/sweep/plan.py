@@ -9,7 +9,8 @@ from typing import Any
 from tokensel.data.protocol import Protocol
 from tokensel.errors import TokenselError
 from tokensel.evaluation.grid_point import GridPoint
-from tokensel.evaluation.sweep.settings import DataSettings, ModelSettings, SweepSettings, one_value
+from tokensel.evaluation.sweep.reading import one_value
+from tokensel.evaluation.sweep.settings import DataSettings, ModelSettings, SweepSettings
 from tokensel.methods import METHODS, find_method
 
 

@@ -1,23 +1,23 @@
 """The settings of a sweep: one typed declaration, from which the checks, `--help` and a point's key are made.
 
-    settings = read_settings({"kept": 8, "method": {"name": "fps"}, "model": {"path": "tiny"}, ...})
-    settings.latency.repeats
-
-conf/sweep.yaml has the same keys and defaults.
+`tokensel.evaluation.sweep.reading` makes and checks them. conf/sweep.yaml has the same keys and defaults.
 """
 
-from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tokensel.data.protocol import CHOICES, Protocol
 from tokensel.engine.stages import AGGREGATIONS, LAYOUTS, POSITIONS
-from tokensel.errors import TokenselError
 from tokensel.evaluation.accuracy import BAD_SAMPLE_POLICIES, SCORINGS
+from tokensel.models.loading import DTYPES, QUANTIZATIONS
 
 # The folders of conf/ of which every job chooses one file.
 GROUPS = ("method", "model", "data", "logger")
+LOGGERS = ("none", "wandb")
+WANDB_MODES = ("online", "offline", "disabled")
+# The largest integer that everything downstream can hold.
+MOST = 2**31 - 1
 # Who a setting belongs to. point: one grid point. group: the points that share a model, questions and scoring. Both may
 # differ between the jobs of a grid. sweep: one value for all of them.
 Scope = Literal["point", "group", "sweep"]
@@ -66,7 +66,7 @@ class _Choice(_Settings):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str
+    name: str = _setting(..., "of the choice", "must be the name of a file in conf/")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -84,25 +84,44 @@ class DataSettings(_Choice):
     """A data set and the options of its load function."""
 
 
-class LoggerSettings(_Choice):
-    """Where results are logged beside the files: none or wandb, with its options."""
+class LoggerSettings(_Settings):
+    """Where results are logged besides the files; none has no options."""
+
+    name: Annotated[str, _in(LOGGERS)] = _setting("none", "the logger", _one_of(LOGGERS))
+    project: str | None = _setting(None, "in W&B", "must be a name")
+    entity: str | None = _setting(None, "in W&B", "must be a name, or null")
+    mode: Annotated[str | None, _in(WANDB_MODES)] = _setting(
+        None, "null: online if logged in, else offline", f"null or one of {', '.join(WANDB_MODES)}"
+    )
+    pictures: int = _setting(
+        4, "questions of a point that are logged with a picture", "must be an integer from 0", ge=0, le=MOST
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return self.model_dump(exclude={"name"})
 
 
 class ModelSettings(_Settings):
     """A checkpoint and how it is loaded, see `tokensel.models.load_model`; null takes that function's default."""
 
     path: str = _setting("tiny", "checkpoint", "a folder, a hub id, tiny, or random:SHAPE", "group")
-    dtype: str | None = _setting(
-        "float32", "of weights and activations", "float32, float16, bfloat16 or auto", "group", True
+    dtype: Annotated[str | None, _in(DTYPES)] = _setting(
+        "float32", "of weights and activations", _one_of(DTYPES), "group", True
     )
     device: str | None = _setting("auto", "where it runs", "auto, cpu, cuda or cuda:INDEX", "group")
-    device_map: str | None = _setting(None, "auto spreads the weights over all GPUs", "auto or null", "group")
+    device_map: Annotated[str | None, _in(("auto",))] = _setting(
+        None, "auto spreads the weights over all GPUs", "must be auto or null", "group"
+    )
     attn_implementation: str | None = _setting(
         "sdpa", "attention kernel", "sdpa, eager or flash_attention_2", "group", True
     )
     revision: str | None = _setting(None, "of a hub checkpoint", "a branch, tag or commit", "group")
     trust_remote_code: bool | None = _setting(False, "runs code of the checkpoint", "must be true or false", "group")
-    quantization: str | None = _setting(None, "of the weights, on a GPU", "8bit, 4bit or null", "group", True)
+    quantization: Annotated[str | None, _in(QUANTIZATIONS)] = _setting(
+        None, "of the weights, on a GPU", f"must be null or one of {', '.join(QUANTIZATIONS)}", "group", True
+    )
     vision_tower: str | None = _setting(
         None, "CLIP tower of a checkpoint in the original layout", "a folder or hub id", "group", True
     )
@@ -125,11 +144,12 @@ class ModelSettings(_Settings):
 class LatencySettings(_Settings):
     """How times are taken: at batch 1 on one question, each point in turn with the full model."""
 
-    repeats: int = _setting(5, "timed runs of each point; 0 skips timing", "must be an integer from 0", ge=0)
-    warmup: int = _setting(1, "runs before them that do not count", "must be an integer from 0", ge=0)
-    decode_tokens: int = _setting(4, "tokens decoded after the first", "must be an integer from 1", ge=1)
+    repeats: int = _setting(5, "timed runs of each point; 0 skips timing", "must be an integer from 0", ge=0, le=MOST)
+    warmup: int = _setting(1, "runs before them that do not count", "must be an integer from 0", ge=0, le=MOST)
+    decode_tokens: int = _setting(4, "tokens decoded after the first", "must be an integer from 1", ge=1, le=MOST)
 
 
+_Integer = Annotated[int, Field(le=MOST)]
 _STAGES = "must be an integer, or a list of them, one per stage: {}=[..]"
 
 
@@ -147,8 +167,10 @@ class SweepSettings(_Settings):
     )
     output_dir: str = _setting("outputs", "where results go", "must be a folder", min_length=1)
 
-    kept: int | list[int] = _setting(64, "visual tokens that remain (M)", _STAGES.format("kept"), "point", True)
-    agg_layer: int | list[int] | None = _setting(
+    kept: _Integer | list[_Integer] = _setting(
+        64, "visual tokens that remain (M)", _STAGES.format("kept"), "point", True
+    )
+    agg_layer: _Integer | list[_Integer] | None = _setting(
         None,
         "reduction happens before this decoder layer, 0-based; null: where the method's paper has it",
         _STAGES.format("agg_layer") + "; or null for each method's own",
@@ -173,7 +195,9 @@ class SweepSettings(_Settings):
         "point",
         True,
     )
-    seed: int = _setting(0, "of methods that choose at random", "must be an integer from 0", "point", True, ge=0)
+    seed: int = _setting(
+        0, "of methods that choose at random", "must be an integer from 0 to 2147483647", "point", True, ge=0, le=MOST
+    )
 
     limit: int | None = _setting(
         200,
@@ -181,6 +205,7 @@ class SweepSettings(_Settings):
         "must be an integer from 1, or null for all questions",
         "group",
         ge=1,
+        le=MOST,
     )
     scoring: Annotated[str, _in(SCORINGS)] = _setting(
         "letter",
@@ -208,7 +233,9 @@ class SweepSettings(_Settings):
     on_bad_sample: Annotated[str, _in(BAD_SAMPLE_POLICIES)] = _setting(
         "error", "for a picture that is missing or truncated", _one_of(BAD_SAMPLE_POLICIES)
     )
-    batch_size: int = _setting(8, "changes time and memory, never a prediction", "must be an integer from 1", ge=1)
+    batch_size: int = _setting(
+        8, "changes time and memory, never a prediction", "must be an integer from 1", ge=1, le=MOST
+    )
     compile: bool = _setting(False, "compiled graphs, for GPUs and long sweeps", "must be true or false")
 
     controls: list[str] = _setting(
@@ -234,64 +261,10 @@ class SweepSettings(_Settings):
         return self.latency.model_dump() | ({"compiled": True} if self.compile else {})
 
 
-def read_settings(values: Mapping[str, Any]) -> SweepSettings:
-    """The settings of one job, checked. Raises TokenselError that names key, value and what is allowed."""
-    for group in GROUPS:
-        if group in values and not isinstance(values[group], Mapping):
-            raise TokenselError(f"{group}={values[group]}: must be the name of a file in conf/{group}")
-    try:
-        return SweepSettings.model_validate(dict(values))
-    except ValidationError as error:
-        raise TokenselError(_one_line(error, values)) from error
-
-
-def one_value(settings: list[SweepSettings]) -> SweepSettings:
-    """The first job's settings. Raises TokenselError if jobs differ in a setting that belongs to the whole sweep."""
-    for name, field in SweepSettings.model_fields.items():
-        if name in ("method", "model", "data") or _extra(field).get("scope", "sweep") != "sweep":
-            continue
-        values = {str(getattr(each, name)): None for each in settings}
-        if len(values) > 1:
-            raise TokenselError(f"{name}={','.join(sorted(values))}: must be one value for a whole sweep")
-    return settings[0]
-
-
-def described(kind: type[BaseModel] = SweepSettings, prefix: str = "") -> Iterator[tuple[str, Any, str, str]]:
-    """(key, default, meaning, allowed values) of every setting, nested ones by dotted keys; groups are left out."""
-    for name, field in kind.model_fields.items():
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, LatencySettings):
-            yield from described(nested, f"{name}.")
-        elif not (isinstance(nested, type) and issubclass(nested, BaseModel)):
-            yield f"{prefix}{name}", field.default, str(field.description), str(_extra(field)["allowed"])
-
-
 def _names_in_key(kind: type[BaseModel]) -> list[str]:
-    return [name for name, field in kind.model_fields.items() if _extra(field).get("in_key")]
+    return [name for name, field in kind.model_fields.items() if declaration(field).get("in_key")]
 
 
-def _extra(field: Any) -> dict[str, Any]:
+def declaration(field: Any) -> dict[str, Any]:
+    """What `_setting` declared of a field: allowed, scope, in_key."""
     return field.json_schema_extra or {}
-
-
-def _one_line(error: ValidationError, values: Mapping[str, Any]) -> str:
-    """The first mistake: its dotted key, its value, and what is allowed."""
-    location = error.errors()[0]["loc"]
-    kind: Any = SweepSettings
-    keys: list[str] = []
-    value: Any = values
-    allowed = ""
-    for part in location:
-        nested = isinstance(kind, type) and issubclass(kind, BaseModel)
-        field = kind.model_fields.get(str(part)) if nested else None
-        if field is None:  # which member of a union, or an item of a list
-            if not keys:
-                keys.append(str(part))
-            elif isinstance(kind, type) and issubclass(kind, BaseModel):
-                return f"{'.'.join([*keys, str(part)])}: unknown key; keys are {', '.join(kind.model_fields)}"
-            break
-        keys.append(str(part))
-        if not isinstance(value, Mapping) or part not in value:
-            return f"{'.'.join(keys)}: missing; give it a value"
-        value, kind, allowed = value[part], field.annotation, str(_extra(field).get("allowed", ""))
-    return f"{'.'.join(keys)}={value}: {allowed}"
