@@ -14,8 +14,8 @@ from helpers.models import llava_inputs, tiny_llama, tiny_llava
 from transformers import GenerationConfig
 
 from tokensel import METHODS, TokenselError, make_stages, reduce_tokens
-from tokensel.engine.block import Record
 from tokensel.engine.cached import CachedModel
+from tokensel.engine.running import Record
 from tokensel.engine.split import SplitModel
 from tokensel.engine.writing import changes_answers
 from tokensel.methods import make_method

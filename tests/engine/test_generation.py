@@ -74,7 +74,15 @@ def text_of(inputs):
 
 
 def expected(setting, inputs, **options):
-    return setting.oracle(inputs).generate(**text_of(inputs), **GREEDY | options, use_cache=False)
+    """What the oracle writes; computed once for modes that ask for the same."""
+    key = (id(setting.model), setting.method, setting.layer, str(inputs["input_ids"].tolist()), str(options))
+    if key not in _expected:
+        oracle = setting.oracle(inputs)
+        _expected[key] = oracle.generate(**text_of(inputs), **GREEDY | options, use_cache=False)
+    return _expected[key]
+
+
+_expected: dict[tuple, torch.Tensor] = {}
 
 
 def compare(**options):
@@ -481,3 +489,52 @@ def table() -> str:
 def test_the_documentation_has_this_table():
     page = Path(__file__).parents[2] / "docs" / "generation.md"
     assert table() in page.read_text()
+
+
+def tiny_qwen3_vl():
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    torch.manual_seed(0)
+    sizes = {name: SMALL[name] for name in SMALL if name != "sliding_window"}
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0, "mrope_interleaved": True}
+    vision = {"depth": 3, "hidden_size": 24, "intermediate_size": 48, "num_heads": 2, "patch_size": 14}
+    vision |= {"out_hidden_size": 32, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
+    ids = {"image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5, "vision_end_token_id": 6}
+    config = Qwen3VLConfig(text_config=sizes | {"rope_parameters": rope, "head_dim": 8}, vision_config=vision, **ids)
+    return Qwen3VLForConditionalGeneration(config).eval()
+
+
+@torch.no_grad()
+def test_deepstack_features_are_reduced_with_their_tokens():
+    model = tiny_qwen3_vl()
+    with pytest.raises(TokenselError, match=r"^model_type=qwen3_vl: not tested; allowed are .* family="):
+        reduce_tokens(model, "random", kept=4)
+    grid = torch.tensor([[1, 8, 8]])
+    pixels = torch.randn(64, 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[9, 5] + [3] * 16 + [6, 11, 12, 13]])
+
+    def inputs(ids):
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "pixel_values": pixels,
+            "image_grid_thw": grid,
+            "mm_token_type_ids": (ids == 3).int(),
+        }
+
+    plain = model(**inputs(ids)).logits
+    more = {"suppress_tokens": [3, 4]}
+    for layer in range(4):
+        with warnings.catch_warnings(), reduce_tokens(model, "random", kept=20, agg_layer=layer, family="qwen2_5_vl"):
+            warnings.simplefilter("ignore")
+            assert torch.equal(model(**inputs(ids)).logits, plain)
+        with reduce_tokens(model, "random", kept=4, agg_layer=layer, family="qwen2_5_vl"):
+            cached = model.generate(**inputs(ids), **GREEDY, **more)
+            recomputed = ids
+            for _ in range(NEW):
+                logits = model(**inputs(recomputed), use_cache=False).logits[:, -1].clone()
+                logits[:, [3, 4]] = -torch.inf
+                recomputed = torch.cat([recomputed, logits.argmax(-1, keepdim=True)], 1)
+            assert torch.equal(cached, recomputed)
+            with pytest.raises(TokenselError, match=r"^use_cache=False: deepstack"):
+                model.generate(**inputs(ids), **GREEDY, use_cache=False)

@@ -5,7 +5,6 @@ visual tokens are; the decoder's forward runs the reduced one. Each then calls t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial, wraps
 from types import MethodType, TracebackType
 from typing import Any
@@ -21,7 +20,7 @@ from tokensel.engine.caches import Plan, ReducedCache, remember
 from tokensel.engine.calls import Call, key_mask
 from tokensel.engine.forward import Outputs, prefill, resume
 from tokensel.engine.pictures import find_pictures, row_pictures, row_vision, say_video
-from tokensel.engine.running import Forward, Generation
+from tokensel.engine.running import Forward, Generation, Record
 from tokensel.engine.stages import Stage
 from tokensel.engine.state import State, find_visual
 from tokensel.engine.stock import by_name, find_cache
@@ -34,20 +33,6 @@ Stock = Callable[..., Any]
 
 # Decoders under reduction, and the modules around them, with what reduces them.
 _blocks: WeakKeyDictionary[nn.Module, "Block"] = WeakKeyDictionary()
-
-
-@dataclass
-class Record:
-    """What the last prompt's reduction chose; None when nothing was removed.
-
-    positions: LongTensor[B, M], the chosen visual tokens relative to the image, in the order in which they now stand
-    (order of choice with position="front", ascending with "source"). indices: the same in the input sequence.
-    unreduced: why visual tokens of the last prompt stayed although a stage might have removed them, or None.
-    """
-
-    positions: Tensor | None = None
-    indices: Tensor | None = None
-    unreduced: str | None = None
 
 
 class Block:
@@ -244,6 +229,7 @@ class Block:
             row_keys=_expand_rows(keys, batch).to(call.embeds.device),
             pictures=row_pictures(self.parts, forward.seen, visual_index),
             vision=vision,
+            deepstack=call.deepstack(visual_index),
             cache=cache,
         )
         outputs: Outputs = []
@@ -254,6 +240,8 @@ class Block:
             if cache is not None:
                 remember(cache, plan)
             elif generation is not None:
+                if state.deepstack:
+                    raise TokenselError("use_cache=False: deepstack features are reduced with a cache only")
                 generation.plan, generation.embeds = plan, call.embeds
         if total == length:
             return call.output(state.hidden, outputs, cache)

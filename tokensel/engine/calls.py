@@ -15,6 +15,7 @@ from tokensel.models.parts import ModelParts
 
 # Arguments that spans get in another form; all others are passed on.
 _OWN = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "use_cache", "return_dict", *CACHE_NAMES)
+_DEEPSTACK = ("visual_pos_masks", "deepstack_visual_embeds")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,17 @@ class Call:
     @property
     def options(self) -> dict[str, Any]:
         """The arguments for every span."""
-        return {name: value for name, value in self.given.items() if name not in _OWN}
+        return {name: value for name, value in self.given.items() if name not in (*_OWN, *_DEEPSTACK)}
+
+    def deepstack(self, visual_index: Tensor) -> tuple[Tensor, ...]:
+        """`State.deepstack`, for visual tokens at visual_index [B, N].
+
+        Raises TokenselError where a video's features are among them.
+        """
+        given = self.given.get("deepstack_visual_embeds") or ()
+        if any(len(each) != visual_index.numel() for each in given):
+            raise TokenselError("pixel_values_videos: a prompt with deepstack features of a video cannot be reduced")
+        return tuple(each.view(*visual_index.shape, -1) for each in given)
 
     def behind(self, length: int) -> "Call":
         """The part of the call behind its first `length` tokens."""
@@ -100,8 +111,10 @@ def key_mask(mask: Any, cache: Cache | None, total: int, parts: ModelParts) -> T
     if getattr(cache, "is_compileable", False) and isinstance(mask, Tensor) and mask.ndim == 4:
         if window is not None and everywhere and total > window:
             raise TokenselError("past_key_values: a static cache with sliding windows in every layer cannot be reduced")
-        row = mask[:, 0, -1, :total]
-        return row if row.dtype == torch.bool else row == 0
+        seen = mask[:, 0, :, :total] if mask.dtype == torch.bool else mask[:, 0, :, :total] == 0
+        if seen.triu(total - mask.shape[2] + 1).any():
+            raise TokenselError("past_key_values: a static cache with attention that is not causal cannot be reduced")
+        return seen[:, -1]
     shape = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
     raise TokenselError(
         f"attention_mask={shape}: must be [B, {total}], the whole sequence's; 4-D masks cannot be reduced"

@@ -33,6 +33,7 @@ def advance(parts: ModelParts, state: State, upto: int, outputs: Outputs | None 
         attention_mask=state.mask(parts),
         position_ids=state.position_ids,
         cache=state.cache,
+        **state.extras(),
         **options,
     )
     if outputs is not None:

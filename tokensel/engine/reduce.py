@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokensel.engine.block import Block, Record
+from tokensel.engine.block import Block
+from tokensel.engine.running import Record
 from tokensel.engine.stages import Stage, make_stages
 from tokensel.errors import TokenselError
 from tokensel.methods import Method

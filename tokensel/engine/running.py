@@ -14,6 +14,20 @@ from tokensel.engine.pictures import Seen
 
 
 @dataclass
+class Record:
+    """What the last prompt's reduction chose; None when nothing was removed.
+
+    positions: LongTensor[B, M], the chosen visual tokens relative to the image, in the order in which they now stand
+    (order of choice with position="front", ascending with "source"). indices: the same in the input sequence.
+    unreduced: why visual tokens of the last prompt stayed although a stage might have removed them, or None.
+    """
+
+    positions: Tensor | None = None
+    indices: Tensor | None = None
+    unreduced: str | None = None
+
+
+@dataclass
 class Generation:
     """One call of `generate` in a block. length: the prompt's. seen: its pictures. Without a cache, what its first
     forward did: plan, and the prompt's embeddings."""

@@ -73,6 +73,7 @@ def reduce_state(state: State, stage: Stage, parts: ModelParts) -> State:
         position_ids=reduction.position_ids(state.position_ids),
         visual_index=reduction.new_slots.sort(1).values,
         pictures=tuple(replace(each, count=left) for each, left in zip(state.pictures, shares, strict=True)),
+        deepstack=tuple(take(each, positions) for each in state.deepstack),
         previous=None,
         prompt=state.prompt or (state if state.layer == 0 else None),
         vision=None,

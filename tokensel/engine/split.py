@@ -142,6 +142,8 @@ class SplitModel:
             inputs_embeds = inputs_embeds.masked_scatter(image_mask.unsqueeze(-1), flat)
         batch = inputs_embeds.shape[0]
         family, llava = self.parts.family, self.parts.llava
+        if llava is not None and hasattr(llava.config.vision_config, "deepstack_visual_indexes"):
+            raise TokenselError(f"model_type={llava.config.model_type}: deepstack features; use reduce_tokens instead")
         along = input_ids if input_ids is not None else image_mask
         positions = family.position_ids(llava, along, mask, shown)
         visual_index = find_visual(image_mask)

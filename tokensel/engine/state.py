@@ -38,6 +38,7 @@ class State:
     row_keys: LongTensor[B], the key of each row's question. pictures: they own the N visual tokens in this order.
     previous: the hidden states that entered layer - 1, if that layer saw this same sequence.
     prompt: the state before the first layer, None = this one. vision: what the tower saw, a row's pictures together.
+    deepstack: [B, N, D] for each of the first layers, added to the visual tokens behind it (Qwen3-VL).
     right_padded: padding stands after all that is real, where causal attention does not see it.
     masked: attention_mask hides tokens among the others, and not padding alone.
     key_bias: [B, T] added to the attention logits of these keys from here on; None = nothing.
@@ -58,6 +59,7 @@ class State:
     previous: Tensor | None = None
     prompt: "State | None" = None
     vision: VisionStates | None = None
+    deepstack: tuple[Tensor, ...] = ()
     right_padded: bool = False
     masked: bool = False
     key_bias: Tensor | None = None
@@ -108,6 +110,15 @@ class State:
         if after.ndim == 3:
             after = after.amax(0, keepdim=True).expand_as(after)
         return after.expand(*after.shape[:-2], len(self.hidden), 1)
+
+    def extras(self) -> dict[str, Any]:
+        """What the stock forward is given with the hidden states, for the layers from this one on."""
+        later = self.deepstack[self.layer :]
+        if not later:
+            return {}
+        visual = torch.zeros(self.hidden.shape[:2], dtype=torch.bool, device=self.hidden.device)
+        visual = visual.scatter(1, self.visual_index, True)
+        return {"visual_pos_masks": visual, "deepstack_visual_embeds": [each.flatten(0, 1) for each in later]}
 
     def mask(self, parts: ModelParts) -> Tensor | None:
         """The attention mask for the stock forward: [B, T], or [B, 1, T, T] where keys have a bias.
