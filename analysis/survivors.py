@@ -132,7 +132,7 @@ class Tracer:
         """
         stages = [stage for stage in point.stages(self.split.num_layers) if stage.layer < self.split.num_layers]
         state = self.split.embed(
-            **self.inputs, row_keys=self.keys, looks=any(stage.method.uses_vision for stage in stages)
+            **self.inputs, row_keys=self.keys, uses_vision=any(stage.method.uses_vision for stage in stages)
         )
         last: tuple[State, State, Stage] | None = None
         for stage in stages:

@@ -66,8 +66,8 @@ def assert_decodes_as(stock, cached, inputs, method, **settings):
     """stock: what `written_by_stock` gives."""
     tokens, logits, chosen = stock
     stages = make_stages(make_method(method), num_layers=cached.split.num_layers, **{"kept": None} | settings)
-    looks = any(stage.method.uses_vision for stage in stages)
-    decoding = cached.prefill(cached.split.embed(**inputs, looks=looks), stages, room=STEPS)
+    uses_vision = any(stage.method.uses_vision for stage in stages)
+    decoding = cached.prefill(cached.split.embed(**inputs, uses_vision=uses_vision), stages, room=STEPS)
     found = decoding.logits
     for step in range(STEPS):
         torch.testing.assert_close(found, logits[step].to(found.dtype), atol=1e-4, rtol=1e-4)

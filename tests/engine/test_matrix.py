@@ -101,7 +101,7 @@ def test_half_precision_rows_choose_alike_alone_and_in_a_padded_batch(name, kept
     otherwise under a padding mask is theirs, and left out here."""
     model, method = model_of(dtype), make_method(name)
     inputs, split = inputs_of(model), SplitModel(model)
-    together = split.embed(**inputs, looks=method.uses_vision)
+    together = split.embed(**inputs, uses_vision=method.uses_vision)
     for stage in make_stages(method, kept=kept, num_layers=split.num_layers):
         together = split.run(together, stage.layer)
         padding = (~together.attention_mask).sum(1).tolist()

@@ -8,7 +8,7 @@ from torch import Tensor
 from tokensel.errors import TokenselError
 from tokensel.functional import take
 
-# So many query rows at a time: bounds the memory of [B, heads, rows, T].
+# Query rows per block; bounds the memory of [B, heads, rows, T].
 ROW_BLOCK = 64
 
 
@@ -71,9 +71,9 @@ def attention_to_visual(
     """Attention probabilities that some tokens give to the visual ones in a Llama-like decoder layer, summed over them.
 
     hidden: [B, T, D] entering the layer. rotary: its cos and sin, [B or 1, T, d]. key_mask: BoolTensor[B, T], False
-    = padding, None = none. visual_index: LongTensor[B, N]. queries: LongTensor[B, Q], which tokens look; weights:
-    [B, Q], what each counts in the sum, None = 1. Returns [B, heads, N] in float32; each softmax runs over everything
-    that its query sees (causal, unpadded). Grouped key heads are shared out over their queries.
+    = padding, None = none. visual_index: LongTensor[B, N]. queries: LongTensor[B, Q], the tokens whose rows are summed;
+    weights: [B, Q], the weight of each in the sum, None = 1. Returns [B, heads, N] in float32; each softmax runs over
+    all that its query sees (causal, unpadded, in its window). Grouped key heads are shared out over their queries.
 
     Raises TokenselError for a layer without separate q and k projections.
     """

@@ -115,8 +115,8 @@ class CachedModel:
                 if reduction is not None and reduction.renumbers:
                     removed += reduction.removed
             buffers = self._prepare(state, first, last, following - removed, room)
-            looks_back = last in active and active[last].method.uses_attention
-            state = self._enter(state, buffers, looks_back)
+            keeps_previous = last in active and active[last].method.uses_attention
+            state = self._enter(state, buffers, keeps_previous)
             used.append(buffers)
         where = last_real(state.attention_mask, state.hidden)
         logits = self._read(take(state.hidden, where))[:batch]
@@ -138,8 +138,8 @@ class CachedModel:
         )
         function = partial(self._advance, tuple((each.first, each.last) for each in used))
         decoding.steps += 1
-        name = ("step", *(each.serial for each in used))
-        return self._call(name, function, token, index, *memory)[:batch]
+        key = ("step", *(each.serial for each in used))
+        return self._call(key, function, token, index, *memory)[:batch]
 
     def greedy(
         self, state: State, stages: Sequence[Stage], most: int, stop: Collection[int], pad: int
@@ -188,15 +188,15 @@ class CachedModel:
         buffers.position.copy_(following)
         return buffers
 
-    def _enter(self, state: State, buffers: Buffers, looks_back: bool) -> State:
-        """The prompt through the buffers' layers. looks_back: what entered the last of them is wanted too."""
+    def _enter(self, state: State, buffers: Buffers, keeps_previous: bool) -> State:
+        """The prompt through the buffers' layers. keeps_previous: what entered the last of them is wanted too."""
         rotary = self.parts.rotary(state.hidden, state.position_ids)
         given = (state.hidden, self.split.layer_mask(state), *rotary, buffers.keys, buffers.values)
-        function = partial(_fill, self._layers[buffers.first : buffers.last], looks_back)
-        found = self._call(("prefill", buffers.serial, looks_back), function, *given)
+        function = partial(_fill, self._layers[buffers.first : buffers.last], keeps_previous)
+        found = self._call(("prefill", buffers.serial, keeps_previous), function, *given)
         return state.followed_by(
-            hidden=found[-1] if looks_back else found,
-            previous=found[0] if looks_back else None,
+            hidden=found[-1] if keeps_previous else found,
+            previous=found[0] if keeps_previous else None,
             prompt=state if state.layer == 0 and state.prompt is None else state.prompt,
             layer=buffers.last,
         )
@@ -227,10 +227,10 @@ class CachedModel:
         assert self.parts.head is not None
         return self.parts.head(self.parts.decoder.norm(hidden))[:, -1]
 
-    def _call(self, name: tuple[Any, ...], function: Callable[..., Tensor], *given: Any) -> Tensor:
+    def _call(self, key: tuple[Any, ...], function: Callable[..., Tensor], *given: Any) -> Tensor:
         if self.split.graphs is None:
             return function(plainly, *given)
-        return self.split.graphs.call(name, function, *given)
+        return self.split.graphs.call(key, function, *given)
 
 
 def cannot_cache(split: SplitModel) -> str | None:
@@ -248,7 +248,7 @@ def cannot_cache(split: SplitModel) -> str | None:
 
 def _fill(
     layers: Sequence[Any],
-    looks_back: bool,
+    keeps_previous: bool,
     through: Through,
     hidden: Tensor,
     mask: Tensor | None,
@@ -262,4 +262,4 @@ def _fill(
     for layer, key, value in zip(layers, keys, values, strict=True):
         previous = hidden
         hidden = through(layer, hidden, mask, cos, sin, key, value)
-    return torch.stack([previous, hidden]) if looks_back else hidden
+    return torch.stack([previous, hidden]) if keeps_previous else hidden

@@ -98,21 +98,21 @@ class Graphs:
         self._rows: dict[tuple[int, ...], int] = {}
         self._capture = capture
 
-    def call(self, name: tuple[Any, ...], function: Callable[..., Any], *given: Any) -> Any:
+    def call(self, key: tuple[Any, ...], function: Callable[..., Any], *given: Any) -> Any:
         """function(through, *given), compiled. given: tensors, None, and lists of tensors that stay where they are.
 
-        name: what function is known by, its kind first: another name, another graph. It may be run several times over.
-        What it returns is a tensor that nothing writes to later.
+        key: identifies the graph; key[0] is its kind. The function may run several times. Returns a tensor that nothing
+        writes to later.
         """
         with torch.inference_mode(False), torch.no_grad():  # compiled code does not keep inference mode's books
-            if name[0] not in self.failed:
+            if key[0] not in self.failed:
                 try:
                     most = {"recompile_limit": MOST_GRAPHS, "accumulated_recompile_limit": 8 * MOST_GRAPHS}
                     with torch._dynamo.config.patch(most):
-                        return self._compiled(name, function)(*given)
+                        return self._compiled(key, function)(*given)
                 except Exception as error:  # no C++ compiler, an attention that cannot be traced, ...
                     said = (str(error).splitlines() or [""])[0]
-                    self.go_without(name[0], f"{type(error).__name__}: {said}")
+                    self.go_without(key[0], f"{type(error).__name__}: {said}")
             return function(through, *given)
 
     def go_without(self, kind: str, why: str) -> None:
@@ -134,18 +134,18 @@ class Graphs:
 
     def forget(self, *kinds: str) -> None:
         """Drops what was compiled for these kinds of functions."""
-        self._calls = {name: call for name, call in self._calls.items() if name[0] not in kinds}
+        self._calls = {key: call for key, call in self._calls.items() if key[0] not in kinds}
 
-    def _compiled(self, name: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
-        if name not in self._calls:
+    def _compiled(self, key: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
+        if key not in self._calls:
             # One graph of a layer serves all of them: built in seconds, however deep the decoder.
             self._through = self._through or torch.compile(through, fullgraph=True, dynamic=False)
-            self._calls[name] = partial(function, self._through)
+            self._calls[key] = partial(function, self._through)
             if self._capture is None and next(self.layers[0].parameters()).is_cuda:
                 self._capture = CudaCapture()
             if self._capture is not None:
-                self._calls[name] = Recorded(self._calls[name], self._capture)
-        return self._calls[name]
+                self._calls[key] = Recorded(self._calls[key], self._capture)
+        return self._calls[key]
 
 
 class CudaCapture:

@@ -43,12 +43,17 @@ def advance(parts: ModelParts, state: State, upto: int, outputs: Outputs | None 
 
 
 def approach(
-    parts: ModelParts, state: State, upto: int, outputs: Outputs | None = None, looks_back: bool = True, **options: Any
+    parts: ModelParts,
+    state: State,
+    upto: int,
+    outputs: Outputs | None = None,
+    keeps_previous: bool = True,
+    **options: Any,
 ) -> State:
-    """`advance` to a stage; looks_back: what enters the layer before it is kept, for methods that use attention."""
+    """`advance` to a stage; keeps_previous: what enters the layer before it is kept, for methods that use attention."""
     if upto == state.layer:
         return state
-    if not looks_back:
+    if not keeps_previous:
         return advance(parts, state, upto, outputs, **options)
     if upto - 1 > state.layer:
         state = advance(parts, state, upto - 1, outputs, **options)

@@ -40,7 +40,7 @@ def reduce_tokens(
     model: a LLaVA-like model, or any Llama-like decoder (LlamaModel, LlamaForCausalLM). method: a registered name or
     a Method; method_options are its fields. kept: how many visual tokens remain; kept >= N changes nothing, bit for
     bit, and method "full" needs none. agg_layer: the decoder layer before which it happens, 0 (before the first) to
-    the number of layers (never); None = the method's own, 2 for those that look at hidden states. Sequences of both
+    the number of layers (never); None = the method's own, 2 for those that use hidden states. Sequences of both
     make several stages, one kept for several layers is what remains after the last.
     aggregation: what survivors carry: "cross_attention" (temperature is its softmax's), "mean" (of their nearest
     tokens) or "none" (their own state). layout: "compact" (shorter sequence, saves time), "zero_fill" (length kept,
@@ -51,8 +51,8 @@ def reduce_tokens(
     family: which tested family a model of another one is like, "llava" say.
     row_keys: LongTensor[B], one key per question for methods that draw at random; None = the same for all rows.
 
-    The choice is made once, when a prompt is prefilled, and holds while decoding goes on, with the KV cache or
-    without (there, a call that prolongs the same prompt by one token counts as decoding).
+    The choice is made once, when a prompt is prefilled. It is kept on the prompt's KV cache, which carries it into copies
+    and later blocks; without a cache, one call of `generate` keeps it. Several pictures are reduced each by itself.
 
     Raises TokenselError at once for a bad setting, and on entry when this model is already being reduced.
     """

@@ -31,7 +31,7 @@ class _Survivors:
 def reduce_state(state: State, stage: Stage, parts: ModelParts) -> State:
     """Applies one stage to a prompt. Several pictures are reduced each by itself, `kept` shared in proportion.
 
-    parts: the model's, for methods that look at its layers. Returns the reduced state; the state itself where there is
+    parts: the model's, for methods that use its layers. Returns the reduced state; the state itself where there is
     nothing to do (kept >= N, no visual tokens, method "full").
 
     Raises TokenselError for a bad selection.

@@ -69,8 +69,8 @@ class StateSource:
     def vision(self) -> VisionStates:
         if self.state.vision is None:
             raise TokenselError(
-                f"method {self.method.name!r}: looks at the vision tower, so it needs a prompt with pixel_values "
-                "and uses_vision = True"
+                f"method {self.method.name!r}: uses the vision tower; it needs a prompt with pixel_values, and "
+                "uses_vision = True"
             )
         batch, pictures = len(self.state.hidden), len(self.state.pictures)
         if pictures == 1:

@@ -1,4 +1,4 @@
-"""One model run in pieces, so that a batch's vision and prefix are shared by every way of reducing it."""
+"""One model run in pieces, so that all grid points share a batch's pictures and lower layers."""
 
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -35,8 +35,9 @@ class SplitModel:
 
     gives the logits of the last position that the model under `reduce_tokens` gives.
 
-    compiled: run what is behind a reduction as one compiled graph. Where that is not possible a warning says so. Not
-    for several threads at once. text_multiple: then pad prompts to a multiple of so many text tokens: few shapes occur.
+    compiled: run the layers behind a reduction as one compiled graph. Where that is not possible a warning says so. Not
+    safe to use from several threads at once. text_multiple: pad prompts to a multiple of this many text tokens if
+    compiled, so that few shapes occur.
 
     Raises TokenselError for a model without a Llama-like decoder.
     """
@@ -65,8 +66,8 @@ class SplitModel:
         return self.parts.family.features(self.parts.llava, pictures)
 
     @torch.no_grad()
-    def look(self, pixel_values: Tensor) -> tuple[Tensor, VisionStates]:
-        """`image_features`, and what the tower saw on the way, for methods that look at that."""
+    def features_and_states(self, pixel_values: Tensor) -> tuple[Tensor, VisionStates]:
+        """`image_features`, and the vision tower's states, for methods that use them."""
         if self.parts.llava is None:
             raise TokenselError("pixel_values: this model has no vision tower")
         tap = VisionTap(self.parts.llava, self.parts.family)
@@ -92,7 +93,7 @@ class SplitModel:
         image_mask: Tensor | None = None,
         row_keys: Tensor | None = None,
         vision: VisionStates | None = None,
-        looks: bool = False,
+        uses_vision: bool = False,
         pictures: Mapping[str, Any] | None = None,
         **given: Any,
     ) -> State:
@@ -101,7 +102,7 @@ class SplitModel:
         input_ids [B, T], padded where attention_mask [B, T] is 0; pictures as pixel_values with what else the
         processor gives (by name, or all in `pictures`), or as image_features, [N, D] for each. Or inputs_embeds
         [B, T, D] with image_mask [B, T]. row_keys: LongTensor[B], the questions' keys for methods that draw at random.
-        vision: what `look` saw, a row each; looks: with pixel_values, look here.
+        vision: the tower's states, a row each; uses_vision: get them here, from pixel_values.
 
         The state is padded on the right: then causal attention hides the padding from all that is real, and needs no
         mask. Raises TokenselError when features and image tokens don't match, or for a prompt of padding alone.
@@ -130,8 +131,8 @@ class SplitModel:
         if pixel_values is not None:
             shown["pixel_values"] = pixel_values
         if image_features is None and "pixel_values" in shown:
-            if looks:
-                image_features, vision = self.look(shown["pixel_values"])
+            if uses_vision:
+                image_features, vision = self.features_and_states(shown["pixel_values"])
             else:
                 image_features = self.picture_features(shown)
         if image_features is not None:
@@ -242,7 +243,7 @@ class SplitModel:
         attention needs none."""
         if state.key_bias is not None:
             return state.mask(self.parts)
-        # Padding comes after everything that is real, where causal attention does not look.
+        # Padding comes after everything that is real, where causal attention does not reach.
         hides = state.attention_mask if state.masked else None
         if self.parts.uses_flash:
             return (

@@ -12,7 +12,7 @@ from tokensel.methods import Method, NoImage, make_method
 AGGREGATIONS = ("cross_attention", "mean", "none")
 LAYOUTS = ("compact", "zero_fill", "mask")
 POSITIONS = ("source", "front", "renumber")
-# Layers are given for decoders as deep as those of the papers; shallower ones get them in proportion.
+# Default layers are those of the papers' decoders, which have this many; shallower decoders scale them down.
 USUAL_DEPTH = 32
 
 
@@ -161,8 +161,8 @@ def _layers(method: Method, agg_layer: int | Sequence[int] | None, num_layers: i
 
 
 def default_layers(method: Method, num_layers: int | None = None) -> list[int]:
-    """Where the method acts unless told. Several stages move down in proportion in a decoder of fewer than 32 layers,
-    each at least one above the one before; a single one stays where it is."""
+    """The method's own layers. In a decoder of fewer than 32 layers, several stages move down in proportion, each at
+    least one layer above the one before; a single stage stays where it is."""
     layers = list(method.default_layers)
     if len(layers) == 1 or num_layers is None or num_layers >= USUAL_DEPTH:
         return layers

@@ -1,4 +1,4 @@
-"""What differs between versions of transformers, found by looking at it: nothing here asks for a version number."""
+"""What differs between versions of transformers, found by feature tests. Nothing asks for a version number."""
 
 import inspect
 from collections.abc import Callable, Mapping

@@ -260,7 +260,7 @@ class _OnePass:
         if not uses_vision or not self.loaded.family.one_grid:
             seen = self.split.picture_features(encoded.pictures)
             return [seen[row] for row in rows], None
-        features, vision = self.split.look(encoded.pictures["pixel_values"])
+        features, vision = self.split.features_and_states(encoded.pictures["pixel_values"])
         return [features[row] for row in rows], vision.rows(encoded.picture_indices)
 
     def answer_ids(self, question: Question) -> list[int]:

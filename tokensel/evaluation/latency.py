@@ -174,7 +174,7 @@ class LatencyMeter:
         pictures = picture_arguments(self.inputs)
         began = self._now()
         if uses_vision or not pictures:
-            state = self.split.embed(**self.inputs, row_keys=self.keys, looks=uses_vision)
+            state = self.split.embed(**self.inputs, row_keys=self.keys, uses_vision=uses_vision)
         else:
             prompt = {name: value for name, value in self.inputs.items() if name not in pictures}
             features = cached.features(pictures)
@@ -218,7 +218,7 @@ class LatencyMeter:
         if (uses_vision, layer) not in self._prefixes:
             before = self._prefix(uses_vision, 0) if layer else None
             self._prefixes[uses_vision, layer] = (
-                self.split.embed(**self.inputs, row_keys=self.keys, looks=uses_vision)
+                self.split.embed(**self.inputs, row_keys=self.keys, uses_vision=uses_vision)
                 if before is None
                 else self.split.run(before, layer)
             )
