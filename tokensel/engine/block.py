@@ -113,6 +113,12 @@ class Block:
         sizes = [given.get("prefill_chunk_size"), *(getattr(each, "prefill_chunk_size", None) for each in configured)]
         if chunk := next((size for size in sizes if size), None):
             raise TokenselError(f"prefill_chunk_size={chunk}: a prompt is reduced as a whole; leave it out")
+        kinds = [
+            given.get("cache_implementation"),
+            *(getattr(each, "cache_implementation", None) for each in configured),
+        ]
+        if "static" in map(str, kinds) or getattr(find_cache(given), "is_compileable", False):
+            given = given | {"disable_compile": True}  # on a GPU, static caches make generate compile the forward
         prompt = next(
             (given[name] for name in ("inputs_embeds", "inputs", "input_ids") if given.get(name) is not None), None
         )

@@ -51,8 +51,8 @@ def reduce_tokens(
     family: which tested family a model of another one is like, "llava" say.
     row_keys: LongTensor[B], one key per question for methods that draw at random; None = the same for all rows.
 
-    The choice is made once, when a prompt is prefilled. It is kept on the prompt's KV cache, which carries it into copies
-    and later blocks; without a cache, one call of `generate` keeps it. Several pictures are reduced each by itself.
+    The choice is made once, when a prompt is prefilled. The prompt's KV cache keeps it, also in copies and in later
+    blocks; without a cache, one call of `generate` keeps it. Several pictures are reduced each by itself.
 
     Raises TokenselError at once for a bad setting, and on entry when this model is already being reduced.
     """
