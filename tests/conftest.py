@@ -16,6 +16,7 @@ settings.load_profile("tokensel")
 # The slowest files run first, so that no worker begins one when the other is nearly done.
 LONGEST = (
     "test_sweep",
+    "test_generation",
     "test_cached",
     "test_families",
     "test_matrix",

@@ -4,6 +4,7 @@ docs/generation.md holds the table that `table()` makes of the modes below.
 """
 
 import copy
+import inspect
 import io
 import pickle
 import threading
@@ -458,6 +459,8 @@ def test_sliding_windows_count_the_tokens_that_remain(kind, layer):
 @torch.no_grad()
 def test_several_pictures_are_reduced_each_by_itself(method, beams):
     model = tiny_llava()
+    if beams > 1 and "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+        pytest.skip("this version of transformers itself gives each beam of such a prompt other pictures")
     pixels = torch.randn(2, 3, 84, 84, generator=torch.Generator().manual_seed(0))
     first, second, rest = [9] + [IMAGE_TOKEN] * 36, [8] + [IMAGE_TOKEN] * 36, [7, 6]
     both = {"input_ids": torch.tensor([first + second + rest]), "pixel_values": pixels}
