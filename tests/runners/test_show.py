@@ -259,7 +259,7 @@ OWN_METHOD = (
         (["data=diagrams", "method=full"], "method=full: chooses no visual tokens"),
         (["data=diagrams", "method=fps,no_image"], "method=no_image: chooses no visual tokens"),
         (["data=diagrams", "method.colour=1"], "method.colour=1: none of the methods"),
-        (["data=diagrams", "method=fastv", "method.alpha=much"], "method.alpha=much: cannot be used"),
+        (["data=diagrams", "method=fastv", "method.alpha=much"], "alpha='much': must be a number"),
         (["data=diagrams", "kept=few"], "kept=few: must be an integer"),
         (["data=diagrams", "seed=x"], "seed=x: must be an integer"),
         (["data=diagrams", "temperature=cold"], "temperature=cold: must be"),
