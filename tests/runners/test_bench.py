@@ -78,11 +78,11 @@ def test_part_b_has_every_point_with_the_full_model(report):
     }
     assert found["machine"]["bytes_per_s"] > 0
     assert found["machine"]["flops_per_s"] > 0
-    for row in rows:
+    for row in rows:  # ratios of figures that are written with six digits
         assert row["prefill_ms"].keys() == row["decode_ms"].keys() == QUARTILES
-        assert row["measured_over_implied"] == pytest.approx(row["speedup"] / row["implied"], rel=1e-5)
-        assert row["implied"] == pytest.approx(rows[0]["flops"] / row["flops"], rel=1e-5)
-        assert row["over_roofline"] == pytest.approx(row["prefill_ms"]["p50"] / row["roofline_ms"], rel=1e-5)
+        assert row["measured_over_implied"] == pytest.approx(row["speedup"] / row["implied"], rel=3e-5)
+        assert row["implied"] == pytest.approx(rows[0]["flops"] / row["flops"], rel=3e-5)
+        assert row["over_roofline"] == pytest.approx(row["prefill_ms"]["p50"] / row["roofline_ms"], rel=3e-5)
         assert row["peak_memory_bytes"] is None  # not measured on a CPU
     by_name = {(row["name"], row["kept"], row["agg_layer"]): row for row in rows}
     full = by_name["full", None, None]
