@@ -43,7 +43,7 @@ class Memory:
     """What a layer takes for its KV cache: buffers keys and values [B, heads, capacity, d] of a fixed size.
 
     where None: a prompt of T tokens, which is written to the first T places and attends to itself; else LongTensor[1],
-    the place of the one new token, which attends to all places, so that a mask must hide those that are empty.
+    the index of the one new token, which attends to the whole buffer, so a mask must hide the part that is empty.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, where: Tensor | None) -> None:
@@ -171,8 +171,8 @@ class CudaCapture:
 class Recorded:
     """A function of tensors, recorded at its first call with each set of shapes and replayed in all calls.
 
-    What it is given is copied to where the recording reads; lists of tensors are taken to be the same ones in every
-    call. What it returns is a copy.
+    Each call copies its tensors into the recording's own inputs, replays it, and returns a copy of the output. Lists of
+    tensors are not copied: pass the same ones in every call.
     """
 
     def __init__(self, function: Callable[..., Tensor], capture: Capture) -> None:

@@ -1,4 +1,4 @@
-"""How a sequence looks after a stage, and how all that is laid out along it (masks, positions) follows."""
+"""The sequence after a stage, and what has one entry per token of it: masks and position ids."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -16,8 +16,8 @@ class Reduction:
     length: T, the prompt's length as the stage saw it.
     slots: LongTensor[B, M], where in that sequence the survivors stand. values: [B, M, D] what they carry, or None.
     keep: LongTensor[B, T'], what remains of the sequence, ascending; None where it keeps its length.
-    erased: LongTensor[B, N], the places set to zero before the survivors are written (zero_fill).
-    visible: BoolTensor[B, T], the places that may still be attended to (mask).
+    erased: LongTensor[B, N], the indices set to zero before the survivors are written (zero_fill).
+    visible: BoolTensor[B, T], the tokens that may still be attended to (mask).
     renumbers: positions close up over what was removed. bias: [B, T], added to the attention logits of these keys.
     """
 

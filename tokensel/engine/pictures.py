@@ -26,7 +26,7 @@ class Seen:
 
     @property
     def per_row(self) -> int:
-        """Pictures in each prompt; 1 where that cannot be told."""
+        """Pictures in each prompt; 1 where that is unknown."""
         entries = self.arguments.get("image_grid_thw", self.arguments.get("pixel_values"))
         return max(1, len(entries) // self.rows) if entries is not None and self.rows else 1
 
@@ -53,7 +53,7 @@ def say_video(given: Mapping[str, Any]) -> str | None:
 def row_pictures(parts: ModelParts, seen: Seen, visual_index: Tensor) -> tuple[Picture, ...]:
     """The pictures that own the visual tokens at visual_index [B, N], the same in every row.
 
-    Raises TokenselError where rows differ in them, or it cannot be told where one picture ends.
+    Raises TokenselError where rows differ in them, or it is unknown where one picture ends.
     """
     count = visual_index.shape[1]
     if parts.llava is None or seen.per_row == 1:
@@ -75,8 +75,8 @@ def row_pictures(parts: ModelParts, seen: Seen, visual_index: Tensor) -> tuple[P
             pictures = [Picture(end - begin, end - begin, (1, 0)) for begin, end in zip([0, *ends], ends, strict=False)]
     if len(pictures) != seen.per_row or sum(picture.count for picture in pictures) != count:
         raise TokenselError(
-            f"pixel_values: {seen.per_row} pictures per prompt, but it cannot be told whose each of its {count} visual "
-            "tokens is; put text between pictures, and pictures of the same shapes in every row"
+            f"pixel_values: {seen.per_row} pictures per prompt, but it is unknown to which of them each of the {count} "
+            "visual tokens belongs; put text between pictures, and pictures of the same shapes in every row"
         )
     return tuple(pictures)
 

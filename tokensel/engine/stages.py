@@ -1,4 +1,4 @@
-"""A reduction as a list of stages: at which layer, how many, which, what they carry, how the sequence looks after."""
+"""A reduction as a list of stages. A stage says where it acts, how many tokens it keeps, by which method, and how."""
 
 import itertools
 import math

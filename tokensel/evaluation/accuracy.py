@@ -6,8 +6,7 @@ run once; each grid point then runs only the layers above. Predictions are store
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
@@ -22,6 +21,7 @@ from tokensel.errors import BadSampleError, TokenselError
 from tokensel.evaluation.answers import add_positions, row_keys, score_letters
 from tokensel.evaluation.batches import MOST_WORKERS, cut_batches, order_questions
 from tokensel.evaluation.grid_point import GridPoint
+from tokensel.evaluation.pass_data import Computed, Group, PredictionStore, Prepared
 from tokensel.evaluation.prefetch import prefetch
 from tokensel.models import LoadedModel
 from tokensel.models.loaded import Encoded
@@ -31,13 +31,6 @@ SCORINGS = ("letter", "generate")
 BAD_SAMPLE_POLICIES = ("error", "skip")
 # Enough for "The answer is B.". LLaVA's own limit is 1024; only answers that never name a letter are longer.
 ANSWER_TOKENS = 16
-
-
-class PredictionStore(Protocol):
-    """Where predictions go: `tokensel.evaluation.store.PointStore`, or anything with these two methods."""
-
-    def done_ids(self) -> set[str]: ...
-    def append(self, rows: Iterable[dict[str, Any]]) -> None: ...
 
 
 def evaluate(
@@ -107,33 +100,6 @@ def _workers(loaded: LoadedModel, points: Sequence[GridPoint], scoring: str) -> 
     return min(MOST_WORKERS, torch.get_num_threads())
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Questions with equally many visual tokens, as tensors. answer_ids: for scoring=letter, the token ids that begin
-    each question's answers."""
-
-    questions: list[Question]
-    encoded: Encoded
-    answer_ids: list[list[int]]
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A batch as tensors, and its questions whose picture or prompt is bad."""
-
-    groups: list[_Group]
-    bad: list[tuple[Question, BadSampleError]]
-
-
-@dataclass
-class _Computed:
-    """The results of a batch: (point, questions, their records), the points that failed, and the bad questions."""
-
-    bad: list[tuple[Question, BadSampleError]]
-    results: list[tuple[int, list[Question], list[dict[str, Any]]]] = field(default_factory=list)
-    failures: dict[int, Exception] = field(default_factory=dict)
-
-
 class _OnePass:
     """One pass over the questions: the model, and what every point still lacks."""
 
@@ -165,7 +131,7 @@ class _OnePass:
             if index not in self.failures and any(question.id not in done for question in questions)
         ]
 
-    def prepare(self, batch: list[Question]) -> _Prepared:
+    def prepare(self, batch: list[Question]) -> Prepared:
         """Opens the pictures of a batch's open questions and makes the tensors. Changes no state."""
         groups: dict[tuple[Any, ...], list[Question]] = {}
         pictures: dict[str, Image.Image] = {}
@@ -186,15 +152,15 @@ class _OnePass:
         # Only this thread uses the tokenizer, which is not safe to share.
         answers = self.answer_ids if self.scoring == "letter" else lambda question: []
         encoded = [
-            _Group(questions, self.loaded.encode(questions, pictures), [answers(question) for question in questions])
+            Group(questions, self.loaded.encode(questions, pictures), [answers(question) for question in questions])
             for questions in groups.values()
         ]
-        return _Prepared(encoded, bad)
+        return Prepared(encoded, bad)
 
     @torch.inference_mode()
-    def compute(self, prepared: _Prepared) -> _Computed:
+    def compute(self, prepared: Prepared) -> Computed:
         """Answers a batch for all points that lack answers. Changes no state: several batches may run in parallel."""
-        computed = _Computed(prepared.bad)
+        computed = Computed(prepared.bad)
         if prepared.bad and self.on_bad_sample == "error":
             return computed
         for group in prepared.groups:
@@ -206,7 +172,7 @@ class _OnePass:
                 self.score(group, todo, computed)
         return computed
 
-    def keep(self, computed: _Computed) -> None:
+    def keep(self, computed: Computed) -> None:
         """Stores the results of a batch. Under on_bad_sample=error, raises the batch's first bad sample instead."""
         for question, error in computed.bad:
             if self.on_bad_sample == "error":
@@ -219,7 +185,7 @@ class _OnePass:
                 self.append(index, questions, records)
         self.failures |= {index: error for index, error in computed.failures.items() if index not in self.failures}
 
-    def score(self, group: _Group, todo: list[int], computed: _Computed) -> None:
+    def score(self, group: Group, todo: list[int], computed: Computed) -> None:
         """Answers by the letters' logits."""
         stages = {index: self.points[index].stages(self.split.num_layers) for index in todo}
         state = self.embed(group, stages.values())
@@ -235,7 +201,7 @@ class _OnePass:
             records = add_positions(records, group.questions, reduced.positions, self.keep_positions)
             computed.results.append((index, group.questions, records))
 
-    def embed(self, group: _Group, stages: Iterable[Sequence[Stage]]) -> State:
+    def embed(self, group: Group, stages: Iterable[Sequence[Stage]]) -> State:
         """The prompts as they enter the first layer. stages: those of all points, whose methods say what they need."""
         encoded = group.encoded
         uses_vision = any(stage.method.uses_vision for each in stages for stage in each)
@@ -270,7 +236,7 @@ class _OnePass:
             self.answers[key] = self.loaded.answer_ids(question)
         return self.answers[key]
 
-    def generate(self, group: _Group, todo: list[int], computed: _Computed) -> None:
+    def generate(self, group: Group, todo: list[int], computed: Computed) -> None:
         """Answers written by the stock model's generate(), whose settings may be other than greedy."""
         inputs = self.loaded.arguments(group.encoded)
         input_ids = inputs["input_ids"]
@@ -289,7 +255,7 @@ class _OnePass:
             records = add_positions(records, group.questions, record.positions, self.keep_positions)
             computed.results.append((index, group.questions, records))
 
-    def write(self, group: _Group, todo: list[int], computed: _Computed) -> None:
+    def write(self, group: Group, todo: list[int], computed: Computed) -> None:
         """Answers written by greedy decoding. Every picture is encoded once; and without compiled graphs, the layers
         below each point's first stage run once for all points."""
         stages = {index: self.points[index].stages(self.split.num_layers) for index in todo}

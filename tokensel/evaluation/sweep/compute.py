@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
-    """Is told of every step while points are computed."""
+    """Called after every step while points are computed."""
 
     def predicted(self, count: int) -> None:
         """`count` more predictions are stored."""
