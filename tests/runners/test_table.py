@@ -7,6 +7,7 @@ import pytest
 from runners.terminal.table import caption, print_table
 from tokensel.data import Question
 from tokensel.evaluation.grid_point import GridPoint
+from tokensel.evaluation.keys import ids_digest
 from tokensel.evaluation.provenance import checkout_commit, checkpoint_files, scrub
 from tokensel.evaluation.store import PointStore
 from tokensel.evaluation.sweep.results import TableRow, against_fastv, as_record, best_at_each_kept
@@ -71,6 +72,18 @@ def test_figures_of_yes_no_questions_stand_beside_the_others(tmp_path):
     assert figures["yes_no"]["recall"] == 1.0
     assert work.figures(asked[:1])["yes_no"]["precision"] == 1.0
     assert "yes_no" not in work.figures([Question(id="0", text="?", choices=("x", "y"), answer=0, image=None)])
+
+
+def test_a_complete_point_is_written_again_if_a_later_start_noted_a_failure(tmp_path):
+    question = Question(id="0", text="?", choices=("x", "y"), answer=0, image=None)
+    work = PointWork(GridPoint("full"), "point", PointStore(tmp_path / "point"), {}, [question])
+    work.store.append([{"id": "0", "prediction": 0, "correct": True}])
+    work.finish({"questions": ids_digest([question])})
+    work.compare_with_folder({"repeats": 0})
+    assert (work.missing, work.lacks_times, work.lacks_figures) == (0, False, False)
+    work.fail("RuntimeError: no idea")
+    work.compare_with_folder({"repeats": 0})
+    assert (work.missing, work.lacks_times, work.lacks_figures) == (0, False, True)
 
 
 def test_commit_is_that_of_the_checkouts_own_top(tmp_path):
