@@ -36,7 +36,7 @@ ATTENTION = torch.rand(3, 4, 40, generator=torch.Generator().manual_seed(1))
 def context(kept=6, layer=2, row_keys=(0, 0, 0)):
     count = len(row_keys)
     return make_context(
-        TOKENS[:count], kept, layer=layer, row_keys=torch.tensor(row_keys), attention={"last": ATTENTION[:count]}
+        kept, tokens=TOKENS[:count], layer=layer, row_keys=torch.tensor(row_keys), attention={"last": ATTENTION[:count]}
     )
 
 
@@ -190,10 +190,10 @@ class Given(ScoringMethod):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.long])
 def test_equal_scores_go_to_the_lowest_index(dtype):
     scores = torch.tensor([[0, 2, 1, 2, 1, 1, 0, 1], [3, 3, 3, 3, 3, 3, 3, 3]], dtype=dtype)
-    chosen = Given(scores).select(make_context(torch.zeros(2, 8, 4), 4)).indices
+    chosen = Given(scores).select(make_context(4, tokens=torch.zeros(2, 8, 4))).indices
     assert chosen.tolist() == [[1, 2, 3, 4], [0, 1, 2, 3]]
     many = torch.arange(600).remainder(2).repeat(2, 1).to(dtype)
-    chosen = Given(many).select(make_context(torch.zeros(2, 600, 4), 301)).indices
+    chosen = Given(many).select(make_context(301, tokens=torch.zeros(2, 600, 4))).indices
     assert chosen.tolist() == [[0, *range(1, 600, 2)]] * 2
 
 

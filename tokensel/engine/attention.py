@@ -40,14 +40,24 @@ def sliding_window(layer: Any) -> int | None:
 
 
 def layer_keys(layer: Any, hidden: Tensor) -> Tensor:
-    """The keys that a Llama-like decoder layer makes of hidden states [B, T, D], before rotary embedding:
-    [B, T, key heads, d].
+    """`layer_projection` of "key" before rotary embedding: [B, T, key heads, d]."""
+    return layer_projection(layer, "key", hidden)
 
-    Raises TokenselError for a layer without a k projection.
+
+def layer_projection(layer: Any, part: str, hidden: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """The queries, keys or values that a Llama-like decoder layer makes of hidden states [B, n, D]: [B, n, heads, d].
+
+    part: "query", "key" or "value". rotary: cos and sin [B, n, d] to rotate queries or keys by; None = not rotated.
+
+    Raises TokenselError for a layer without that projection.
     """
-    attention = _attention_of(layer, ("k_proj",))
-    keys = attention.k_proj(_normed(layer, hidden)).unflatten(-1, (-1, attention.head_dim))
-    return attention.k_norm(keys) if hasattr(attention, "k_norm") else keys
+    name = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}[part]
+    attention = _attention_of(layer, (name,))
+    states = getattr(attention, name)(_normed(layer, hidden)).unflatten(-1, (-1, attention.head_dim))
+    norm = {"query": "q_norm", "key": "k_norm", "value": ""}[part]
+    if hasattr(attention, norm):
+        states = getattr(attention, norm)(states)
+    return states if rotary is None or part == "value" else _rotate(states, *rotary)
 
 
 def last_real(key_mask: Tensor | None, hidden: Tensor) -> Tensor:

@@ -45,9 +45,10 @@ class Block:
         stages: list[Stage],
         image_mask: Tensor | None,
         row_keys: Tensor | None,
+        questions: tuple[str, ...] | None = None,
     ) -> None:
         self.model: Any = model
-        self.parts, self.image_mask, self.row_keys = parts, image_mask, row_keys
+        self.parts, self.image_mask, self.row_keys, self.questions = parts, image_mask, row_keys, questions
         self.stages = {
             stage.layer: stage for stage in stages if stage.layer < parts.num_layers and not stage.method.passes_through
         }
@@ -235,6 +236,7 @@ class Block:
             row_keys=_expand_rows(keys, batch).to(call.embeds.device),
             pictures=row_pictures(self.parts, forward.seen, visual_index),
             vision=vision,
+            questions=_expand_questions(self.questions, batch),
             deepstack=call.deepstack(visual_index),
             cache=cache,
         )
@@ -290,3 +292,9 @@ def _expand_rows(values: Tensor, batch: int) -> Tensor:
     """Rows repeated as generate does for beams and several sequences: [b, ...] -> [batch, ...] where b divides it."""
     rows = len(values)
     return values.repeat_interleave(batch // rows, 0) if rows and batch % rows == 0 else values
+
+
+def _expand_questions(questions: tuple[str, ...] | None, batch: int) -> tuple[str, ...] | None:
+    """Questions repeated as rows are; None where their number does not fit."""
+    copies, rest = divmod(batch, len(questions)) if questions else (0, 0)
+    return None if questions is None or rest else tuple(text for text in questions for _ in range(copies))

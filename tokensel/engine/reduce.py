@@ -28,6 +28,8 @@ def reduce_tokens(
     position: str | None = None,
     image_mask: Tensor | None = None,
     row_keys: Tensor | None = None,
+    questions: Sequence[str] | None = None,
+    tokenizer: Any | None = None,
     family: str | None = None,
     **method_options: Any,
 ) -> Block:
@@ -50,6 +52,8 @@ def reduce_tokens(
     image_mask: BoolTensor[B, T], where the visual tokens are, for callers that pass inputs_embeds or a plain decoder.
     family: which tested family a model of another one is like, "llava" say.
     row_keys: LongTensor[B], one key per question for methods that draw at random; None = the same for all rows.
+    questions, tokenizer: the bare question of each row and the model's tokenizer, for methods that read the question
+    apart from the rest of the prompt; without them these take the whole instruction.
 
     The choice is made once, when a prompt is prefilled. The prompt's KV cache keeps it, also in copies and in later
     blocks; without a cache, one call of `generate` keeps it. Several pictures are reduced each by itself.
@@ -58,7 +62,7 @@ def reduce_tokens(
     """
     unwrap: Any = getattr(model, "get_base_model", None)  # PEFT's wrapper, around layers that it changed in place
     model = model if unwrap is None else unwrap()
-    parts = find_parts(model, family)
+    parts = find_parts(model, family, tokenizer)
     stages = make_stages(
         method,
         kept=kept,
@@ -77,4 +81,6 @@ def reduce_tokens(
         raise TokenselError(f"image_mask: {type(model).__name__} needs it, to know the visual tokens")
     if row_keys is not None and (row_keys.ndim != 1 or row_keys.dtype != torch.long):
         raise TokenselError(f"row_keys={row_keys.dtype} {list(row_keys.shape)}: must be a LongTensor [B]")
-    return Block(model, parts, stages, image_mask, row_keys)
+    if isinstance(questions, str):
+        raise TokenselError(f"questions={questions!r}: must be a sequence with one text per row")
+    return Block(model, parts, stages, image_mask, row_keys, None if questions is None else tuple(questions))

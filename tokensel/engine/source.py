@@ -1,12 +1,14 @@
 """Answers a method's questions about one picture of a prompt: what stands behind a Context."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tokensel.engine.attention import attention_to_visual, last_real, layer_keys
+from tokensel.engine.attention import attention_to_visual, last_real, layer_keys, layer_projection
 from tokensel.engine.state import Picture, State
 from tokensel.errors import TokenselError
 from tokensel.functional import take
@@ -66,6 +68,47 @@ class StateSource:
     def keys(self) -> Tensor:
         return layer_keys(self.parts.layers[self.state.layer], self.tokens())
 
+    def project(self, part: str, tokens: str, layer: str, rotary: bool) -> Tensor:
+        hidden, module = self._entering(layer)
+        index = self._index_of(tokens, hidden)
+        device = _device_of(module, hidden)
+        hidden, index = hidden.to(device), index.to(device)
+        angles = None
+        if rotary:
+            cos, sin = self.parts.rotary(self.state.hidden, self.state.position_ids)
+            batch = len(hidden)
+            angles = (
+                take(cos.to(device).expand(batch, -1, -1), index),
+                take(sin.to(device).expand(batch, -1, -1), index),
+            )
+        return layer_projection(module, part, take(hidden, index), angles).to(self.state.hidden.device)
+
+    def final_norm(self, states: Tensor) -> Tensor:
+        norm = self.parts.decoder.norm
+        weight = norm.weight
+        return states if weight.device.type == "meta" else norm(states.to(weight)).to(states.device)
+
+    def before_picture(self) -> Tensor:
+        index = self._text_index
+        before = index < self._all_visual[:, -1:]
+        return before if self.state.attention_mask is None else before & self.state.attention_mask.gather(1, index)
+
+    def questions(self) -> tuple[str, ...] | None:
+        return self.state.questions
+
+    def embed_words(self, texts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+        tokenizer: Any = self.parts.tokenizer
+        if tokenizer is None:
+            raise TokenselError(f"tokenizer=None: method {self.method.name!r} reads words; give tokenizer=")
+        rows = [tokenizer(list(words), is_split_into_words=True, truncation=True)["input_ids"] for words in texts]
+        rows = [ids[1:] if len(ids) > 1 and ids[0] == tokenizer.bos_token_id else ids for ids in rows]
+        length = max(1, *map(len, rows))
+        device = self.state.hidden.device
+        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)
+        real = torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows], device=device)
+        embeddings = self.parts.decoder.get_input_embeddings()
+        return embeddings(ids.to(_device_of(embeddings, ids))).to(device), real
+
     def vision(self) -> VisionStates:
         if self.state.vision is None:
             raise TokenselError(
@@ -99,27 +142,38 @@ class StateSource:
 
     def _attention(self, queries: str, weights: Tensor | None, layer: str) -> Tensor:
         state = self.state
-        if layer == "next":
-            hidden, module = state.hidden, self.parts.layers[state.layer]
-        else:
-            if state.previous is None:
-                raise TokenselError(
-                    f"method {self.method.name!r}: must set uses_attention = True to see the previous layer"
-                )
-            hidden, module = state.previous, self.parts.layers[state.layer - 1]
-        index = {
-            "last": lambda: last_real(state.attention_mask, hidden),
-            "text": lambda: self._text_index,
-            "image": lambda: self.visual_index,
-        }[queries]()
+        hidden, module = self._entering(layer)
+        index = self._index_of({"image": "visual"}.get(queries, queries), hidden)
         if queries == "text":
             instruction = self.text()[1].to(torch.float32)
             weights = instruction if weights is None else instruction * weights
         rotary = self.parts.rotary(state.hidden, state.position_ids)
-        # The previous layer may lie on another device than this one; weights that accelerate has put aside are nowhere.
-        device = next(module.parameters()).device
-        device = state.hidden.device if device.type == "meta" else device
+        device = _device_of(module, state.hidden)
         hidden, cos, sin, visual, index = (each.to(device) for each in (hidden, *rotary, self.visual_index, index))
         mask, weights = (None if each is None else each.to(device) for each in (state.attention_mask, weights))
         rows = attention_to_visual(module, hidden, (cos, sin), mask, visual, index, weights)
         return rows.to(state.hidden.device)
+
+    def _entering(self, layer: str) -> tuple[Tensor, Any]:
+        """The hidden states that enter the "previous" or the "next" decoder layer, and that layer."""
+        state = self.state
+        if layer == "next":
+            return state.hidden, self.parts.layers[state.layer]
+        if state.previous is None:
+            raise TokenselError(
+                f"method {self.method.name!r}: must set uses_attention = True to see the previous layer"
+            )
+        return state.previous, self.parts.layers[state.layer - 1]
+
+    def _index_of(self, tokens: str, hidden: Tensor) -> Tensor:
+        """Where the "visual" tokens, the "text" or the "last" token are in the sequence: LongTensor[B, n]."""
+        if tokens == "last":
+            return last_real(self.state.attention_mask, hidden)
+        return self._text_index if tokens == "text" else self.visual_index
+
+
+def _device_of(module: Any, states: Tensor) -> torch.device:
+    """The device to run a module on: layers of one model may lie on several; weights that accelerate has put aside are
+    nowhere, and come to the states."""
+    device = next(module.parameters()).device
+    return states.device if device.type == "meta" else device

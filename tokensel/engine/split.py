@@ -37,13 +37,19 @@ class SplitModel:
 
     compiled: run the layers behind a reduction as one compiled graph. Where that is not possible a warning says so. Not
     safe to use from several threads at once. text_multiple: pad prompts to a multiple of this many text tokens if
-    compiled, so that few shapes occur.
+    compiled, so that few shapes occur. tokenizer: the model's, for methods that read words.
 
     Raises TokenselError for a model without a Llama-like decoder.
     """
 
-    def __init__(self, model: nn.Module, compiled: bool = False, text_multiple: int = TEXT_MULTIPLE) -> None:
-        self.parts, self.text_multiple = find_parts(model), text_multiple
+    def __init__(
+        self,
+        model: nn.Module,
+        compiled: bool = False,
+        text_multiple: int = TEXT_MULTIPLE,
+        tokenizer: Any | None = None,
+    ) -> None:
+        self.parts, self.text_multiple = find_parts(model, tokenizer=tokenizer), text_multiple
         self.graphs = graphs_of(self.parts.layers, self.num_layers) if compiled else None
         if self.graphs is not None and slides(self.parts):
             self.graphs.go_without("tail", "sliding_window: compiled layers take masks without windows")
@@ -94,6 +100,7 @@ class SplitModel:
         row_keys: Tensor | None = None,
         vision: VisionStates | None = None,
         uses_vision: bool = False,
+        questions: Sequence[str] | None = None,
         pictures: Mapping[str, Any] | None = None,
         **given: Any,
     ) -> State:
@@ -102,7 +109,8 @@ class SplitModel:
         input_ids [B, T], padded where attention_mask [B, T] is 0; pictures as pixel_values with what else the
         processor gives (by name, or all in `pictures`), or as image_features, [N, D] for each. Or inputs_embeds
         [B, T, D] with image_mask [B, T]. row_keys: LongTensor[B], the questions' keys for methods that draw at random.
-        vision: the tower's states, a row each; uses_vision: get them here, from pixel_values.
+        vision: the tower's states, a row each; uses_vision: get them here, from pixel_values. questions: the bare
+        question of each row, for methods that read it.
 
         The state is padded on the right: then causal attention hides the padding from all that is real, and needs no
         mask. Raises TokenselError when features and image tokens don't match, or for a prompt of padding alone.
@@ -158,6 +166,7 @@ class SplitModel:
             row_keys=row_keys.to(inputs_embeds.device),
             pictures=row_pictures(self.parts, Seen(shown, batch), visual_index),
             vision=vision,
+            questions=None if questions is None else tuple(questions),
             right_padded=True,
         )
 

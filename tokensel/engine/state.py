@@ -35,7 +35,8 @@ class State:
     hidden: [B, T, D]. attention_mask: BoolTensor[B, T], False = never attended to; None = all real.
     position_ids: LongTensor[B or 1, T], or [axes, B or 1, T].
     visual_index: LongTensor[B, N], where the visual tokens that remain are, ascending.
-    row_keys: LongTensor[B], the key of each row's question. pictures: they own the N visual tokens in this order.
+    row_keys: LongTensor[B], the key of each row's question. questions: their texts, None = unknown.
+    pictures: they own the N visual tokens in this order.
     previous: the hidden states that entered layer - 1, if that layer saw this same sequence.
     prompt: the state before the first layer, None = this one. vision: what the tower saw, a row's pictures together.
     deepstack: [B, N, D] for each of the first layers, added to the visual tokens behind it (Qwen3-VL).
@@ -59,6 +60,7 @@ class State:
     previous: Tensor | None = None
     prompt: "State | None" = None
     vision: VisionStates | None = None
+    questions: tuple[str, ...] | None = None
     deepstack: tuple[Tensor, ...] = ()
     right_padded: bool = False
     masked: bool = False
@@ -98,6 +100,7 @@ class State:
             position_ids=positions[..., order, :] if positions.shape[-2] == batch else positions,
             visual_index=self.visual_index[order],
             row_keys=self.row_keys[order],
+            questions=None if self.questions is None else tuple(self.questions[row] for row in order.tolist()),
             vision=None if self.vision is None else self.vision.rows(pictures),
         )
 

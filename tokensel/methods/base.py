@@ -57,6 +57,13 @@ class Method:
         """The number of visual tokens, of `count`, that remain after each stage if the user gives only the last one."""
         return (kept,) * stages
 
+    def remaining(self, kept: int, count: int) -> int | None:
+        """How many visual tokens of `count` a stage leaves when asked for `kept` < count.
+
+        None: it depends on the picture; then rows of a batch may differ (`Selection.counts`).
+        """
+        return kept
+
     @classmethod
     def takes_kept(cls) -> bool:
         """Whether `kept` can be chosen. It cannot where nothing is ever removed, or always the same number."""

@@ -1,5 +1,6 @@
 """What a method is given (Context) and what it returns (Selection)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -13,15 +14,19 @@ from tokensel.models.vision import VisionStates
 class Selection:
     """The visual tokens that a method keeps.
 
-    indices: LongTensor[B, M], indices of visual tokens.
+    indices: LongTensor[B, M], indices of visual tokens. -1 = a token that is none of them, like the tower's [CLS]; it
+        needs values. M may differ from context.kept where `Method.remaining` says so.
     values: [B, M, D], the hidden states of the survivors; None = their own, or what the stage's aggregation computes.
     sizes: [B, M], the number of tokens that each survivor stands for: later layers add log(size) to its attention
         logits; None = 1 each.
+    counts: LongTensor[B], where rows keep unequal numbers: the first counts[b] entries of row b count, the others are
+        ignored; None = all M.
     """
 
     indices: Tensor
     values: Tensor | None = None
     sizes: Tensor | None = None
+    counts: Tensor | None = None
 
 
 class ContextSource(Protocol):
@@ -34,6 +39,11 @@ class ContextSource(Protocol):
     def text(self) -> tuple[Tensor, Tensor]: ...
     def inputs(self) -> tuple[Tensor, Tensor]: ...
     def keys(self) -> Tensor: ...
+    def project(self, part: str, tokens: str, layer: str, rotary: bool) -> Tensor: ...
+    def final_norm(self, states: Tensor) -> Tensor: ...
+    def before_picture(self) -> Tensor: ...
+    def questions(self) -> tuple[str, ...] | None: ...
+    def embed_words(self, texts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]: ...
     def vision(self) -> VisionStates: ...
     def grid(self) -> tuple[int, int]: ...
     def attention(self, queries: str, weights: Tensor | None, layer: str) -> Tensor: ...
@@ -78,6 +88,24 @@ class Context:
         """Which tokens of `text` are the instruction: BoolTensor[B, S]. They follow the picture and are not padding."""
         return self._text[1]
 
+    @property
+    def before_picture(self) -> Tensor:
+        """Which tokens of `text` stand before the picture's last token and are not padding: BoolTensor[B, S]."""
+        return self._source.before_picture()
+
+    @property
+    def questions(self) -> tuple[str, ...] | None:
+        """The bare question of each row, without options, hints and prompt; None where the caller gave none."""
+        return self._source.questions()
+
+    def embed_words(self, texts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+        """The decoder's input embeddings of each row's words: [B, S, D], and which of them are real: BoolTensor[B, S].
+
+        The tokenizer gets the words as already split, and the BOS token is left out unless nothing else is there.
+        Raises TokenselError where no tokenizer is known.
+        """
+        return self._source.embed_words(texts)
+
     @cached_property
     def _text(self) -> tuple[Tensor, Tensor]:
         return self._source.text()
@@ -91,6 +119,24 @@ class Context:
     def keys(self) -> Tensor:
         """The visual tokens' keys in the layer they are about to enter, before rotary embedding: [B, N, heads, d]."""
         return self._source.keys()
+
+    def project(
+        self, part: str, tokens: str = "visual", layer: str = "previous", rotary: bool = False
+    ) -> Tensor | None:
+        """Queries, keys or values that a decoder layer makes of some tokens: [B, n, heads, d].
+
+        part: "query", "key" or "value", after the layer's norm; heads are key heads for the latter two.
+        tokens: "visual" (n = N), "text" (n = S) or "last" (the prompt's last token, n = 1).
+        layer: as in `attention`; None is returned for "previous" at layer 0.
+        rotary: whether queries and keys are rotated to their positions.
+        """
+        if layer == "previous" and self.layer == 0:
+            return None
+        return self._source.project(part, tokens, layer, rotary)
+
+    def final_norm(self, states: Tensor) -> Tensor:
+        """The decoder's final norm of hidden states [..., D]."""
+        return self._source.final_norm(states)
 
     @cached_property
     def vision(self) -> VisionStates:

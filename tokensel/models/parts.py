@@ -19,6 +19,7 @@ class ModelParts:
         head: maps hidden states to logits; None for a headless model
         image_token_id: the token that stands for one visual token in input_ids
         family: the differences between model families
+        tokenizer: for methods that read words; None where nobody gave one
     """
 
     decoder: Any
@@ -26,6 +27,7 @@ class ModelParts:
     head: nn.Module | None
     image_token_id: int | None
     family: Family
+    tokenizer: Any | None = None
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -60,10 +62,10 @@ class ModelParts:
         return "flash" in self.attention_name
 
 
-def find_parts(model: nn.Module, family: str | None = None) -> ModelParts:
+def find_parts(model: nn.Module, family: str | None = None, tokenizer: Any | None = None) -> ModelParts:
     """The parts of a LLaVA-like model or a Llama-like decoder, with or without a head.
 
-    family: the tested family that the model is like, if it belongs to none of them.
+    family: the tested family that the model is like, if it belongs to none of them. tokenizer: the model's, if known.
 
     Raises TokenselError if the model contains no Llama-like decoder, or belongs to a family that has not been tested.
     """
@@ -80,7 +82,8 @@ def find_parts(model: nn.Module, family: str | None = None) -> ModelParts:
             token = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
             # A plain decoder has no pictures to differ in.
             known = family_of(config, family) if llava is not None else family_of(None, "llava")
-            return ModelParts(decoder, llava, model.get_output_embeddings(), token, known)  # type: ignore[operator]
+            head: Any = model.get_output_embeddings()  # type: ignore[operator]
+            return ModelParts(decoder, llava, head, token, known, tokenizer)
     raise TokenselError(
         f"model={type(model).__name__}: must be a LLaVA-like model or a Llama-like decoder of transformers"
     )

@@ -1,4 +1,4 @@
-"""The vision tower's features, [CLS] attention and keys, for methods that select tokens before the decoder."""
+"""The vision tower's states, [CLS] attention and keys, for methods that select tokens before the decoder."""
 
 import threading
 from collections.abc import Sequence
@@ -15,23 +15,33 @@ from tokensel.models.families import Family
 
 @dataclass(frozen=True)
 class VisionStates:
-    """The last two layers of a CLIP-like tower and what went through them, for B pictures.
+    """The layers of a CLIP-like tower and what went through them, for B pictures.
 
     Parameters:
-        layers: those two layers
+        layers: all layers of the tower
         entering: the hidden states [B, 1 + N, D] that entered each of them, [CLS] first
-        features: [B, N, D], the projector's input
+        hidden: [B, 1 + N, D], the states of the feature layer, [CLS] first
         projector: maps features to the decoder's hidden size
     """
 
     layers: Sequence[Any]
     entering: Sequence[Tensor]
-    features: Tensor
+    hidden: Tensor
     projector: nn.Module
+
+    @property
+    def features(self) -> Tensor:
+        """The projector's input: [B, N, D]."""
+        return self.hidden[:, 1:]
+
+    @property
+    def cls(self) -> Tensor:
+        """The state of [CLS] at the feature layer: [B, D]."""
+        return self.hidden[:, 0]
 
     def rows(self, order: Tensor) -> "VisionStates":
         """These pictures in the order given, LongTensor[B'], repeated where prompts share a picture."""
-        return replace(self, entering=[states[order] for states in self.entering], features=self.features[order])
+        return replace(self, entering=[states[order] for states in self.entering], hidden=self.hidden[order])
 
     def project(self, features: Tensor) -> Tensor:
         """Features [B, M, D] as visual tokens of the decoder: [B, M, D_text]."""
@@ -41,15 +51,17 @@ class VisionStates:
         """Keys of the visual tokens in a tower layer (-1: the last, -2: the one before): [B, N, heads, d]."""
         return self._heads(layer, "k_proj", self._normed(layer))[:, 1:]
 
-    def cls_attention(self, layer: int = -2) -> Tensor:
+    def cls_attention(self, layer: int = -2, one_head: bool = False) -> Tensor:
         """The attention probabilities from [CLS] to each visual token: [B, heads, N] in float32.
 
         Each head's probabilities sum to 1 together with that of [CLS] itself. Costs O(N D): only this one query is
-        computed.
+        computed. one_head: one softmax over the full width, q k / sqrt(D), as of a layer with a single head: [B, 1, N].
         """
         normed = self._normed(layer)
         query = self._heads(layer, "q_proj", normed[:, :1])
         key = self._heads(layer, "k_proj", normed)
+        if one_head:
+            query, key = (each.flatten(2).unsqueeze(2) for each in (query, key))
         scores = torch.einsum("bqhd,bkhd->bhqk", query, key).float() * query.shape[-1] ** -0.5
         return scores.softmax(-1)[:, :, 0, 1:]
 
@@ -76,7 +88,7 @@ class _Captured(threading.local):
 
 
 class VisionTap:
-    """Captures what enters the last two layers of a vision tower while it runs. Stores references, no copies.
+    """Captures what enters each layer of a vision tower while it runs. Stores references, no copies.
 
     Raises TokenselError for a model whose tower has no [CLS] token or more than one feature layer.
     """
@@ -97,8 +109,7 @@ class VisionTap:
                 f"vision_feature_select_strategy={strategy}: must be 'default' (a tower with a [CLS] token) "
                 "for methods that use the vision tower"
             )
-        self.layers = list(stack)[-2:]
-        self.depth = len(stack)
+        self.layers = list(stack)
         self.feature_layer = feature_layers(config)
         self.projector = llava.multi_modal_projector
         self._captured = _Captured()
@@ -123,18 +134,20 @@ class VisionTap:
     def take(self) -> VisionStates | None:
         """The states of the tower's last run, or None if it has not run since the previous call.
 
-        Raises TokenselError for a feature layer that is not among the last three.
+        Raises TokenselError for several feature layers.
         """
         captured = self._captured
         if captured.output is None:
             return None
-        before, last, output = captured.entering[0], captured.entering[1], captured.output
-        hidden = {self.depth - 2: before, self.depth - 1: last, self.depth: output}
+        depth = len(self.layers)
+        hidden = captured.entering | {depth: captured.output}
         layer = self.feature_layer
-        index = layer if not isinstance(layer, int) or layer >= 0 else self.depth + 1 + layer
+        index = layer if not isinstance(layer, int) or layer >= 0 else depth + 1 + layer
         if index not in hidden:
             raise TokenselError(
-                f"vision_feature_layer={layer}: must be from -3 to -1 for methods that use the vision tower"
+                f"vision_feature_layer={layer}: must be one layer from {-depth - 1} to {depth} for methods that use "
+                "the vision tower"
             )
+        entering = [captured.entering[each] for each in range(depth)]
         captured.entering, captured.output = {}, None
-        return VisionStates(self.layers, [before, last], hidden[index][:, 1:], self.projector)
+        return VisionStates(self.layers, entering, hidden[index], self.projector)
