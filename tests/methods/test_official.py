@@ -4,7 +4,6 @@
 """
 
 import pytest
-
 from helpers.official import cases, check_of, folder, methods
 
 # Cases that cannot match, with the reason. At most 3% of all.

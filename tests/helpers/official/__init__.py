@@ -50,9 +50,9 @@ class Case:
         return f"{self.name}.{name}" in self._names
 
     def weights(self, prefix: str) -> dict[str, Tensor]:
-        """Weights that cases share: the tensors PREFIX.x as x; with prefix "" those whose name has no case."""
+        """Weights that cases share: the tensors PREFIX.x as x."""
         with safe_open(self.file, "pt") as opened:
-            names = [name for name in opened.keys() if name.startswith(f"{prefix}." if prefix else "")]  # noqa: SIM118
+            names = [name for name in opened.keys() if name.startswith(f"{prefix}.")]  # noqa: SIM118
             return {name.removeprefix(f"{prefix}."): opened.get_tensor(name) for name in names}
 
     def shared(self, name: str) -> Tensor:
