@@ -168,6 +168,6 @@ def default_layers(method: Method, num_layers: int | None = None) -> list[int]:
         return layers
     scaled: list[int] = []
     for layer in layers:
-        least = scaled[-1] + 1 if scaled else 1
+        least = scaled[-1] + 1 if scaled else min(layer, 1)  # layer 0 is where a method acts before the decoder
         scaled.append(max(least, round(layer * num_layers / USUAL_DEPTH)))
     return scaled

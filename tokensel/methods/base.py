@@ -57,8 +57,8 @@ class Method:
         """The number of visual tokens, of `count`, that remain after each stage if the user gives only the last one."""
         return (kept,) * stages
 
-    def remaining(self, kept: int, count: int) -> int | None:
-        """How many visual tokens of `count` a stage leaves when asked for `kept` < count.
+    def remaining(self, kept: int, count: int, layer: int = 0, stage: int = 0) -> int | None:
+        """How many visual tokens of `count` a stage leaves when asked for `kept` < count. layer, stage: as in Context.
 
         None: it depends on the picture; then rows of a batch may differ (`Selection.counts`).
         """
