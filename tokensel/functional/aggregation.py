@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional.similarity import cosine_to, inverse_norms, query_cosines
+from tokensel.functional.indexing import first_of_best
+from tokensel.functional.similarity import ROUNDING, cosine_to, inverse_norms, query_cosines
 
 
 def cross_attention(queries: Tensor, tokens: Tensor, temperature: float = 0.1) -> Tensor:
@@ -45,5 +46,6 @@ def nearest_mean(queries: Tensor, tokens: Tensor) -> Tensor:
     """
     values, centers = tokens.float(), queries.float()
     cosine = cosine_to(values, inverse_norms(values), centers * inverse_norms(centers).unsqueeze(-1))
-    mean, size = cluster_means(values, cosine.argmax(2), centers.shape[1])
+    nearest = first_of_best(cosine, 2, ROUNDING).squeeze(2)
+    mean, size = cluster_means(values, nearest, centers.shape[1])
     return torch.where(size.unsqueeze(2) > 0, mean, centers).to(tokens.dtype)

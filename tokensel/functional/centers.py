@@ -4,8 +4,16 @@ import torch
 from torch import Tensor
 
 from tokensel.functional import centers_cpu
-from tokensel.functional.indexing import check_kept, rank
-from tokensel.functional.similarity import EPSILON, degrees, inverse_norms, is_on_cpu, query_cosines, unit_rows
+from tokensel.functional.indexing import check_kept, first_of_best, rank
+from tokensel.functional.similarity import (
+    EPSILON,
+    ROUNDING,
+    degrees,
+    inverse_norms,
+    is_on_cpu,
+    query_cosines,
+    unit_rows,
+)
 
 
 @torch.no_grad()
@@ -38,9 +46,11 @@ def tome_centers(tokens: Tensor, kept: int, iterations: int = 3) -> Tensor:
         degree = degrees(tokens, inverse)
         centers = rank(degree)[:, :kept]
     each = torch.arange(kept, device=tokens.device).unsqueeze(1)
+    place = rank(degree).argsort(dim=1)
     for _ in range(iterations):
-        cluster = query_cosines(tokens, inverse, unit_rows(tokens, inverse, centers)).argmax(1, keepdim=True)
-        member = cluster == each
-        best = torch.where(member, degree.unsqueeze(1), -torch.inf).argmax(2)
+        cosine = query_cosines(tokens, inverse, unit_rows(tokens, inverse, centers))
+        member = first_of_best(cosine, tolerance=ROUNDING) == each
+        # The rank, not the degree: in it, degrees that differ by rounding only are ordered by index.
+        best = torch.where(member, place.unsqueeze(1), tokens.shape[1]).argmin(2)
         centers = torch.where(member.any(2), best, centers)
     return centers

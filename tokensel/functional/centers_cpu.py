@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokensel.functional.indexing import rank
+
 # Two degrees differ by more than rounding if they are at least this far apart, relative to the length of the sum of
 # the unit vectors.
 DIFFERENT = 5e-7
@@ -30,7 +32,7 @@ def highest_degrees(tokens: Tensor, kept: int, epsilon: float) -> tuple[Tensor, 
     for row, scale, out in zip(tokens, inverse, degree, strict=True):
         total = torch.mm(torch.from_numpy(scale).unsqueeze(0), row)[0]
         np.multiply(torch.mv(row, total).numpy(), scale, out=out)
-    order = np.argsort(-degree, axis=1, kind="stable")[:, :kept]
+    order = rank(torch.from_numpy(degree)).numpy()[:, :kept]
     settled = all(map(_all_different, values, inverse, degree, order))
     return torch.from_numpy(inverse), torch.from_numpy(degree), torch.from_numpy(order), settled
 

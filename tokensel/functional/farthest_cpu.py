@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokensel.functional.similarity import ROUNDING
+
 # A pool of POOL_VALUES values fits into a core's cache. A pool of fewer than LEAST_POOL tokens is soon exhausted.
 POOL_VALUES = 2**18
 LEAST_POOL = 64
@@ -32,6 +34,11 @@ def farthest_points(tokens: Tensor, inverse: Tensor, start: Tensor, kept: int) -
 def pool_size(count: int, hidden: int) -> int:
     """The number of tokens in a pool, of `count` tokens with `hidden` values each."""
     return min(count, max(LEAST_POOL, POOL_VALUES // hidden))
+
+
+def _first_farthest(distance: np.ndarray) -> int:
+    """The lowest index among the largest distances; those within rounding of the largest count as equal to it."""
+    return int((distance >= distance.max() - np.float32(ROUNDING)).argmax())
 
 
 class _Picture:
@@ -72,7 +79,7 @@ class _Picture:
         """Makes one choice after updating all tokens."""
         self.distance = self._updated(self.tokens, self.distance, int(self.seen.min()), self.inverse)
         self.seen[:] = len(self.order)
-        farthest = int(self.distance.argmax())
+        farthest = _first_farthest(self.distance)
         self.order.append(farthest)
         self.chosen.append((self.tokens[farthest] * self.inverse[farthest]).unsqueeze(0))
 
@@ -94,9 +101,9 @@ class _Picture:
         picked: list[int] = []
         left = kept - len(self.order)
         while True:
-            best = int(distance.argmax())
-            # If it equals the bound, a token outside may be as far and have a lower index.
-            if not distance[best] > bound:
+            best = _first_farthest(distance)
+            # Otherwise a token outside may be as far and have a lower index.
+            if not distance[best] > bound + ROUNDING:
                 break
             picked.append(best)
             if len(picked) == left:

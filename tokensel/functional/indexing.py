@@ -5,29 +5,45 @@ from torch import Tensor
 
 from tokensel.errors import TokenselError
 
-# Scores within this distance of the best one tie with it, because processors round differently.
+# Scores this close tie, because processors round differently: relative to the score for rankings.
 TIE = 1e-5
 
 
-def rank(scores: Tensor) -> Tensor:
-    """All indices, sorted by falling score: scores [B, N] -> LongTensor[B, N]. Ties go to the lowest index."""
-    return scores.sort(dim=1, descending=True, stable=True).indices
+def rank(scores: Tensor, tolerance: float = TIE) -> Tensor:
+    """All indices, sorted by falling score: scores [B, N] -> LongTensor[B, N].
+
+    Ties go to the lowest index. Each score that lies within `tolerance` of its predecessor, relative to it, ties with
+    it. The default suits attention; cosines are more exact and closer to each other: use ROUNDING for them.
+    """
+    values, order = scores.sort(dim=1, descending=True, stable=True)
+    if not values.is_floating_point() or values.shape[1] < 2:
+        return order
+    # Infinite scores are equal or not.
+    apart = values[:, :-1] - values[:, 1:] > tolerance * values[:, :-1].abs().nan_to_num(posinf=0)
+    group = torch.nn.functional.pad(apart.long().cumsum(1), (1, 0))
+    return torch.empty_like(group).scatter_(1, order, group).sort(dim=1, stable=True).indices
 
 
 def keep_best(scores: Tensor, kept: int) -> Tensor:
     """The indices of the `kept` largest scores, ascending: scores [B, N] -> LongTensor[B, min(kept, N)].
 
-    Ties go to the lowest index.
+    Ties go to the lowest index. All scores within 1e-5 of the smallest kept one, relative to it, tie with it.
     """
-    return rank(scores)[:, :kept].sort(dim=1).values
+    count = scores.shape[1]
+    if not 0 < kept < count or not scores.is_floating_point():
+        return scores.sort(dim=1, descending=True, stable=True).indices[:, :kept].sort(dim=1).values
+    least = scores.topk(kept, dim=1).values[:, -1:]
+    width = TIE * least.abs().nan_to_num(posinf=0)
+    place = (scores > least + width).to(torch.uint8) + (scores >= least - width).to(torch.uint8)
+    return place.sort(dim=1, descending=True, stable=True).indices[:, :kept].sort(dim=1).values
 
 
-def first_of_best(scores: Tensor) -> Tensor:
-    """The lowest index among the largest scores: scores [B, K] -> LongTensor[B, 1].
+def first_of_best(scores: Tensor, dim: int = 1, tolerance: float = TIE) -> Tensor:
+    """The lowest index among the largest scores along `dim`, which stays with length 1.
 
-    Scores within 1e-5 of the largest count as equal to it.
+    Scores within `tolerance` of the largest count as equal to it.
     """
-    return (scores >= scores.amax(1, keepdim=True) - TIE).to(torch.uint8).argmax(1, keepdim=True)
+    return (scores >= scores.amax(dim, keepdim=True) - tolerance).view(torch.uint8).argmax(dim, keepdim=True)
 
 
 def take(tokens: Tensor, indices: Tensor) -> Tensor:

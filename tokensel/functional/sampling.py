@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokensel.errors import TokenselError
 from tokensel.functional import farthest_cpu, kernels
-from tokensel.functional.indexing import check_kept
+from tokensel.functional.indexing import check_kept, first_of_best, rank
 from tokensel.functional.similarity import ROUNDING, cosine_to, degrees, inverse_norms, is_on_cpu, unit_rows
 
 # Rows of the cosine matrix computed at a time for start="peripheral".
@@ -37,6 +37,7 @@ def farthest_point_sampling(
 
     Implementation: on CUDA one Triton kernel (kernels.py) where Triton works; on a CPU a lazy evaluation that skips
     distances which cannot change a choice (farthest_cpu.py); elsewhere one matrix-vector product per choice.
+    Distances within 1e-6 of the largest tie; only the kernel compares exactly.
 
     Raises TokenselError for kept < 0 or an unknown start. Source: Gonzalez 1985; Eldar et al. 1997.
     """
@@ -78,7 +79,7 @@ def farthest_points(tokens: Tensor, inverse: Tensor, start: Tensor, kept: int) -
             torch.bmm(query.unsqueeze(1), across, out=distance.unsqueeze(1))
         torch.sub(one, distance.mul_(inverse), out=distance)
         torch.minimum(nearest, distance, out=nearest)
-        torch.argmax(nearest, 1, out=following)
+        torch.argmax((nearest >= nearest.amax(1, keepdim=True) - ROUNDING).view(torch.uint8), 1, out=following)
     return order.t().contiguous()
 
 
@@ -97,11 +98,11 @@ def _start(
     if isinstance(start, Tensor):
         return start.view(batch, 1).to(tokens.device, torch.long)
     if start == "medoid":
-        return degrees(tokens, inverse).argmax(1, keepdim=True)
+        return rank(degrees(tokens, inverse))[:, :1]
     if start == "peripheral":
         # Two tokens that are each other's nearest neighbour have the same distance, but for rounding.
         closest = _nearest_neighbour_cosine(tokens, inverse)
-        return (closest <= closest.amin(1, keepdim=True) + ROUNDING).to(torch.uint8).argmax(1, keepdim=True)
+        return first_of_best(-closest, tolerance=ROUNDING)
     if isinstance(start, int) and not isinstance(start, bool):
         if not 0 <= start < count:
             raise TokenselError(f"start={start}: must be a token index from 0 to {count - 1}")
