@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.models import IMAGE_TOKEN, llava_inputs, single_row, tiny_llava
 
-from tokensel import Method, Selection, make_stages, reduce_tokens
+from tokensel import Method, Selection, TokenselError, make_stages, reduce_tokens
 from tokensel.engine.split import SplitModel
 from tokensel.engine.stages import default_layers
 from tokensel.methods import HiMAP, PyramidDrop, SparseVLM
@@ -126,3 +126,39 @@ def test_sparsevlms_three_stages_run_in_every_layout(layout):
     with reduce_tokens(model, "sparsevlm", kept=8, layout=layout) as record:
         assert torch.isfinite(model(**llava_inputs(model, (5, 9))).logits).all()
     assert record.positions.shape == (2, 8)
+
+
+@pytest.mark.parametrize(("kept", "found"), [("25%", 144), (0.25, 144), ("33.3%", 192), ("0.01%", 1), (64, 64)])
+def test_kept_is_a_count_or_a_share_of_what_the_picture_has(kept, found):
+    (stage,) = make_stages("fps", kept=kept)
+    assert stage.kept_of(576) == found
+    assert stage.kept_of(36) == {144: 9, 192: 12}.get(found, found)
+
+
+def test_a_list_of_shares_has_one_for_each_stage_and_a_schedule_ends_in_a_share():
+    several = make_stages("fps", kept=["50%", 0.25, 100], agg_layer=[2, 4, 6])
+    assert [stage.kept_of(576) for stage in several] == [288, 144, 100]
+    assert [stage.kept_of(576) for stage in make_stages("pyramiddrop", kept="12.5%")] == [288, 144, 72]
+
+
+@pytest.mark.parametrize("kept", ["0%", "100%", "150%", 1.5, 0.0, 1.0, -0.1, "-5%", "25", "x%", "nan%", True, None])
+def test_a_kept_that_is_neither_a_count_nor_a_share_is_refused_in_one_line(kept):
+    with pytest.raises(TokenselError, match=r"^kept=.*(must be|must lie)[^\n]*$"):
+        make_stages("fps", kept=kept)
+
+
+def test_shares_must_not_grow_from_stage_to_stage():
+    with pytest.raises(TokenselError, match=r"kept=\[25%, 50%\]: must not grow"):
+        make_stages("fps", kept=["25%", "50%"], agg_layer=[2, 4])
+
+
+@torch.no_grad()
+def test_a_share_is_taken_of_every_picture_in_proportion():
+    model = tiny_llava()
+    inputs = llava_inputs(model, (5, 9))
+    with reduce_tokens(model, "fps", kept="25%") as record:
+        model(**inputs)
+    share, count = record.positions, model.config.vision_config.image_size // model.config.vision_config.patch_size
+    with reduce_tokens(model, "fps", kept=count**2 // 4) as record:
+        model(**inputs)
+    assert torch.equal(share, record.positions)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tokensel.engine.kept import Kept, count_of, kept_text, read_kept
 from tokensel.errors import TokenselError
 from tokensel.methods import Method, NoImage, make_method
 
@@ -21,7 +22,8 @@ class Stage:
     """One reduction step.
 
     layer: it acts on the hidden states that enter this decoder layer (0-based). kept: visual tokens that remain, at
-    most; None only for methods that leave no choice. aggregation, layout, position: see `reduce_tokens`; None takes the
+    most: a count, or a share as "25%" or 0.25 (stored as 0.25) of those that the pictures had before any reduction;
+    None only for methods that leave no choice. aggregation, layout, position: see `reduce_tokens`; None takes the
     method's default. index, of: which of how many stages this is; scheduled: kept is what remains after the last of
     them, and the method says how many after this one.
 
@@ -29,7 +31,7 @@ class Stage:
     """
 
     method: Method
-    kept: int | None
+    kept: Kept | None
     layer: int = 2
     temperature: float = 0.1
     aggregation: str | None = None
@@ -56,9 +58,10 @@ class Stage:
         self._check_combination()
         if method.passes_through:
             return
-        _check_integer("kept", self.kept, method.min_kept, f" for method {method.name!r}")
-        if method.fixed_kept is not None and self.kept != method.fixed_kept:
-            raise TokenselError(f"kept={self.kept}: method {method.name!r} allows only {method.fixed_kept}")
+        kept = read_kept(self.kept, method.min_kept, f" for method {method.name!r}")
+        object.__setattr__(self, "kept", kept)
+        if method.fixed_kept is not None and kept != method.fixed_kept:
+            raise TokenselError(f"kept={kept_text(kept)}: method {method.name!r} allows only {method.fixed_kept}")
 
     def _check_combination(self) -> None:
         method = self.method
@@ -80,11 +83,12 @@ class Stage:
             raise TokenselError("position='front': layout='mask' leaves every token in its place; use source")
 
     def kept_of(self, count: int) -> int:
-        """How many of a picture's `count` visual tokens remain after this stage."""
+        """How many of a prompt's `count` visual tokens, as they were before any reduction, remain after this stage."""
         assert self.kept is not None
-        if not self.scheduled or self.kept >= count:
-            return self.kept
-        return self.method.schedule(self.kept, count, self.of)[self.index]
+        kept = count_of(self.kept, count, max(1, self.method.min_kept))
+        if not self.scheduled or kept >= count:
+            return kept
+        return self.method.schedule(kept, count, self.of)[self.index]
 
     def _default(self, field: str, value: str) -> None:
         if getattr(self, field) is None:
@@ -104,7 +108,7 @@ def _check_integer(key: str, value: object, least: int, context: str = "") -> No
 def make_stages(
     method: str | Method,
     *,
-    kept: int | Sequence[int] | None = None,
+    kept: Kept | str | Sequence[Kept | str] | None = None,
     agg_layer: int | Sequence[int] | None = None,
     temperature: float = 0.1,
     aggregation: str | None = None,
@@ -115,6 +119,7 @@ def make_stages(
 ) -> list[Stage]:
     """The stages that one setting means; kept and agg_layer may be sequences of the same length.
 
+    kept: counts, or shares ("25%" or 0.25) of the visual tokens before any reduction.
     num_layers: the decoder's, to check agg_layer against; agg_layer == num_layers reduces nothing. agg_layer None:
     the method's own layers, for a decoder of that depth. One kept for several layers: what remains after the last.
 
@@ -122,10 +127,11 @@ def make_stages(
     """
     chosen = make_method(method, **method_options)
     layers = _layers(chosen, agg_layer, num_layers)
-    counts = list(kept) if isinstance(kept, Sequence) else [kept] * len(layers)
-    if len(counts) != len(layers) or isinstance(kept, str):
+    one_by_one = isinstance(kept, Sequence) and not isinstance(kept, str)
+    counts: list[Any] = list(kept) if isinstance(kept, Sequence) and one_by_one else [kept] * len(layers)
+    if len(counts) != len(layers):
         raise TokenselError(f"kept={kept!r}, agg_layer={layers}: must name as many kept as layers")
-    scheduled = not isinstance(kept, Sequence) and len(layers) > 1
+    scheduled = not one_by_one and len(layers) > 1
     stages = [
         Stage(chosen, count, layer, temperature, aggregation, layout, position, index, len(layers), scheduled)
         for index, (count, layer) in enumerate(zip(counts, layers, strict=True))
@@ -140,13 +146,14 @@ def make_stages(
 
 
 def _check_order(stages: list[Stage], num_layers: int | None) -> None:
-    """Layers must rise and kept must not."""
+    """Layers must rise and kept must not; a count and a share can be compared only where a picture is known."""
     layers, counts = [stage.layer for stage in stages], [stage.kept for stage in stages]
     for earlier, later in itertools.pairwise(stages):
         if later.layer <= earlier.layer:
             raise TokenselError(f"agg_layer={layers}: layers of several stages must rise")
-        if earlier.kept is not None and later.kept is not None and later.kept > earlier.kept:
-            raise TokenselError(f"kept={counts}: must not grow from stage to stage")
+        if type(earlier.kept) is type(later.kept) and (later.kept or 0) > (earlier.kept or 0):
+            listed = ", ".join("None" if count is None else kept_text(count) for count in counts)
+            raise TokenselError(f"kept=[{listed}]: must not grow from stage to stage")
     if num_layers is not None and layers[-1] > num_layers:
         raise TokenselError(f"agg_layer={layers[-1]}: must be from 0 to {num_layers}, the model's number of layers")
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from tokensel.engine.kept import Kept, kept_text
 from tokensel.engine.stages import Stage, make_stages
 from tokensel.methods import Method, make_method
 
@@ -12,8 +13,8 @@ from tokensel.methods import Method, make_method
 class GridPoint:
     """One setting of everything that a sweep varies. The arguments mean the same as those of `reduce_tokens`.
 
-    kept            visual tokens that remain; a tuple has one entry per stage; None only for methods that leave no
-                    choice (full, no_image)
+    kept            visual tokens that remain, a count or a share ("25%" or 0.25, stored as 0.25); a tuple has one entry
+                    per stage; None only for methods that leave no choice (full, no_image)
     agg_layer       the layer, or a tuple of them; None: the method's own
     seed            for methods that choose at random
     method_options  values of the method's fields
@@ -22,7 +23,7 @@ class GridPoint:
     """
 
     method: str
-    kept: int | tuple[int, ...] | None = None
+    kept: Kept | str | tuple[Kept | str, ...] | None = None
     agg_layer: int | tuple[int, ...] | None = None
     temperature: float = 0.1
     aggregation: str | None = None
@@ -32,7 +33,12 @@ class GridPoint:
     method_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.stages()
+        stages = self.stages()
+        kept = [stage.kept for stage in stages]
+        if isinstance(self.kept, tuple):
+            object.__setattr__(self, "kept", tuple(kept[: len(self.kept)]))
+        elif self.kept is not None:
+            object.__setattr__(self, "kept", kept[0])
 
     def make_method(self) -> Method:
         """The method with its options, and with the seed if it has one."""
@@ -50,9 +56,9 @@ class GridPoint:
         return make_stages(self.make_method(), **self.reduction(), num_layers=num_layers)
 
     @property
-    def final_kept(self) -> int | None:
-        """Visual tokens that remain after the last stage; None: all."""
-        kept = self.kept[-1] if isinstance(self.kept, tuple) else self.kept
+    def final_kept(self) -> Kept | None:
+        """Visual tokens that remain after the last stage, a count or a share; None: all."""
+        kept: Any = self.kept[-1] if isinstance(self.kept, tuple) else self.kept
         return self.make_method().fixed_kept if kept is None else kept
 
     def reduction(self) -> dict[str, Any]:
@@ -64,7 +70,7 @@ class GridPoint:
         """Everything that determines the point's predictions, and nothing else.
 
         Points that always predict the same have equal settings: a temperature that no aggregation uses, or a seed that
-        the method does not use, is None.
+        the method does not use, is None. kept is a count, or a share as text: "25%".
         """
         method, stages = self.make_method(), self.stages()
         options = {name: value for name, value in asdict(method).items() if name != "seed"}
@@ -73,7 +79,8 @@ class GridPoint:
         if not method.passes_through:
             first = stages[0]
             reduced |= {name: getattr(first, name) for name in self.reduction() if name not in ("kept", "agg_layer")}
-            reduced |= {"kept": self.final_kept, "agg_layer": first.layer}
+            kept = self.final_kept
+            reduced |= {"kept": kept_text(kept) if isinstance(kept, float) else kept, "agg_layer": first.layer}
             if len(stages) > 1:
                 reduced["stages"] = self._stages_text(stages)
                 reduced["agg_layer"] = None if self.agg_layer is None else first.layer
@@ -85,6 +92,6 @@ class GridPoint:
 
     def _stages_text(self, stages: list[Stage]) -> str:
         """Kept and layer of each stage, as "288@2 72@8". A star stands for what the method decides itself."""
-        kept = [str(stage.kept) for stage in stages] if isinstance(self.kept, tuple) else ["*"] * len(stages)
+        kept = [kept_text(stage.kept or 0) for stage in stages] if isinstance(self.kept, tuple) else ["*"] * len(stages)
         layers = ["*" if self.agg_layer is None else str(stage.layer) for stage in stages]
         return " ".join(f"{count}@{layer}" for count, layer in zip(kept, layers, strict=True))

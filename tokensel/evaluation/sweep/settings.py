@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tokensel.data.protocol import CHOICES, Protocol
+from tokensel.engine.kept import read_kept
 from tokensel.engine.stages import AGGREGATIONS, LAYOUTS, POSITIONS
+from tokensel.errors import TokenselError
 from tokensel.evaluation.accuracy import BAD_SAMPLE_POLICIES, SCORINGS
 from tokensel.models.loading import DTYPES, QUANTIZATIONS
 
@@ -149,8 +151,16 @@ class LatencySettings(_Settings):
     decode_tokens: int = _setting(4, "tokens decoded after the first", "must be an integer from 1", ge=1, le=MOST)
 
 
+def _kept(value: int | float | str) -> int | float | str:
+    try:
+        read_kept(value)
+    except TokenselError as error:
+        raise ValueError(value) from error
+    return value
+
+
 _Integer = Annotated[int, Field(le=MOST)]
-_STAGES = "must be an integer, or a list of them, one per stage: {}=[..]"
+_Kept = Annotated[_Integer | float | str, AfterValidator(_kept)]
 
 
 class SweepSettings(_Settings):
@@ -167,13 +177,18 @@ class SweepSettings(_Settings):
     )
     output_dir: str = _setting("outputs", "where results go", "must be a folder", min_length=1)
 
-    kept: _Integer | list[_Integer] = _setting(
-        64, "visual tokens that remain (M)", _STAGES.format("kept"), "point", True
+    kept: _Kept | list[_Kept] = _setting(
+        64,
+        "visual tokens that remain (M)",
+        'must be an integer, a share above 0% and below 100% ("25%" or 0.25), or a list of these, one per stage: '
+        "kept=[..]",
+        "point",
+        True,
     )
     agg_layer: _Integer | list[_Integer] | None = _setting(
         None,
         "reduction happens before this decoder layer, 0-based; null: where the method's paper has it",
-        _STAGES.format("agg_layer") + "; or null for each method's own",
+        "must be an integer, or a list of them, one per stage: agg_layer=[..]; or null for each method's own",
         "point",
         True,
     )
