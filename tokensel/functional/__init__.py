@@ -8,10 +8,16 @@ from tokensel.functional.aggregation import cluster_means, cross_attention, near
 from tokensel.functional.cells import cell_centers, grid_cells
 from tokensel.functional.centers import tome_centers
 from tokensel.functional.clustering import dpc_knn, dpp_greedy, least_similar
+from tokensel.functional.coverage import greedy_coverage
+from tokensel.functional.duplicates import remove_duplicates
 from tokensel.functional.indexing import first_of_best, keep_best, rank, take
 from tokensel.functional.merging import bipartite_soft_matching, contextual_tokens, soft_merge, weighted_merge
+from tokensel.functional.nearest import merge_nearest
+from tokensel.functional.outliers import insert_last, merge_outliers, outlier_counts, outliers_at_stride
+from tokensel.functional.reconstruction import distant_points, keep_unexplained, reconstruction_errors
 from tokensel.functional.sampling import farthest_point_sampling
 from tokensel.functional.seeding import random_subset, row_scores
+from tokensel.functional.set_order import set_order
 from tokensel.functional.similarity import cosine_to, degrees, inverse_norms, unit_rows
 
 __all__ = [
@@ -22,18 +28,29 @@ __all__ = [
     "cosine_to",
     "cross_attention",
     "degrees",
+    "distant_points",
     "dpc_knn",
     "dpp_greedy",
     "farthest_point_sampling",
     "first_of_best",
+    "greedy_coverage",
     "grid_cells",
+    "insert_last",
     "inverse_norms",
     "keep_best",
+    "keep_unexplained",
     "least_similar",
+    "merge_nearest",
+    "merge_outliers",
     "nearest_mean",
+    "outlier_counts",
+    "outliers_at_stride",
     "random_subset",
     "rank",
+    "reconstruction_errors",
+    "remove_duplicates",
     "row_scores",
+    "set_order",
     "soft_merge",
     "take",
     "tome_centers",

@@ -4,12 +4,14 @@ Imports models (what the vision tower computed), functional and errors. The engi
 this one.
 """
 
+from tokensel.methods.apet import ApET
 from tokensel.methods.base import Method, ScoringMethod
 from tokensel.methods.cdpruner import CDPruner
 from tokensel.methods.context import Context, ContextSource, Selection
 from tokensel.methods.dart import Dart
 from tokensel.methods.density import DensityPeaks
 from tokensel.methods.divprune import DivPrune
+from tokensel.methods.fastervlm import FasterVLM
 from tokensel.methods.fastv import FastV
 from tokensel.methods.fps import FarthestPoint
 from tokensel.methods.full import Full
@@ -23,14 +25,17 @@ from tokensel.methods.prumerge_plus import PruMergePlus
 from tokensel.methods.pyramiddrop import PyramidDrop
 from tokensel.methods.random import RandomSubset
 from tokensel.methods.registry import METHODS, register_method
+from tokensel.methods.scope import Scope
 from tokensel.methods.sizes import Sizes
 from tokensel.methods.sparsevlm import SparseVLM
 from tokensel.methods.tome import MedoidToMe
 from tokensel.methods.tome_merge import ToMeMerge
 from tokensel.methods.visionzip import VisionZip
+from tokensel.methods.vispruner import VisPruner
 
 __all__ = [
     "METHODS",
+    "ApET",
     "CDPruner",
     "Context",
     "ContextSource",
@@ -39,6 +44,7 @@ __all__ = [
     "DivPrune",
     "FarthestPoint",
     "FastV",
+    "FasterVLM",
     "Full",
     "Grid",
     "HiMAP",
@@ -50,11 +56,13 @@ __all__ = [
     "PruMergePlus",
     "PyramidDrop",
     "RandomSubset",
+    "Scope",
     "ScoringMethod",
     "Selection",
     "Sizes",
     "SparseVLM",
     "ToMeMerge",
+    "VisPruner",
     "VisionZip",
     "find_method",
     "make_method",

@@ -44,6 +44,10 @@ class Sizes:
         """FLOPs of `Context.keys`."""
         return 2 * self.count * self.hidden * self.key_width
 
+    def prompt_keys(self) -> int:
+        """FLOPs of `Context.project("key", ...)` for the visual tokens and for the text."""
+        return 2 * (self.count + self.text) * self.hidden * self.key_width
+
     def attention(self, queries: str = "last", layer: str = "previous") -> int:
         """FLOPs of `Context.attention`: the keys of the whole prompt, and for each query its projection and logits."""
         if layer == "previous" and self.layer == 0:
@@ -59,6 +63,11 @@ class Sizes:
     def clustering(self, points: int, centers: int) -> int:
         """FLOPs of `dpc_knn` and of the mean of each cluster."""
         return self.density_peaks(points, centers) + 2 * points * centers * self.hidden
+
+    def vision_cosines(self, rows: int | None = None) -> int:
+        """FLOPs of the cosine similarities of `rows` of the vision tower's features with each other; None = all."""
+        rows = self.count if rows is None else rows
+        return 2 * rows**2 * self.vision_width
 
     def vision_keys(self) -> int:
         """FLOPs of `VisionStates.keys`."""
