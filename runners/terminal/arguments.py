@@ -35,6 +35,25 @@ def read_arguments(
     return plain, given
 
 
+def without_dashes(argv: Sequence[str]) -> list[str]:
+    """The arguments with "--key value" and "--key=value" written as "key=value".
+
+    Raises TokenselError for a key at the end, without a value.
+    """
+    rewritten: list[str] = []
+    left = list(argv)
+    while left:
+        argument = left.pop(0)
+        key = argument.removeprefix("--")
+        if key == argument or "=" in key:
+            rewritten.append(key)
+        elif left:
+            rewritten.append(f"{key}={left.pop(0)}")
+        else:
+            raise TokenselError(f"{argument}: has no value; write {key}=VALUE")
+    return rewritten
+
+
 def read_integer(given: dict[str, str], key: str, default: int, least: int = 0) -> int:
     """The integer at this key. Raises TokenselError for a value that is not an integer, or is below `least`."""
     text = given.get(key, str(default))

@@ -1,0 +1,236 @@
+"""The table of a paper: methods in rows, benchmarks in columns, and the mean share of the full model's accuracy."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from analysis.columns import CONTROLS, complete, pool_titles
+from analysis.grouping import variants
+from analysis.literature import published
+from tokensel.errors import TokenselError
+
+ROWS = ("method",)
+COLUMNS = ("data", "model", "pool")
+MEAN = "% of full"
+# What is no method: it sets the frame in which the methods are compared, so it competes for no mark.
+FRAME = (*CONTROLS, "random")
+
+
+@dataclass
+class Line:
+    """One line of the table.
+
+    accuracy: by column, in percent. of_full: the mean over all columns of the share of the full model's accuracy, in
+    percent; None where a column is missing. seeds: the number of seeds averaged in each cell, if more than one.
+    source: where a published figure is from; "" = measured. marks: by column, "best" or "second".
+    """
+
+    label: str
+    method: str
+    accuracy: dict[str, float]
+    of_full: float | None = None
+    seeds: int = 1
+    source: str = ""
+    marks: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class PaperTable:
+    """Blocks of lines, each with the number of kept visual tokens (None: what is not reduced), and the columns."""
+
+    columns: list[str]
+    blocks: list[tuple[int | None, list[Line]]]
+
+    @property
+    def sources(self) -> list[str]:
+        """The sources of published lines, in order; the n-th is marked by the number n."""
+        return list(dict.fromkeys(line.source for _, lines in self.blocks for line in lines if line.source))
+
+
+def paper_table(
+    results: pd.DataFrame, columns: str = "data", budget: int | None = None, literature: bool = True
+) -> PaperTable:
+    """Arranges complete points of `load_results` as a paper does.
+
+    results     rows of one or several folders
+    columns     data, model or pool: what a column is; points that differ in more are refused
+    budget      only points with this many kept visual tokens; None: one block for each number
+    literature  add the published figures of the same method, kept tokens, model and data, marked as such
+
+    Several seeds of one setting are averaged. In each block and column, the best accuracy of the methods is marked, and
+    the second best; controls and published figures compete for neither, and equal accuracies share a mark.
+
+    Raises TokenselError for an unknown value, no complete point, or two points that would share a cell.
+    """
+    if columns not in COLUMNS:
+        raise TokenselError(f"columns={columns}: choose from {', '.join(COLUMNS)}")
+    rows = complete(results)
+    kept = rows["kept"].where(~rows["method"].isin(CONTROLS))
+    if budget is not None:
+        rows, kept = rows[kept.isna() | (kept == budget)], kept[kept.isna() | (kept == budget)]
+    if rows.empty or (budget is not None and kept.isna().all()):
+        raise TokenselError("results: hold no complete point" + ("" if budget is None else f" with budget={budget}"))
+    names = rows["pool"].map(pool_titles(rows)) if columns == "pool" else rows[columns].astype(object)
+    rows = rows.assign(column=names, block=kept, label=_labels(rows))
+    _refuse_mixed(rows, columns)
+    order = list(dict.fromkeys(rows["column"]))
+    blocks: list[tuple[int | None, list[Line]]] = []
+    for number, same in rows.groupby("block", dropna=False, sort=True):
+        count = None if pd.isna(number) else int(str(number))
+        lines = [_line(part) for _, part in same.groupby("label", sort=False)]
+        if literature and count is not None:
+            lines += _published_lines(rows, count, order)
+        blocks.append((count, lines))
+    blocks.sort(key=lambda block: (block[0] is not None, -(block[0] or 0)))
+    full = {line.label: line for count, lines in blocks if count is None for line in lines}.get("full")
+    for kept_tokens, lines in blocks:
+        for line in lines:
+            line.of_full = _share_of(full, line, order)
+        if kept_tokens is not None:
+            _mark([line for line in lines if not line.source and line.method not in FRAME], order)
+    return PaperTable(order, blocks)
+
+
+def _labels(rows: pd.DataFrame) -> pd.Series:
+    """The method, and in brackets the settings in which points of it differ; seeds and code do not count."""
+    settings = variants(rows, ignore=("seed", "code"))
+    return rows["method"].str.cat(settings.map(lambda text: f" ({text})" if text else ""))
+
+
+def _refuse_mixed(rows: pd.DataFrame, columns: str) -> None:
+    """Raises TokenselError where one column holds points that are not comparable, or one cell two points."""
+    for name, same in rows.groupby("column", sort=False):
+        if same["pool"].nunique() > 1:
+            titles = "; ".join(sorted(pool_titles(same).values()))
+            raise TokenselError(f"columns={columns}: {name} has results of several kinds ({titles}); use columns=pool")
+    doubled = rows[rows.duplicated(["column", "block", "label", "seed"], keep=False)]
+    if len(doubled):
+        first = doubled.iloc[0]
+        raise TokenselError(
+            f"results: {first['label']} has two points in {first['column']}, of different code; "
+            "name one folder of results only, or start its sweep again"
+        )
+
+
+def _line(part: pd.DataFrame) -> Line:
+    by_column = part.groupby("column", sort=False)["accuracy"]
+    accuracy = {str(column): 100 * float(mean) for column, mean in by_column.mean().items()}
+    method = str(part["method"].iloc[0])
+    return Line(str(part["label"].iloc[0]), method, accuracy, seeds=int(by_column.size().max()))
+
+
+def _published_lines(rows: pd.DataFrame, kept: int, columns: Sequence[str]) -> list[Line]:
+    """Published figures at this number of kept tokens for the model and data of a column."""
+    lines: dict[tuple[str, str], Line] = {}
+    found = published()
+    found = found[(found["kept"] == kept) & found["accuracy"].notna() & (found["setting"] == "")]
+    for column in columns:
+        first = rows[rows["column"] == column].iloc[0]
+        same = found["model"].map(_plain).eq(_plain(first["model"])) & found["data"].map(_plain).eq(
+            _plain(first["data"])
+        )
+        for figure in found[same].to_dict("records"):
+            key = str(figure["method"]), str(figure["source"])
+            line = lines.setdefault(key, Line(key[0], key[0], {}, source=key[1]))
+            line.accuracy[column] = 100 * float(figure["accuracy"])
+    return list(lines.values())
+
+
+def _plain(name: object) -> str:
+    """A model's or data set's name without folders, case, punctuation and the suffixes of a checkpoint's format."""
+    text = "".join(letter for letter in str(name).rsplit("/", 1)[-1].lower() if letter.isalnum())
+    return text.removesuffix("hf").removesuffix("img")
+
+
+def _share_of(full: Line | None, line: Line, columns: Sequence[str]) -> float | None:
+    if full is None or any(column not in line.accuracy or not full.accuracy.get(column) for column in columns):
+        return None
+    return 100 * sum(line.accuracy[column] / full.accuracy[column] for column in columns) / len(columns)
+
+
+def _mark(lines: Sequence[Line], columns: Sequence[str]) -> None:
+    """Marks the best and the second best accuracy of each column, as they are shown: with one decimal place."""
+    for column in (*columns, MEAN):
+        values = {shown for line in lines if (shown := _value(line, column))}
+        ranked = sorted(values, key=float, reverse=True)
+        for line in lines:
+            for shown, mark in zip(ranked, ("best", "second"), strict=False):
+                if _value(line, column) == shown and len(lines) > 1:
+                    line.marks[column] = mark
+
+
+def _value(line: Line, column: str) -> str:
+    value = line.of_full if column == MEAN else line.accuracy.get(column)
+    return "" if value is None else f"{value:.1f}"
+
+
+def as_csv(table: PaperTable) -> str:
+    """The table as CSV: kept, method, seeds, source, one column for each benchmark, % of full."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["kept", "method", "seeds", "source", *table.columns, MEAN])
+    for kept, lines in table.blocks:
+        for line in lines:
+            values = [_value(line, column) for column in (*table.columns, MEAN)]
+            writer.writerow(["" if kept is None else kept, line.label, line.seeds, line.source, *values])
+    return text.getvalue()
+
+
+def as_markdown(table: PaperTable) -> str:
+    """The table in Markdown: the best in bold, the second in italics, published figures with a footnote's number."""
+    marks = {"best": "**{}**", "second": "*{}*"}
+    lines = [["method", "kept", *table.columns, MEAN]]
+    for kept, block in table.blocks:
+        for line in block:
+            cells = [marks.get(line.marks.get(c, ""), "{}").format(_value(line, c)) for c in (*table.columns, MEAN)]
+            name = f"{line.label} [{table.sources.index(line.source) + 1}]" if line.source else line.label
+            lines.append([name, "" if kept is None else str(kept), *cells])
+    escaped = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in lines]
+    rule = ["---", "---:", *["---:"] * (len(table.columns) + 1)]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in (escaped[0], rule, *escaped[1:]))
+    notes = [f"[{index}] published: {source}" for index, source in enumerate(table.sources, 1)]
+    return "\n".join([text, *(["", *notes] if notes else [])]) + "\n"
+
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}  # fmt: skip
+
+
+def escape_latex(text: str) -> str:
+    """The text with every character that LaTeX would interpret written as that character."""
+    return "".join(_SPECIAL.get(letter, letter) for letter in text)
+
+
+def as_latex(table: PaperTable) -> str:
+    """The table as a LaTeX tabular for the package booktabs: the best in bold, the second underlined.
+
+    Published figures are marked with a number; what they are from stands below the tabular.
+    """
+    marks = {"best": r"\textbf{%s}", "second": r"\underline{%s}"}
+    width = len(table.columns) + 2
+    head = " & ".join(["Method", *map(escape_latex, table.columns), escape_latex(MEAN)])
+    lines = [r"\begin{tabular}{l" + "r" * (width - 1) + "}", r"\toprule", head + r" \\"]
+    for kept, block in table.blocks:
+        lines.append(r"\midrule")
+        if kept is not None:
+            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{kept} visual tokens}}}} \\")
+        for line in block:
+            cells = [marks.get(line.marks.get(c, ""), "%s") % _value(line, c) for c in (*table.columns, MEAN)]
+            name = escape_latex(line.label)
+            if line.source:
+                name += rf"\textsuperscript{{{table.sources.index(line.source) + 1}}}"
+            lines.append(" & ".join([name, *(cell or "--" for cell in cells)]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    notes = [
+        rf"\textsuperscript{{{index}}}\,published: {escape_latex(source)}."
+        for index, source in enumerate(table.sources, 1)
+    ]
+    if notes:
+        lines += ["", r"\smallskip", r"{\footnotesize " + " ".join(notes) + "}"]
+    return "\n".join(lines) + "\n"

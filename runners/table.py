@@ -1,0 +1,62 @@
+"""Prints the table of a paper: methods in rows, benchmarks in columns, and the mean share of the full model's accuracy.
+
+    python -m runners.table outputs/sweep
+    python -m runners.table outputs/scienceqa outputs/pope --format latex --budget 64 > table.tex
+
+    format      markdown (default), latex (for the package booktabs) or csv
+    columns     what a column is: data (default), model or pool, which is everything that points must share
+    budget      only points with this many kept visual tokens; default: one block for each number
+    published   false leaves out the published figures of the same methods, which are marked as such
+    output      write to this file instead of standard output
+
+Each argument without a key is a sweep's folder, a folder of sweeps, a results.parquet or a glob. In each block, the
+best accuracy is bold and the second best underlined (Markdown: italic). Seeds of one setting are averaged. Keys may be
+written as --format latex, --format=latex or format=latex.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runners.terminal.arguments import read_arguments, read_integer, without_dashes, write_whole
+from runners.terminal.command import run_command
+from tokensel.errors import TokenselError
+
+_KEYS = ("format", "rows", "columns", "budget", "published", "output")
+_FORMATS = ("markdown", "latex", "csv")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table that these arguments describe (default: the command line's). Returns 0, or 2 for a mistake."""
+    return run_command(__doc__, argv, _run)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    sources, given = read_arguments(without_dashes(arguments), _KEYS)
+    if not sources:
+        raise TokenselError("results: give one or several folders of results, such as outputs/sweep")
+    layout = given.get("format", "markdown")
+    for key, value, allowed in (
+        ("format", layout, _FORMATS),
+        ("rows", given.get("rows", "method"), ("method",)),
+        ("published", given.get("published", "true"), ("true", "false")),
+    ):
+        if value not in allowed:
+            raise TokenselError(f"{key}={value}: choose from {', '.join(allowed)}")
+    budget = read_integer(given, "budget", default=0) if "budget" in given else None
+    import pandas as pd  # slow to import, and not needed to report the mistakes above
+
+    from analysis import load_results, paper
+
+    results = pd.concat([load_results(source) for source in sources], ignore_index=True)
+    table = paper.paper_table(results, given.get("columns", "data"), budget, given.get("published") != "false")
+    text = {"markdown": paper.as_markdown, "latex": paper.as_latex, "csv": paper.as_csv}[layout](table)
+    if "output" in given:
+        write_whole(Path(given["output"]), text.encode())
+    else:
+        print(text, end="", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
