@@ -5,6 +5,7 @@ other package may import it.
 """
 
 from tokensel.functional.aggregation import cluster_means, cross_attention, nearest_mean
+from tokensel.functional.bands import band_quotas, band_scores, keep_in_bands
 from tokensel.functional.cells import cell_centers, grid_cells
 from tokensel.functional.centers import tome_centers
 from tokensel.functional.clustering import dpc_knn, dpp_greedy, least_similar
@@ -21,6 +22,8 @@ from tokensel.functional.set_order import set_order
 from tokensel.functional.similarity import cosine_to, degrees, inverse_norms, unit_rows
 
 __all__ = [
+    "band_quotas",
+    "band_scores",
     "bipartite_soft_matching",
     "cell_centers",
     "cluster_means",
@@ -38,6 +41,7 @@ __all__ = [
     "insert_last",
     "inverse_norms",
     "keep_best",
+    "keep_in_bands",
     "keep_unexplained",
     "least_similar",
     "merge_nearest",

@@ -101,3 +101,8 @@ def geometric(kept: int, count: int, stages: int) -> tuple[int, ...]:
     """A schedule that falls from count to kept by equal factors: the tokens that remain after each stage."""
     ratio = (kept / count) ** (1 / stages)
     return (*(round(count * ratio ** (stage + 1)) for stage in range(stages - 1)), kept)
+
+
+def by_factor(factor: int, kept: int, count: int, stages: int) -> tuple[int, ...]:
+    """A schedule in which each stage keeps `factor` times as many tokens as the next, at most count."""
+    return tuple(min(count, kept * factor ** (stages - 1 - stage)) for stage in range(stages))
