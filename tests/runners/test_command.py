@@ -1,13 +1,18 @@
 """What every command does alike: --help prints its docstring, and a mistake is one line."""
 
+from pathlib import Path
+
 import pytest
 
-from runners import bench, dashboard, report, show, sync
+import runners
+from runners import bench, dashboard, report, show, sync, table
+from runners.__main__ import COMMANDS
+from runners.__main__ import main as tokensel_command
 from runners.terminal.command import run_command
 from tokensel import TokenselError
 
 
-@pytest.mark.parametrize("command", [bench, dashboard, report, show, sync])
+@pytest.mark.parametrize("command", [bench, dashboard, report, show, sync, table])
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_prints_the_docstring_and_runs_nothing(command, flag, monkeypatch, capsys):
     monkeypatch.setattr(command, "_run", lambda arguments: pytest.fail("ran the command"))
@@ -26,3 +31,24 @@ def test_a_mistake_is_one_line_and_status_2(capsys):
 def test_the_status_is_that_of_the_work(capsys):
     assert run_command("usage", ["x"], lambda arguments: 1) == 1
     assert capsys.readouterr() == ("", "")
+
+
+def test_tokensel_names_every_command_and_runs_it(monkeypatch, capsys):
+    folder = Path(runners.__file__).parent
+    files = {file.stem for file in folder.glob("*.py")} - {"__init__", "__main__"}
+    assert set(COMMANDS) == files
+    assert tokensel_command(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"    {name} " in printed for name in COMMANDS)
+    assert max(map(len, printed.splitlines())) <= 80
+    given = []
+    monkeypatch.setattr(report, "main", lambda arguments: given.append(arguments) or 7)
+    assert tokensel_command(["report", "outputs/x", "pictures=1"]) == 7
+    assert given == [["outputs/x", "pictures=1"]]
+
+
+def test_tokensel_suggests_the_command_that_was_meant(capsys):
+    assert tokensel_command(["swep", "kept=8"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: swep: unknown command; choose from sweep, ")
+    assert error.endswith("did you mean sweep?\n")
