@@ -45,7 +45,7 @@ def slow_dpc(tokens, kept, neighbours, metric):
     delta = []
     for i in range(count):
         denser = [j for j in others[i] if density[j] > density[i] or (density[j] == density[i] and j < i)]
-        delta.append(min(distance[i][j] for j in denser) if denser else max(distance[i]))
+        delta.append(min(distance[i][j] for j in denser) if denser else max(map(max, distance)))
     score = [rho * Decimal(d) for rho, d in zip(density, delta, strict=True)]
     centers = sorted(range(count), key=lambda i: -score[i])[:kept]
     cluster = [
@@ -225,6 +225,38 @@ def test_once_only_duplicates_are_left_the_determinant_continues_by_index():
     assert dpp_greedy(tokens, quality, 8).tolist() == [[4, 5, 1, 0, 2, 3, 6, 7]]
 
 
+def exact_dpp(tokens, quality, kept):
+    """The greedy choices in float64."""
+    unit = torch.nn.functional.normalize(tokens.double(), dim=1)
+    kernel = quality.double()[:, None] * (unit @ unit.T) * quality.double()
+    residual, columns, order = kernel.diagonal().clone(), torch.zeros(0, len(tokens), dtype=torch.float64), []
+    for _ in range(kept):
+        best = int(residual.argmax())
+        column = (kernel[best] - columns[:, best] @ columns) / residual[best].sqrt()
+        order.append(best)
+        columns = torch.cat([columns, column[None]])
+        residual = residual - column.square()
+        residual[best] = -torch.inf
+    return order
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.1, 0.02])
+def test_near_duplicates_are_told_apart_as_in_float64(spread):
+    for seed in range(4):
+        tokens = random(seed, 8, 64).repeat(15, 1) + spread * random(seed + 9, 120, 64)
+        quality = random(seed, 120).sigmoid()
+        ours = dpp_greedy(tokens[None], quality[None], 40)[0].tolist()
+        assert len(set(ours) & set(exact_dpp(tokens, quality, 40))) >= 39
+
+
+@pytest.mark.parametrize("size", [1, 8, 32])
+def test_beyond_the_hidden_size_the_determinant_continues_by_index(size):
+    tokens, quality = random(size, 1, 200, size) + 1, random(size, 1, 200).sigmoid()
+    ours = dpp_greedy(tokens, quality, 60)[0].tolist()
+    assert ours[:size] == exact_dpp(tokens[0], quality[0], size)
+    assert ours[size:] == [index for index in range(200) if index not in ours[:size]][: 60 - size]
+
+
 @given(sizes_of, st.data())
 def test_least_similar_equals_the_oracle_in_every_row(shape, data):
     batch, count, seed = shape
@@ -252,6 +284,13 @@ def test_least_similar_follows_a_permutation(shape, data):
 
 def test_of_equally_similar_tokens_the_first_are_kept():
     assert least_similar(torch.ones(1, 8, 2), torch.tensor([[5, 2]]), 5).tolist() == [[0, 1, 2, 3, 5]]
+
+
+@pytest.mark.parametrize(("kept", "chosen"), [(2, [0, 3]), (3, [0, 3, 4]), (4, [0, 3, 4, 5]), (5, [0, 1, 3, 4, 5])])
+def test_queries_beside_the_tokens_take_their_shares_in_turn(kept, chosen):
+    axes = torch.eye(6)
+    queries = torch.stack([-axes[3] - axes[4], -axes[4] - axes[5]])
+    assert least_similar(axes[None], torch.tensor([[0]]), kept, queries[None]).tolist() == [chosen]
 
 
 def every(tokens, kept):

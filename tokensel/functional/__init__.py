@@ -20,10 +20,12 @@ from tokensel.functional.sampling import farthest_point_sampling
 from tokensel.functional.seeding import random_subset, row_scores
 from tokensel.functional.set_order import set_order
 from tokensel.functional.similarity import cosine_to, degrees, inverse_norms, unit_rows
+from tokensel.functional.windows import best_in_windows, grid_windows, scan
 
 __all__ = [
     "band_quotas",
     "band_scores",
+    "best_in_windows",
     "bipartite_soft_matching",
     "cell_centers",
     "cluster_means",
@@ -38,6 +40,7 @@ __all__ = [
     "first_of_best",
     "greedy_coverage",
     "grid_cells",
+    "grid_windows",
     "insert_last",
     "inverse_norms",
     "keep_best",
@@ -54,6 +57,7 @@ __all__ = [
     "reconstruction_errors",
     "remove_duplicates",
     "row_scores",
+    "scan",
     "set_order",
     "soft_merge",
     "take",

@@ -13,22 +13,26 @@ from tokensel.functional.similarity import ROUNDING, cosine_to, inverse_norms, u
 
 # Rows of the distance matrix computed at a time; bounds memory.
 BLOCK = 64
-# A residual below this share of its initial value is rounding error and counts as 0.
-EXHAUSTED = 1e-4
+# A residual below this share of its initial value is rounding error and counts as 0. A larger share would hide what
+# tells near-duplicates apart.
+EXHAUSTED = 1e-6
 
 
 @torch.no_grad()
-def dpc_knn(tokens: Tensor, kept: int, neighbours: int = 5, metric: str = "cosine") -> tuple[Tensor, Tensor]:
+def dpc_knn(
+    tokens: Tensor, kept: int, neighbours: int = 5, metric: str = "cosine", itself: bool = False
+) -> tuple[Tensor, Tensor]:
     """Density peaks with k nearest neighbours: cluster centres are dense and far from any denser token.
 
     density_i = exp(-mean squared distance to the `neighbours` nearest other tokens); delta_i = the smallest distance to
-    a denser token (for the densest token: its largest distance to any token). The M tokens with the highest
+    a denser token (for the densest token: the largest distance between two tokens). The M tokens with the highest
     density * delta are the centres, and every token joins the nearest centre. Of equally dense tokens the first counts
-    as denser.
+    as denser. itself: a token is one of its own nearest, at distance 0, as in the public code of TCFormer and
+    SparseVLM.
 
     tokens: [B, N, D] -> centers LongTensor[B, min(kept, N)] by falling score, cluster LongTensor[B, N] of indices
-    into centers; kept >= N returns arange(N) twice. neighbours is clamped to N - 1. metric: "cosine" for 1 - cos,
-    "euclidean" for |x - y| / sqrt(D). O(N^2 D), in blocks of rows.
+    into centers; kept >= N returns arange(N) twice. neighbours is clamped to the number of tokens. metric: "cosine" for
+    1 - cos, "euclidean" for |x - y| / sqrt(D). O(N^2 D), in blocks of rows.
 
     Raises TokenselError for kept < 1, neighbours < 1 or an unknown metric. Source: Du et al. 2016 (DPC-KNN); Zeng et
     al. 2022 (TCFormer); SparseVLM (arXiv 2410.04417).
@@ -43,10 +47,10 @@ def dpc_knn(tokens: Tensor, kept: int, neighbours: int = 5, metric: str = "cosin
     if kept >= count:
         return everyone, everyone.clone()
     points = _points(tokens.float(), metric)
-    density = _log_density(points, everyone, min(neighbours, count - 1), metric)
+    density = _log_density(points, everyone, min(neighbours, count - 1 + itself), metric, itself)
     # The logarithm of density * delta: the density itself would underflow to 0 or round to 1.
     score = density + _delta(points, everyone, density, metric).log()
-    centers = rank(score)[:, :kept]
+    centers = rank(score, ROUNDING)[:, :kept]
     middles = take(points, centers)
     cluster = torch.cat([_distances(rows, middles, metric).argmin(2) for rows in points.split(BLOCK, 1)], 1)
     return centers, cluster.scatter(1, centers, everyone[:, :kept])
@@ -70,26 +74,27 @@ def _distances(rows: Tensor, points: Tensor, metric: str) -> Tensor:
     return squared.masked_fill_(squared < ROUNDING * norms, 0).sqrt_()
 
 
-def _log_density(points: Tensor, everyone: Tensor, neighbours: int, metric: str) -> Tensor:
+def _log_density(points: Tensor, everyone: Tensor, neighbours: int, metric: str, itself: bool) -> Tensor:
     """log(density_i) of `dpc_knn`: [B, N]. everyone: arange(N) in each row, LongTensor[B, N]."""
     blocks = []
     for index in everyone.split(BLOCK, 1):
-        others = _distances(take(points, index), points, metric).scatter(2, index.unsqueeze(2), torch.inf)
-        nearest = others.topk(neighbours, dim=2, largest=False).values
+        distance = _distances(take(points, index), points, metric)
+        distance = distance.scatter(2, index.unsqueeze(2), 0 if itself else torch.inf)
+        nearest = distance.topk(neighbours, dim=2, largest=False).values
         blocks.append(-nearest.square().mean(2))
     return torch.cat(blocks, 1)
 
 
 def _delta(points: Tensor, everyone: Tensor, density: Tensor, metric: str) -> Tensor:
     """delta_i of `dpc_knn`: [B, N]. density: [B, N], or its logarithm."""
-    place = rank(density).argsort(1)
-    blocks = []
+    place = rank(density, ROUNDING).argsort(1)
+    smallest, largest = [], []
     for index in everyone.split(BLOCK, 1):
         distance = _distances(take(points, index), points, metric)
         denser = place.unsqueeze(1) < place.gather(1, index).unsqueeze(2)
-        smallest = distance.masked_fill(~denser, torch.inf).amin(2)
-        blocks.append(torch.where(denser.any(2), smallest, distance.amax(2)))
-    return torch.cat(blocks, 1)
+        smallest.append(distance.masked_fill(~denser, torch.inf).amin(2))
+        largest.append(distance.amax((1, 2)))
+    return torch.where(place == 0, torch.stack(largest, 1).amax(1, keepdim=True), torch.cat(smallest, 1))
 
 
 @torch.no_grad()
@@ -97,8 +102,8 @@ def dpp_greedy(tokens: Tensor, quality: Tensor, kept: int) -> Tensor:
     """Greedy MAP of the determinantal point process with kernel L_ij = quality_i cos(x_i, x_j) quality_j.
 
     Each step adds the token that increases det(L_chosen) most. The factor of that increase is the token's residual: the
-    part of L_ii that earlier choices do not explain. Once all residuals are 0 up to rounding (kept exceeds D, or only
-    duplicates, zero vectors or zero quality are left), the remaining tokens follow by index.
+    part of L_ii that earlier choices do not explain. Once all residuals are 0 (after D choices), or 0 up to rounding
+    (only duplicates, zero vectors or zero quality are left), the remaining tokens follow by index.
 
     tokens [B, N, D], quality [B, N] -> LongTensor[B, min(kept, N)] in the order of choice. O(N M (D + M)); only M rows
     of L are computed.
@@ -106,17 +111,20 @@ def dpp_greedy(tokens: Tensor, quality: Tensor, kept: int) -> Tensor:
     Raises TokenselError for kept < 1. Source: Chen, Zhang, Zhou 2018, algorithm 1; CDPruner (arXiv 2506.10967).
     """
     check_kept(kept)
-    batch, count, _ = tokens.shape
+    batch, count, size = tokens.shape
     kept = min(kept, count)
+    steps = min(kept, size)
     tokens, quality = tokens.float(), quality.float()
     inverse = inverse_norms(tokens)
     diagonal = quality.square() * tokens.any(2)
     residual = diagonal.clone()
     chosen = torch.zeros_like(residual, dtype=torch.bool)
-    factor = tokens.new_zeros(batch, count, kept)
+    factor = tokens.new_zeros(batch, count, steps)
     order: list[Tensor] = []
-    for step in range(kept):
-        current = residual.masked_fill(chosen, -torch.inf).argmax(1, keepdim=True)
+    for step in range(steps):
+        left = residual.masked_fill(chosen, -torch.inf)
+        # Residuals span orders of magnitude, so ties are relative.
+        current = (left >= left.amax(1, keepdim=True) * (1 - ROUNDING)).view(torch.uint8).argmax(1, keepdim=True)
         order.append(current)
         chosen.scatter_(1, current, True)
         similarity = cosine_to(tokens, inverse, unit_rows(tokens, inverse, current)).squeeze(2)
@@ -127,30 +135,36 @@ def dpp_greedy(tokens: Tensor, quality: Tensor, kept: int) -> Tensor:
         factor[..., step] = column
         residual = residual - column.square()
         residual.masked_fill_(residual < EXHAUSTED * diagonal, 0)
-    return torch.cat(order, 1)
+    others = chosen.view(torch.uint8).sort(dim=1, stable=True).indices[:, : kept - steps]
+    return torch.cat([*order, others], 1)
 
 
 @torch.no_grad()
-def least_similar(tokens: Tensor, pivots: Tensor, kept: int) -> Tensor:
-    """The pivots, and for each pivot an equal share of the tokens least similar to it by cosine.
+def least_similar(tokens: Tensor, pivots: Tensor, kept: int, queries: Tensor | None = None) -> Tensor:
+    """The pivots, and for each query an equal share of the tokens least similar to it by cosine.
 
-    tokens [B, N, D], pivots LongTensor[B, P], distinct within a row -> LongTensor[B, min(kept, N)] ascending. The first
-    pivot takes its whole share, the next chooses among the tokens that are left, and so on. The kept - P tokens are
-    divided evenly; the first pivots take one more if there is a remainder. If P > kept, only the first pivots are kept.
+    tokens [B, N, D], pivots LongTensor[B, P], distinct within a row, queries [B, Q, D] -> LongTensor[B, min(kept, N)]
+    ascending. queries: None = the pivots themselves. The first query takes its whole share, the next chooses among the
+    tokens that are left, and so on. The kept - P tokens are divided evenly; the first queries take one more if there is
+    a remainder. If P > kept, only the first pivots are kept. O(N Q (D + log N)).
 
-    Raises TokenselError for kept < 1 or no pivots. Source: Wen et al. 2025 (DART, arXiv 2502.11494).
+    Raises TokenselError for kept < 1, no pivots or no queries. Source: Wen et al. 2025 (DART, arXiv 2502.11494).
     """
     check_kept(kept)
     pivots = pivots[:, :kept]
-    turns = pivots.shape[1]
-    if turns < 1:
-        raise TokenselError("pivots=[]: must hold at least one index per row")
+    for name, given in (("pivots", pivots), ("queries", queries)):
+        if given is not None and given.shape[1] < 1:
+            raise TokenselError(f"{name}=[]: must hold at least one per row")
     tokens = tokens.float()
     inverse = inverse_norms(tokens)
+    if queries is None:
+        units = unit_rows(tokens, inverse, pivots)
+    else:
+        units = queries.float() * inverse_norms(queries.float()).unsqueeze(-1)
     chosen = torch.zeros_like(inverse, dtype=torch.uint8).scatter(1, pivots, 1)
-    share, more = divmod(kept - turns, turns)
-    for turn, pivot in enumerate(pivots.split(1, dim=1)):
-        similarity = cosine_to(tokens, inverse, unit_rows(tokens, inverse, pivot)).squeeze(2)
-        order = similarity.masked_fill(chosen.bool(), torch.inf).sort(dim=1, stable=True).indices
+    share, more = divmod(min(kept, tokens.shape[1]) - pivots.shape[1], units.shape[1])
+    for turn, query in enumerate(units.split(1, dim=1)):
+        similarity = cosine_to(tokens, inverse, query).squeeze(2)
+        order = rank(-similarity.masked_fill(chosen.bool(), torch.inf), ROUNDING)
         chosen.scatter_(1, order[:, : share + (turn < more)], 1)
     return keep_best(chosen, kept)

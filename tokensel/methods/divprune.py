@@ -15,13 +15,12 @@ from tokensel.methods.sizes import Sizes
 class DivPrune(Method):
     """Keep the subset with the largest minimum distance: farthest point sampling from the most isolated token.
 
-    It runs on the projected features, before the first layer. Nothing is aggregated.
+    It runs on the projected features, before the first layer. The first choice is the token whose nearest neighbour is
+    farthest away. Survivors keep their states and the order of the picture, and position ids are renumbered.
 
     Source: Alvar et al., DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models, CVPR 2025,
         https://arxiv.org/abs/2503.02175.
     Parameters: none.
-    Our reading: survivors are in the order of the picture, as in the release; the paper's own figures came from
-        unsorted indices. The decoder receives a shorter picture, so position ids are renumbered.
     """
 
     name: ClassVar[str] = "divprune"

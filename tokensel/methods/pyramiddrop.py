@@ -23,8 +23,8 @@ class PyramidDrop(ScoringMethod):
         Reduction, CVPR 2025, https://arxiv.org/abs/2410.17247. The paper keeps 50%, 25% and 12.5% after layers 8, 16
         and 24.
     Parameters: none.
-    Our reading: the softmax runs over the whole prompt and precedes the mean over heads. With a single kept, the number
-        of tokens falls to it by equal factors.
+    Our reading: a single kept of an eighth of the picture halves the number of tokens three times, rounded down, as in
+        the release; another one is reached by equal factors.
     """
 
     name: ClassVar[str] = "pyramiddrop"
@@ -40,4 +40,5 @@ class PyramidDrop(ScoringMethod):
         return sizes.attention("last", layer="next")
 
     def schedule(self, kept: int, count: int, stages: int) -> tuple[int, ...]:
-        return geometric(kept, count, stages)
+        halved = tuple(count >> (stage + 1) for stage in range(stages))
+        return halved if halved[-1] == kept else geometric(kept, count, stages)
