@@ -39,6 +39,7 @@ def make_context(
     inputs: tuple[Tensor, Tensor] | None = None,
     keys: Tensor | None = None,
     projections: Mapping[tuple[str, str], Tensor] | None = None,
+    rotary: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     final_norm: Callable[[Tensor], Tensor] = lambda states: states,
     questions: Sequence[str] | None = None,
     words: Tensor | None = None,
@@ -57,7 +58,8 @@ def make_context(
         [B, S]; default: what is not the instruction.
     inputs: visual tokens [B, N0, D] and text [B, S, D] at the first layer; default: tokens and text.
     keys: [B, N, heads, d]. projections: what `Context.project` returns, by (part, tokens), as ("key", "visual"), for
-        either layer, rotated or not. final_norm: the decoder's; default: the identity.
+        either layer, rotated or not. rotary: what `Context.rotary` returns, by tokens,
+        as "visual". final_norm: the decoder's; default: the identity.
     questions: one text per row. words: [B, S, D], the embeddings of each row's words, whichever they are.
     grid: (rows, columns).
     attention: [B, heads, N], the attention summed over the queries, whichever they are and whatever their weights; or a
@@ -90,6 +92,7 @@ def make_context(
         "inputs": inputs,
         "keys": keys,
         "projections": projections,
+        "rotary": rotary,
         "words": words,
         "grid": grid,
         "vision": vision,
@@ -155,6 +158,12 @@ class _GivenSource:
             raise _missing("projections", f"({part!r}, {tokens!r})")
         return found
 
+    def rotary(self, tokens: str) -> tuple[Tensor, Tensor]:
+        found = self._get("rotary").get(tokens)
+        if found is None:
+            raise _missing("rotary", repr(tokens))
+        return found
+
     def final_norm(self, states: Tensor) -> Tensor:
         return self.norm(states)
 
@@ -183,8 +192,8 @@ class _GivenSource:
             return found.clone()
         if queries == "text":
             mask = self.text()[1].to(found.dtype)
-            weights = mask if weights is None else mask * weights
-        return (found if weights is None else found * weights[:, None, :, None]).sum(2)
+            weights = mask if weights is None else mask.unsqueeze(2) * weights.view(*mask.shape, -1)
+        return (found if weights is None else found * weights.view(*weights.shape[:2], -1).unsqueeze(1)).sum(2)
 
     def _get(self, name: str) -> Any:
         if self.given[name] is None:
@@ -208,6 +217,9 @@ class _GivenVision(VisionStates):
         if self.given_attention is None:
             raise TokenselError("cls_attention=None: the method uses it; give make_context(cls_attention=...)")
         return self.given_attention
+
+    def cls_attention_and_keys(self, layer: int = -2, one_head: bool = False) -> tuple[Tensor, Tensor]:
+        return self.cls_attention(layer, one_head), self.keys(layer)
 
     def rows(self, order: Tensor) -> VisionStates:
         attention, keys = (None if each is None else each[order] for each in (self.given_attention, self.given_keys))

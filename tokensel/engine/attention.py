@@ -82,8 +82,9 @@ def attention_to_visual(
 
     hidden: [B, T, D] entering the layer. rotary: its cos and sin, [B or 1, T, d]. key_mask: BoolTensor[B, T], False
     = padding, None = none. visual_index: LongTensor[B, N]. queries: LongTensor[B, Q], the tokens whose rows are summed;
-    weights: [B, Q], the weight of each in the sum, None = 1. Returns [B, heads, N] in float32; each softmax runs over
-    all that its query sees (causal, unpadded, in its window). Grouped key heads are shared out over their queries.
+    weights: [B, Q] or [B, Q, N], the weight of each in the sum, None = 1. Returns [B, heads, N] in float32; each
+    softmax runs over all that its query sees (causal, unpadded, in its window). Grouped key heads are shared out over
+    their queries.
 
     Raises TokenselError for a layer without separate q and k projections.
     """
@@ -115,7 +116,8 @@ def attention_to_visual(
         places = visual_index[:, None, None].expand(-1, probabilities.shape[1], rows, -1)
         visual = probabilities.gather(3, places)
         if weights is not None:
-            visual = visual * weights[:, None, block : block + ROW_BLOCK, None]
+            each = weights[:, None, block : block + ROW_BLOCK]
+            visual = visual * (each if weights.ndim == 3 else each.unsqueeze(3))
         summed = visual.sum(2)
         total = summed if total is None else total + summed
     assert total is not None

@@ -75,13 +75,16 @@ class StateSource:
         hidden, index = hidden.to(device), index.to(device)
         angles = None
         if rotary:
-            cos, sin = self.parts.rotary(self.state.hidden, self.state.position_ids)
-            batch = len(hidden)
-            angles = (
-                take(cos.to(device).expand(batch, -1, -1), index),
-                take(sin.to(device).expand(batch, -1, -1), index),
-            )
+            cos, sin = self.rotary(tokens)
+            angles = cos.to(device), sin.to(device)
         return layer_projection(module, part, take(hidden, index), angles).to(self.state.hidden.device)
+
+    def rotary(self, tokens: str) -> tuple[Tensor, Tensor]:
+        hidden = self.state.hidden
+        index = self._index_of(tokens, hidden)
+        cos, sin = self.parts.rotary(hidden, self.state.position_ids)
+        batch = len(hidden)
+        return take(cos.expand(batch, -1, -1), index), take(sin.expand(batch, -1, -1), index)
 
     def final_norm(self, states: Tensor) -> Tensor:
         norm = self.parts.decoder.norm
@@ -146,7 +149,8 @@ class StateSource:
         index = self._index_of({"image": "visual"}.get(queries, queries), hidden)
         if queries == "text":
             instruction = self.text()[1].to(torch.float32)
-            weights = instruction if weights is None else instruction * weights
+            scaled = None if weights is None else weights.view(*instruction.shape, -1) * instruction.unsqueeze(2)
+            weights = instruction if scaled is None else scaled
         rotary = self.parts.rotary(state.hidden, state.position_ids)
         device = _device_of(module, state.hidden)
         hidden, cos, sin, visual, index = (each.to(device) for each in (hidden, *rotary, self.visual_index, index))

@@ -40,6 +40,7 @@ class ContextSource(Protocol):
     def inputs(self) -> tuple[Tensor, Tensor]: ...
     def keys(self) -> Tensor: ...
     def project(self, part: str, tokens: str, layer: str, rotary: bool) -> Tensor: ...
+    def rotary(self, tokens: str) -> tuple[Tensor, Tensor]: ...
     def final_norm(self, states: Tensor) -> Tensor: ...
     def before_picture(self) -> Tensor: ...
     def questions(self) -> tuple[str, ...] | None: ...
@@ -134,6 +135,10 @@ class Context:
             return None
         return self._source.project(part, tokens, layer, rotary)
 
+    def rotary(self, tokens: str = "visual") -> tuple[Tensor, Tensor]:
+        """The cos and sin that rotate the queries and keys of some tokens: 2 x [B, n, d]. tokens: as in `project`."""
+        return self._source.rotary(tokens)
+
     def final_norm(self, states: Tensor) -> Tensor:
         """The decoder's final norm of hidden states [..., D]."""
         return self._source.final_norm(states)
@@ -158,7 +163,8 @@ class Context:
         """Attention probabilities from some queries to each visual token, summed over the queries: [B, heads, N].
 
         queries: "last" (the prompt's last token), "text" (the instruction) or "image" (the visual tokens).
-        weights: a weight for each query in that sum, [B, S] for "text" or [B, N] for "image"; None = 1 each.
+        weights: a weight for each query in that sum, [B, S] for "text" or [B, N] for "image"; None = 1 each. Or one
+            for each query and visual token, [B, S, N] or [B, N, N].
         layer: "previous", for methods with uses_attention = True; None is returned at layer 0, which has no previous
             layer. Or "next", the layer that the tokens are about to enter, computed on their current hidden states.
 

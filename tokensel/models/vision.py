@@ -57,13 +57,17 @@ class VisionStates:
         Each head's probabilities sum to 1 together with that of [CLS] itself. Costs O(N D): only this one query is
         computed. one_head: one softmax over the full width, q k / sqrt(D), as of a layer with a single head: [B, 1, N].
         """
+        return self.cls_attention_and_keys(layer, one_head)[0]
+
+    def cls_attention_and_keys(self, layer: int = -2, one_head: bool = False) -> tuple[Tensor, Tensor]:
+        """`cls_attention` and `keys` at the cost of the former: [B, heads, N] and [B, N, heads, d]."""
         normed = self._normed(layer)
         query = self._heads(layer, "q_proj", normed[:, :1])
-        key = self._heads(layer, "k_proj", normed)
+        key = keys = self._heads(layer, "k_proj", normed)
         if one_head:
             query, key = (each.flatten(2).unsqueeze(2) for each in (query, key))
         scores = torch.einsum("bqhd,bkhd->bhqk", query, key).float() * query.shape[-1] ** -0.5
-        return scores.softmax(-1)[:, :, 0, 1:]
+        return scores.softmax(-1)[:, :, 0, 1:], keys[:, 1:]
 
     def _normed(self, layer: int) -> Tensor:
         return self.layers[layer].layer_norm1(self.entering[layer])
