@@ -94,7 +94,8 @@ def test_a_kept_out_of_range_is_refused(kept):
 def test_methods_that_use_the_vision_tower_run_on_given_states():
     features, cls_attention = random(BATCH, COUNT, 6), random(BATCH, HEADS, COUNT)
     vision = make_vision(features, cls_attention=cls_attention, project=lambda values: values[..., :4] * 2)
-    selection = make_method("visionzip", contextual=0).select(make_context(3, tokens=TOKENS, vision=vision))
+    context = make_context(3, tokens=vision.project(features), vision=vision)
+    selection = make_method("visionzip", contextual=0, cls=False).select(context)
     expected = cls_attention.sum(1).topk(3).indices.sort().values
     assert torch.equal(selection.indices, expected)
     own = features.gather(1, expected.unsqueeze(2).expand(-1, -1, 6))

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from tokensel.errors import TokenselError
-from tokensel.functional.indexing import check_kept, rank, take
-from tokensel.functional.similarity import EPSILON, cosine_to, inverse_norms, unit_rows
+from tokensel.functional.indexing import check_kept, first_of_best, rank, take
+from tokensel.functional.similarity import EPSILON, ROUNDING, inverse_norms, query_cosines, unit_rows
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def bipartite_soft_matching(metric: Tensor, r: int, class_token: bool = False) -
     if class_token:
         similarity[:, 0] = -torch.inf
     strength, destination = similarity.max(2)
-    order = rank(strength)
+    order = rank(strength, ROUNDING)
     merged, unmerged = order[:, :r], order[:, r:]
     if class_token:
         unmerged = unmerged.sort(dim=1).values
@@ -132,9 +132,11 @@ def contextual_tokens(tokens: Tensor, keys: Tensor, count: int) -> tuple[Tensor,
     count = min(count, rest)
     positions = torch.arange(0, rest, rest // count, device=tokens.device)[:count].repeat(batch, 1)
     values, keys = tokens.float(), keys.float()
-    inverse = inverse_norms(keys)
-    assign = cosine_to(keys, inverse, unit_rows(keys, inverse, positions)).argmax(2)
-    others = torch.ones_like(inverse).scatter(1, positions, 0)
+    unit = keys * inverse_norms(keys).unsqueeze(-1)
+    # Distances rank like cosines, but near-duplicates by more than float32's rounding.
+    distance = torch.cdist(take(unit, positions), unit, compute_mode="donot_use_mm_for_euclid_dist")
+    assign = first_of_best(-distance, tolerance=ROUNDING).squeeze(1)
+    others = torch.ones_like(values[..., 0]).scatter(1, positions, 0)
     means, _ = _weighted_means(values, others, assign, count)
     return positions, (take(values, positions) + means).to(tokens.dtype)
 
@@ -154,9 +156,9 @@ def weighted_merge(tokens: Tensor, keys: Tensor, weights: Tensor, positions: Ten
     kept, neighbours = positions.shape[1], min(neighbours, count - 1)
     values, keys = tokens.float(), keys.float()
     inverse = inverse_norms(keys)
-    similarity = cosine_to(keys, inverse, unit_rows(keys, inverse, positions)).transpose(1, 2)
-    similarity = similarity.scatter(2, positions.unsqueeze(2), -torch.inf)
-    nearest = similarity.sort(dim=2, descending=True, stable=True).indices[..., :neighbours]
+    similarity = query_cosines(keys, inverse, unit_rows(keys, inverse, positions))
+    similarity = similarity.scatter(2, positions.unsqueeze(2), -torch.inf).flatten(0, 1)
+    nearest = rank(similarity, ROUNDING)[:, :neighbours].view(batch, kept, -1)
     shares = weights.float().unsqueeze(1).expand(-1, kept, -1).gather(2, nearest)
     members = nearest + torch.arange(0, batch * count, count, device=tokens.device).view(-1, 1, 1)
     starts = torch.arange(batch * kept, device=tokens.device) * neighbours

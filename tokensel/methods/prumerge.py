@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional import keep_best, weighted_merge
+from tokensel.functional import insert_last, merge_outliers, outlier_counts, rank
 from tokensel.methods.base import Method
 from tokensel.methods.context import Context, Selection
 from tokensel.methods.registry import register_method
@@ -18,16 +19,17 @@ from tokensel.methods.sizes import Sizes
 class PruMerge(Method):
     """Keep the tokens with the most [CLS] attention in the vision tower's last layer, and merge the others into them.
 
-    Each kept token adds the sum of the tokens with the most similar keys (cosine), weighted by their [CLS] attention,
-    before the projector.
+    [CLS] attends with one head over the full width of queries and keys. Each kept token adds the sum of the tokens with
+    the most similar keys (cosine, all heads together), weighted by that attention; other kept tokens can be among them.
+    The weighted sum of all tokens that were not chosen follows as one more token, so kept + 1 remain. All of it runs
+    before the projector. Tokens are in the order of falling attention, and position ids are renumbered.
 
     Source: Shang et al., LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models, ICCV 2025,
         https://arxiv.org/abs/2403.15388.
     Parameters:
         neighbours: the number of tokens that are merged into each kept token.
-    Our reading: the paper keeps the outliers of the attention (by interquartile range), whose number differs between
-        pictures. Here `kept` is that number, in the same ranking, so that methods are compared at equal cost. Attention
-        is the mean over heads. Survivors are in the order of the picture, and position ids are renumbered.
+        adaptive: keep the outliers of the attention (by interquartile range), as the release does unless it is given a
+            ratio. Their number depends on the picture; `kept` is then the largest number allowed.
     """
 
     name: ClassVar[str] = "prumerge"
@@ -39,23 +41,30 @@ class PruMerge(Method):
     min_kept: ClassVar[int] = 1
 
     neighbours: int = 32
+    adaptive: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.neighbours, int) or self.neighbours < 1:
             raise TokenselError(f"neighbours={self.neighbours!r}: must be an integer from 1")
 
     def select(self, context: Context) -> Selection:
-        vision = context.vision
-        attention = vision.cls_attention(-1).mean(1)
-        positions = self.choose(attention, context.kept)
-        keys = vision.keys(-1).flatten(2)
-        values = weighted_merge(vision.features, keys, attention, positions, self.neighbours)
-        return Selection(positions, vision.project(values))
+        vision, kept = context.vision, context.kept
+        attention, keys = vision.cls_attention_and_keys(-1, one_head=True)
+        weights = attention.mean(1)
+        positions, counts = self.choose(weights, kept)
+        values = merge_outliers(vision.features, keys.flatten(2), weights, positions, self.neighbours, counts)
+        indices = insert_last(positions, torch.full_like(positions[:, :1], -1), counts)
+        return Selection(indices, vision.project(values), counts=counts + 1 if self.adaptive else None)
+
+    def choose(self, attention: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+        """attention [B, N] -> tokens in their order, LongTensor[B, kept], and how many are chosen, LongTensor[B]."""
+        order = rank(attention)[:, :kept]
+        counts = outlier_counts(attention) if self.adaptive else torch.full_like(order[:, 0], kept)
+        return order, counts.clamp_max(kept)
+
+    def remaining(self, kept: int, count: int, layer: int = 0, stage: int = 0) -> int | None:
+        return None if self.adaptive else kept + 1
 
     def flops(self, sizes: Sizes) -> int:
-        merging = 2 * sizes.kept * sizes.count * sizes.vision_width
-        return sizes.cls_attention() + sizes.vision_keys() + merging + sizes.kept * sizes.projector
-
-    def choose(self, attention: torch.Tensor, kept: int) -> torch.Tensor:
-        """The tokens to keep, ascending: attention [B, N] -> LongTensor[B, kept]."""
-        return keep_best(attention, kept)
+        merging = 2 * (sizes.kept + 1) * sizes.count * sizes.vision_width
+        return sizes.cls_attention() + merging + (sizes.kept + 1) * sizes.projector

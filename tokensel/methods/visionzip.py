@@ -1,4 +1,4 @@
-"""visionzip: the tokens that [CLS] attends to, and means of the others."""
+"""visionzip: the tokens that [CLS] attends to, [CLS] itself, and means of the others."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,17 +16,20 @@ from tokensel.methods.sizes import Sizes
 @register_method
 @dataclass
 class VisionZip(Method):
-    """Keep the dominant tokens by [CLS] attention, and contextual tokens that summarise the others.
+    """Keep [CLS], the dominant tokens by its attention, and contextual tokens that summarise the others.
 
     It runs before the projector, with the [CLS] attention (summed over heads) and the keys (mean over heads) of the
     vision tower's second-to-last layer. Of the tokens that are not dominant, those at a uniform stride are targets.
     Each other token is assigned to the target with the most similar key, and a contextual token is a target plus the
-    mean of the tokens assigned to it. Dominant tokens come first, in the order of the picture.
+    mean of the tokens assigned to it. [CLS]'s own state stands first, then the dominant tokens in the order of the
+    picture, then the contextual ones.
 
     Source: Yang et al., VisionZip: Longer is Better but Not Necessary in Vision Language Models, CVPR 2025,
-        https://arxiv.org/abs/2412.04467. Its budgets are 162 + 30, 108 + 20 and 54 + 10.
+        https://arxiv.org/abs/2412.04467. Its budgets are 162 + 30, 108 + 20 and 54 + 10, where [CLS] is one of the
+        first number.
     Parameters:
         contextual: the share of kept that is contextual.
+        cls: whether [CLS] is one of the kept tokens; without it there is one more dominant token.
     """
 
     name: ClassVar[str] = "visionzip"
@@ -38,25 +41,36 @@ class VisionZip(Method):
     min_kept: ClassVar[int] = 1
 
     contextual: float = 10 / 64
+    cls: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.contextual <= 1:
             raise TokenselError(f"contextual={self.contextual!r}: must be from 0 to 1")
 
     def select(self, context: Context) -> Selection:
-        vision, extra = context.vision, round(self.contextual * context.kept)
-        order = rank(vision.cls_attention().sum(1))
-        split = context.kept - extra
+        vision, extra = context.vision, self._extra(context.kept)
+        attention, keys = vision.cls_attention_and_keys() if extra else (vision.cls_attention(), None)
+        order = rank(attention.sum(1))
+        split = context.kept - self.cls - extra
         dominant, rest = order[:, :split].sort(dim=1).values, order[:, split:].sort(dim=1).values
-        if extra == 0:
-            return Selection(dominant, vision.project(take(vision.features, dominant)))
-        keys = vision.keys().mean(2)
-        targets, values = contextual_tokens(take(vision.features, rest), take(keys, rest), extra)
-        features = torch.cat([take(vision.features, dominant), values], 1)
-        return Selection(torch.cat([dominant, rest.gather(1, targets)], 1), vision.project(features))
+        indices, made = [dominant], []
+        if self.cls:
+            indices.insert(0, torch.full_like(order[:, :1], -1))
+            made.append(vision.cls.unsqueeze(1))
+        if keys is not None:
+            targets, values = contextual_tokens(take(vision.features, rest), take(keys.mean(2), rest), extra)
+            indices.append(rest.gather(1, targets))
+            made.append(values)
+        # The dominant tokens are projected already: only what is new is.
+        new = vision.project(torch.cat(made, 1)) if made else context.tokens[:, :0]
+        parts = [new[:, : self.cls], take(context.tokens, dominant), new[:, self.cls :]]
+        return Selection(torch.cat(indices, 1), torch.cat(parts, 1))
 
     def flops(self, sizes: Sizes) -> int:
-        extra = round(self.contextual * sizes.kept)
-        rest = sizes.count - sizes.kept + extra
-        gathering = sizes.vision_keys() + 2 * rest * min(extra, rest) * sizes.vision_head_width if extra else 0
-        return sizes.cls_attention() + gathering + sizes.kept * sizes.projector
+        extra = self._extra(sizes.kept)
+        rest = sizes.count - sizes.kept + self.cls + extra
+        gathering = 2 * rest * extra * sizes.vision_head_width
+        return sizes.cls_attention() + gathering + (self.cls + extra) * sizes.projector
+
+    def _extra(self, kept: int) -> int:
+        return min(round(self.contextual * kept), kept - self.cls)
