@@ -20,7 +20,7 @@ from tokensel.functional.sampling import farthest_point_sampling
 from tokensel.functional.seeding import random_subset, row_scores
 from tokensel.functional.set_order import set_order
 from tokensel.functional.similarity import cosine_to, degrees, inverse_norms, unit_rows
-from tokensel.functional.windows import best_in_windows, grid_windows, scan
+from tokensel.functional.windows import best_in_windows, grid_windows, local_global_scan
 
 __all__ = [
     "band_quotas",
@@ -47,6 +47,7 @@ __all__ = [
     "keep_in_bands",
     "keep_unexplained",
     "least_similar",
+    "local_global_scan",
     "merge_nearest",
     "merge_outliers",
     "nearest_mean",
@@ -57,7 +58,6 @@ __all__ = [
     "reconstruction_errors",
     "remove_duplicates",
     "row_scores",
-    "scan",
     "set_order",
     "soft_merge",
     "take",

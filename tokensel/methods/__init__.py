@@ -17,6 +17,7 @@ from tokensel.methods.fps import FarthestPoint
 from tokensel.methods.full import Full
 from tokensel.methods.grid import Grid
 from tokensel.methods.himap import HiMAP
+from tokensel.methods.holov import HoloV
 from tokensel.methods.lookup import find_method, make_method
 from tokensel.methods.no_image import NoImage
 from tokensel.methods.pool import Pool
@@ -32,6 +33,7 @@ from tokensel.methods.tome import MedoidToMe
 from tokensel.methods.tome_merge import ToMeMerge
 from tokensel.methods.visionzip import VisionZip
 from tokensel.methods.vispruner import VisPruner
+from tokensel.methods.vscan import VScan
 
 __all__ = [
     "METHODS",
@@ -48,6 +50,7 @@ __all__ = [
     "Full",
     "Grid",
     "HiMAP",
+    "HoloV",
     "MedoidToMe",
     "Method",
     "NoImage",
@@ -62,6 +65,7 @@ __all__ = [
     "Sizes",
     "SparseVLM",
     "ToMeMerge",
+    "VScan",
     "VisPruner",
     "VisionZip",
     "find_method",
