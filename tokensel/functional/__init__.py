@@ -11,6 +11,7 @@ from tokensel.functional.centers import tome_centers
 from tokensel.functional.clustering import dpc_knn, dpp_greedy, least_similar
 from tokensel.functional.coverage import greedy_coverage
 from tokensel.functional.duplicates import remove_duplicates
+from tokensel.functional.flow import drop_count, token_importance
 from tokensel.functional.indexing import first_of_best, keep_best, rank, take
 from tokensel.functional.merging import bipartite_soft_matching, contextual_tokens, soft_merge, weighted_merge
 from tokensel.functional.nearest import merge_nearest
@@ -36,6 +37,7 @@ __all__ = [
     "distant_points",
     "dpc_knn",
     "dpp_greedy",
+    "drop_count",
     "farthest_point_sampling",
     "first_of_best",
     "greedy_coverage",
@@ -61,6 +63,7 @@ __all__ = [
     "set_order",
     "soft_merge",
     "take",
+    "token_importance",
     "tome_centers",
     "unit_rows",
     "weighted_merge",

@@ -13,6 +13,7 @@ from tokensel.methods.density import DensityPeaks
 from tokensel.methods.divprune import DivPrune
 from tokensel.methods.fastervlm import FasterVLM
 from tokensel.methods.fastv import FastV
+from tokensel.methods.flowcut import FlowCut
 from tokensel.methods.fps import FarthestPoint
 from tokensel.methods.full import Full
 from tokensel.methods.grid import Grid
@@ -47,6 +48,7 @@ __all__ = [
     "FarthestPoint",
     "FastV",
     "FasterVLM",
+    "FlowCut",
     "Full",
     "Grid",
     "HiMAP",
