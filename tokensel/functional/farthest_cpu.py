@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokensel.functional.similarity import ROUNDING
+from tokensel.functional.similarity import STEP
 
 # A pool of POOL_VALUES values fits into a core's cache. A pool of fewer than LEAST_POOL tokens is soon exhausted.
 POOL_VALUES = 2**18
@@ -37,8 +37,8 @@ def pool_size(count: int, hidden: int) -> int:
 
 
 def _first_farthest(distance: np.ndarray) -> int:
-    """The lowest index among the largest distances; those within rounding of the largest count as equal to it."""
-    return int((distance >= distance.max() - np.float32(ROUNDING)).argmax())
+    """The lowest index among the largest distances; those within a rounding step count as equal."""
+    return int((distance >= distance.max() - np.float32(STEP)).argmax())
 
 
 class _Picture:
@@ -103,7 +103,7 @@ class _Picture:
         while True:
             best = _first_farthest(distance)
             # Otherwise a token outside may be as far and have a lower index.
-            if not distance[best] > bound + ROUNDING:
+            if not distance[best] > bound + STEP:
                 break
             picked.append(best)
             if len(picked) == left:

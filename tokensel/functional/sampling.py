@@ -12,7 +12,7 @@ from torch import Tensor
 from tokensel.errors import TokenselError
 from tokensel.functional import farthest_cpu, kernels
 from tokensel.functional.indexing import check_kept, first_of_best, rank
-from tokensel.functional.similarity import ROUNDING, cosine_to, degrees, inverse_norms, is_on_cpu, unit_rows
+from tokensel.functional.similarity import ROUNDING, STEP, cosine_to, degrees, inverse_norms, is_on_cpu, unit_rows
 
 # Rows of the cosine matrix computed at a time for start="peripheral".
 PERIPHERAL_BLOCK = 64
@@ -37,7 +37,7 @@ def farthest_point_sampling(
 
     Implementation: on CUDA one Triton kernel (kernels.py) where Triton works; on a CPU a lazy evaluation that skips
     distances which cannot change a choice (farthest_cpu.py); elsewhere one matrix-vector product per choice.
-    Distances within 1e-6 of the largest tie; only the kernel compares exactly.
+    Distances within 1e-7 of the largest tie; only the kernel compares exactly.
 
     Raises TokenselError for kept < 0 or an unknown start. Source: Gonzalez 1985; Eldar et al. 1997.
     """
@@ -79,7 +79,7 @@ def farthest_points(tokens: Tensor, inverse: Tensor, start: Tensor, kept: int) -
             torch.bmm(query.unsqueeze(1), across, out=distance.unsqueeze(1))
         torch.sub(one, distance.mul_(inverse), out=distance)
         torch.minimum(nearest, distance, out=nearest)
-        torch.argmax((nearest >= nearest.amax(1, keepdim=True) - ROUNDING).view(torch.uint8), 1, out=following)
+        torch.argmax((nearest >= nearest.amax(1, keepdim=True) - STEP).view(torch.uint8), 1, out=following)
     return order.t().contiguous()
 
 

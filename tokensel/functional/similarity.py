@@ -12,6 +12,9 @@ from tokensel.functional.indexing import take
 EPSILON = 1e-12
 # Cosines that differ by less than this may be equal but for rounding.
 ROUNDING = 1e-6
+# One rounding step of a cosine near 1, for searches among tokens that are all alike, as those of a plain background:
+# their distances differ by little more than rounding.
+STEP = 1e-7
 
 
 def inverse_norms(tokens: Tensor) -> Tensor:
