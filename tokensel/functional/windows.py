@@ -36,7 +36,9 @@ def best_in_windows(scores: Tensor, window: Tensor, kept: int, limit: int) -> Te
     return order.gather(1, first)
 
 
-def local_global_scan(near: Tensor, far: Tensor, window: Tensor, windows: int, local: int, everywhere: int) -> tuple[Tensor, Tensor]:
+def local_global_scan(
+    near: Tensor, far: Tensor, window: Tensor, windows: int, local: int, everywhere: int
+) -> tuple[Tensor, Tensor]:
     """VScan's choice: `local` tokens spread over the windows, and the best `everywhere` of all others.
 
     near, far [B, N]: the scores of the local and of the global scan. window LongTensor[N] and windows: `grid_windows`.

@@ -13,6 +13,7 @@ class Sizes:
     hidden: D.
     query_width, key_width: widths of a decoder layer's queries and keys, all heads together; head_width: of one head.
     vision_width, vision_head_width: the same for the vision tower; vision_tokens: its sequence length with [CLS].
+    vision_through: the number of the tower's layers that its features pass; vision_mlp: the width inside its MLPs.
     projector: FLOPs of projecting one token.
     device: where the method runs, "cpu" or "cuda".
 
@@ -33,6 +34,8 @@ class Sizes:
     vision_width: int = 0
     vision_head_width: int = 0
     vision_tokens: int = 0
+    vision_through: int = 0
+    vision_mlp: int = 0
     projector: int = 0
     device: str = "cpu"
 
@@ -76,3 +79,18 @@ class Sizes:
     def cls_attention(self) -> int:
         """FLOPs of `VisionStates.cls_attention`: all keys, one query and its logits."""
         return self.vision_keys() + 2 * self.vision_width * (self.vision_width + self.vision_tokens)
+
+    def tower_layer(self, tokens: int) -> int:
+        """FLOPs of one layer of a CLIP-like vision tower over `tokens` positions."""
+        return tokens * self.vision_width * (8 * self.vision_width + 4 * self.vision_mlp + 4 * tokens)
+
+    def pruned_tower(self) -> int:
+        """FLOPs of `prune_tower` of flowcut: scores in all layers up to the last drop; up to the first drop only keys,
+        values and one query are computed, then whole layers, and after the last drop those of the patches kept."""
+        last = max(self.vision_through - 2, 0)
+        first = last % 2
+        looks = 2 * self.vision_width**2 * (1 + 2 * self.vision_tokens)
+        scores = 4 * self.vision_width * self.vision_tokens
+        whole = (last - first) * self.tower_layer(self.vision_tokens)
+        after = (self.vision_through - 1 - last) * self.tower_layer(self.kept + 1)
+        return (last + 1) * scores + (first + 1) * looks + whole + after

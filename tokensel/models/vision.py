@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,12 +22,24 @@ class VisionStates:
         entering: the hidden states [B, 1 + N, D] that entered each of them, [CLS] first
         hidden: [B, 1 + N, D], the states of the feature layer, [CLS] first
         projector: maps features to the decoder's hidden size
+        feature_layer: which of the states between the layers `hidden` is: 0 = what enters the first, -1 = the output of
+            the last
     """
 
     layers: Sequence[Any]
     entering: Sequence[Tensor]
     hidden: Tensor
     projector: nn.Module
+    feature_layer: int = field(default=-2, kw_only=True)
+
+    @property
+    def through(self) -> int:
+        """The number of layers that the features have passed."""
+        return self.feature_layer % (len(self.layers) + 1)
+
+    def after(self, layer: int) -> Tensor:
+        """The output of a layer of those that the features have passed: [B, 1 + N, D]."""
+        return self.hidden if layer + 1 == self.through else self.entering[layer + 1]
 
     @property
     def features(self) -> Tensor:
@@ -81,6 +93,12 @@ def feature_layers(config: Any) -> Any:
     """The tower's layer or layers whose output is projected, by either name that transformers has for them."""
     names = ("vision_feature_layer", "vision_feature_layers")
     return next((getattr(config, name) for name in names if hasattr(config, name)), None)
+
+
+def feature_index(config: Any) -> int:
+    """The number of the tower's layers that its features pass; 0 where they are made of several layers."""
+    layer = feature_layers(config)
+    return layer % (config.vision_config.num_hidden_layers + 1) if isinstance(layer, int) else 0
 
 
 class _Captured(threading.local):
@@ -154,4 +172,4 @@ class VisionTap:
             )
         entering = [captured.entering[each] for each in range(depth)]
         captured.entering, captured.output = {}, None
-        return VisionStates(self.layers, entering, hidden[index], self.projector)
+        return VisionStates(self.layers, entering, hidden[index], self.projector, feature_layer=index)

@@ -8,6 +8,7 @@ from tokensel.engine.stages import Stage
 from tokensel.errors import TokenselError
 from tokensel.evaluation.flops.vision import picture_flops, projector_flops
 from tokensel.methods import Method, Sizes
+from tokensel.models.vision import feature_index
 
 
 @dataclass(frozen=True)
@@ -172,12 +173,14 @@ def _sizes(
 ) -> Sizes:
     text = getattr(config, "text_config", None) or config
     tower: dict[str, int] = {}
-    if step.method is not None and step.method.uses_vision:
+    if step.method is not None and step.method.reads_tower(config):
         vision = config.vision_config
         tower = {
             "vision_width": vision.hidden_size,
             "vision_head_width": vision.hidden_size // vision.num_attention_heads,
             "vision_tokens": visual_tokens + 1,
+            "vision_through": feature_index(config),
+            "vision_mlp": vision.intermediate_size,
             "projector": projector_flops(config),
         }
     return Sizes(
