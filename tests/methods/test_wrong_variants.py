@@ -1,0 +1,230 @@
+"""Deliberately wrong variants of methods (a sign, a norm, a mean over heads, a token too few) fail their checks.
+
+A variant replaces one function that a method uses by one with a mistake. The check of the method's reference cases must
+then fail on at least one of them, which shows that the cases hold that part of the rule.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from helpers.official import SAMPLE, cases, check_of, folder
+
+from tokensel import Context
+from tokensel.functional import merging
+from tokensel.methods import prumerge, prumerge_plus, sparsevlm, visionzip
+from tokensel.methods.prumerge import PruMerge
+from tokensel.methods.prumerge_plus import PruMergePlus
+from tokensel.methods.sparsevlm import SparseVLM
+from tokensel.methods.visionzip import VisionZip
+from tokensel.models.vision import VisionStates
+
+# The owner of the function, its name, and what makes the wrong one of the right one.
+Variant = tuple[Any, str, Callable[[Any], Any]]
+
+
+def with_selection(change):
+    """A `select` whose selection is changed afterwards."""
+    return lambda right: lambda self, context: change(right(self, context))
+
+
+def without_first(selection):
+    return replace(selection, indices=selection.indices[:, 1:], values=selection.values[:, 1:])
+
+
+def without_last(selection):
+    return replace(selection, indices=selection.indices[:, :-1], values=selection.values[:, :-1])
+
+
+def in_order_of_the_picture(right):
+    def choose(self, attention, kept):
+        positions, counts = right(self, attention, kept)
+        number = int(counts)
+        return torch.cat([positions[:, :number].sort(1).values, positions[:, number:]], 1), counts
+
+    return choose
+
+
+def with_keys(change):
+    """[CLS]'s attention as it is, and other keys [B, N, heads, d]."""
+
+    def wrong(right):
+        def both(self, layer=-2, one_head=False):
+            attention, keys = right(self, layer, one_head)
+            return attention, change(keys)
+
+        return both
+
+    return wrong
+
+
+def largest_head(attention):
+    return attention.amax(1, keepdim=True)
+
+
+VISION: dict[str, Variant] = {
+    "mean over heads": (
+        VisionStates,
+        "cls_attention_and_keys",
+        lambda right: lambda self, layer, one_head: right(self, layer),
+    ),
+    "keys without their norm": (
+        merging,
+        "query_cosines",
+        lambda right: lambda tokens, inverse, queries: right(tokens, torch.ones_like(inverse), queries),
+    ),
+    "the least similar neighbours": (merging, "query_cosines", lambda right: lambda *rest: -right(*rest)),
+    "the keys of one head": (
+        VisionStates,
+        "cls_attention_and_keys",
+        with_keys(lambda keys: keys[:, :, :1]),
+    ),
+    "one neighbour less": (
+        prumerge,
+        "merge_outliers",
+        lambda right: lambda a, b, c, d, neighbours, counts: right(a, b, c, d, neighbours - 1, counts),
+    ),
+    "neighbours without weights": (
+        prumerge,
+        "merge_outliers",
+        lambda right: lambda a, b, weights, *rest: right(a, b, torch.ones_like(weights), *rest),
+    ),
+    "the order of the picture": (PruMerge, "choose", in_order_of_the_picture),
+    "no token for the others": (PruMerge, "select", with_selection(without_last)),
+}
+VARIANTS: dict[str, dict[str, Variant]] = {
+    "prumerge": VISION
+    | {
+        "the smallest attention": (prumerge, "rank", lambda right: lambda scores: right(-scores)),
+        "one outlier more": (prumerge, "outlier_counts", lambda right: lambda scores: right(scores) + 1),
+    },
+    "prumerge_plus": VISION
+    | {
+        "the order of the picture": (PruMergePlus, "choose", in_order_of_the_picture),
+        "half at the stride": (
+            prumerge_plus,
+            "outliers_at_stride",
+            lambda right: lambda scores, kept, times, outliers: right(scores, kept, 1, outliers),
+        ),
+        "the smallest attention": (
+            prumerge_plus,
+            "outliers_at_stride",
+            lambda right: lambda scores, *rest: right(-scores, *rest),
+        ),
+        "one outlier more": (prumerge_plus, "outlier_counts", lambda right: lambda scores: right(scores) + 1),
+        "no repetitions where the release has them": (
+            PruMergePlus,
+            "__post_init__",
+            lambda right: lambda self: setattr(self, "as_released", False),
+        ),
+    },
+    "visionzip": {
+        "no [CLS]": (VisionZip, "select", with_selection(without_first)),
+        "one contextual token less": (VisionZip, "select", with_selection(without_last)),
+        "the largest head instead of all": (
+            VisionStates,
+            "cls_attention_and_keys",
+            lambda right: lambda self: (largest_head(right(self)[0]), right(self)[1]),
+        ),
+        "the smallest attention": (visionzip, "rank", lambda right: lambda scores: right(-scores)),
+        "the keys of one head": (VisionStates, "cls_attention_and_keys", with_keys(lambda keys: keys[:, :, :1])),
+        "keys without their norm": (merging, "inverse_norms", lambda right: lambda keys: torch.ones_like(right(keys))),
+        "sums instead of means": (
+            merging,
+            "_weighted_means",
+            lambda right: lambda *rest: (torch.mul(*right(*rest)), right(*rest)[1]),
+        ),
+        "contextual features with the wrong sign": (
+            visionzip,
+            "contextual_tokens",
+            lambda right: lambda tokens, *rest: right(-tokens, *rest),
+        ),
+    },
+    "sparsevlm": {
+        "every word rates": (
+            sparsevlm,
+            "text_raters",
+            lambda right: lambda visual, text, mask: mask / mask.sum(1, keepdim=True),
+        ),
+        "raters below the mean": (
+            sparsevlm,
+            "text_raters",
+            lambda right: lambda visual, text, mask: right(-visual, text, mask),
+        ),
+        "the largest head instead of the mean": (
+            Context,
+            "attention",
+            lambda right: lambda *rest, **given: largest_head(right(*rest, **given)),
+        ),
+        "the smallest attention": (sparsevlm, "rank", lambda right: lambda scores: right(-scores)),
+        "one recycled token less": (
+            SparseVLM,
+            "_recycling",
+            lambda right: lambda *rest: (right(*rest)[0] - 1, right(*rest)[1]),
+        ),
+        "one cluster less": (
+            SparseVLM,
+            "_recycling",
+            lambda right: lambda *rest: (right(*rest)[0], right(*rest)[1] - 1),
+        ),
+        "density without the token itself": (
+            sparsevlm,
+            "dpc_knn",
+            lambda right: lambda *rest, itself, **given: right(*rest, **given),
+        ),
+        "density over five neighbours": (
+            sparsevlm,
+            "dpc_knn",
+            lambda right: lambda *rest, **given: right(*rest, **given | {"neighbours": 5}),
+        ),
+        "clusters by cosine": (
+            sparsevlm,
+            "dpc_knn",
+            lambda right: lambda *rest, **given: right(*rest, **given | {"metric": "cosine"}),
+        ),
+        "sums instead of means": (
+            sparsevlm,
+            "cluster_means",
+            lambda right: lambda *rest: (right(*rest)[0] * right(*rest)[1].unsqueeze(2), None),
+        ),
+    },
+    "sparsevlm_v2": {
+        "no rotary weights": (sparsevlm, "rotary_products", lambda right: lambda *rest: torch.ones_like(right(*rest))),
+        "rotation the other way": (
+            sparsevlm,
+            "rotary_products",
+            lambda right: lambda text, visual: right((text[0], -text[1]), visual),
+        ),
+        "all heads": (sparsevlm, "HEADS", lambda right: 16),
+        "the heads with the smallest sums": (
+            sparsevlm,
+            "take",
+            lambda right: lambda attention, heads: right(attention, (-attention.sum(2)).topk(heads.shape[1]).indices),
+        ),
+        "every word rates": (
+            sparsevlm,
+            "text_raters",
+            lambda right: lambda visual, text, mask: mask / mask.sum(1, keepdim=True),
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize(("method", "mistake"), [(method, name) for method in VARIANTS for name in VARIANTS[method]])
+def test_a_wrong_variant_fails_its_check(monkeypatch, method, mistake):
+    owner, name, make_wrong = VARIANTS[method][mistake]
+    monkeypatch.setattr(owner, name, make_wrong(getattr(owner, name)))
+    found = any(fails(method, case) for case in cases(method) if case.stable)
+    if not found and folder() == SAMPLE:
+        pytest.skip("the committed sample has no case of this part of the rule")
+    assert found
+
+
+def fails(method, case):
+    try:
+        check_of(method)(case)
+    except AssertionError:
+        return True
+    return False
