@@ -70,7 +70,8 @@ def _clip(vision: Any, patches: int, special: int) -> int:
     embedding = 2 * vision.num_channels * vision.patch_size**2 * hidden * patches
     layer = tokens * (8 * hidden**2 + mlp) + 4 * hidden * tokens**2
     pooling = 0
-    if getattr(vision, "vision_use_head", False):  # attention of one learned query, then an MLP
+    # SigLIP has a head unless its configuration says otherwise: attention of one learned query, then an MLP.
+    if getattr(vision, "vision_use_head", vision.model_type == "siglip_vision_model"):
         pooling = 4 * hidden**2 * (1 + tokens) + 4 * hidden * tokens + mlp
     return embedding + vision.num_hidden_layers * layer + pooling
 
