@@ -1,15 +1,22 @@
-"""Settings for every test: one thread, because small tensors gain nothing from two, and repeatable hypothesis."""
+"""Settings for every test: repeatable hypothesis, and one thread unless OMP_NUM_THREADS says otherwise, because small
+tensors gain nothing from two."""
 
 import gc
 import os
+import tempfile
+from pathlib import Path
 
 gc.disable()  # until everything is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
+    # torch looks compiled graphs up without regard to the instructions they were compiled for.
+    graphs = Path(tempfile.gettempdir(), f"torchinductor-tests-{capability}")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(graphs))
 
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 settings.register_profile("tokensel", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("tokensel")
 

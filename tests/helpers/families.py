@@ -3,10 +3,15 @@ methods that run on each, and questions for all of them."""
 
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 from PIL import Image
 from transformers import CLIPVisionConfig, SiglipVisionConfig
+from transformers.models.auto.image_processing_auto import (
+    IMAGE_PROCESSOR_MAPPING_NAMES,
+    get_image_processor_class_from_name,
+)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
@@ -196,7 +201,13 @@ _MAKERS = {
 
 
 def save_family(family: str, folder: Path) -> Path:
-    """Writes a random checkpoint of the family, as save_pretrained does, and returns its folder."""
+    """Writes a random checkpoint of the family, as save_pretrained does, and returns its folder.
+
+    Skips the test where this version of transformers cannot load what it writes.
+    """
+    pictures = get_image_processor_class_from_name(IMAGE_PROCESSOR_MAPPING_NAMES[family]["pil"])
+    if getattr(pictures, "is_dummy", False):
+        pytest.skip(f"this transformers wants torchvision for {family}'s PIL image processor, which does not use it")
     torch.manual_seed(0)
     model, processor = _MAKERS[family](family, _tokenizer())
     model.eval().save_pretrained(folder)
