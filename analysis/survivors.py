@@ -76,6 +76,8 @@ class TextOnly(Protocol):
     def text(self, question: Question) -> str:
         return question.text
 
+    question_text = text
+
 
 class Tracer:
     """Runs one question about one picture at any number of grid points.
@@ -92,8 +94,11 @@ class Tracer:
         kept = {name: getattr(loaded.protocol, name) for name in ("conv", "image_aspect")}
         self.loaded = loaded.with_protocol(TextOnly(**kept)) if in_words else loaded
         self.inputs: dict[str, Any] = self.loaded.prepare([question])
-        self.keys = row_keys([question], loaded.device)
-        self.split = SplitModel(loaded.model)
+        self.about: dict[str, Any] = {
+            "row_keys": row_keys([question], loaded.device),
+            "questions": [self.loaded.protocol.question_text(question)],
+        }
+        self.split = SplitModel(loaded.model, tokenizer=loaded.processor.tokenizer)
         self.visual_tokens = int((self.inputs["input_ids"] == loaded.processor.image_token_id).sum())
         self.grid = self._grid()
 
@@ -122,7 +127,7 @@ class Tracer:
     @torch.inference_mode()
     def full_answer(self) -> tuple[str, float | None]:
         """Returns the answer of the full model, and its margin."""
-        return self._answer(GridPoint("full"), self.split.embed(**self.inputs, row_keys=self.keys))
+        return self._answer(GridPoint("full"), self.split.embed(**self.inputs, **self.about))
 
     @torch.inference_mode()
     def survivors(self, point: GridPoint) -> Survivors:
@@ -131,9 +136,9 @@ class Tracer:
         Raises TokenselError if the point keeps all visual tokens or none.
         """
         stages = [stage for stage in point.stages(self.split.num_layers) if stage.layer < self.split.num_layers]
-        state = self.split.embed(
-            **self.inputs, row_keys=self.keys, uses_vision=any(stage.method.uses_vision for stage in stages)
-        )
+        config = self.loaded.model.config
+        uses_vision = any(stage.method.reads_tower(config) for stage in stages)
+        state = self.split.embed(**self.inputs, **self.about, uses_vision=uses_vision)
         last: tuple[State, State, Stage] | None = None
         for stage in stages:
             entering = self.split.run(state, stage.layer)
@@ -181,7 +186,10 @@ class Tracer:
         return answer, float(best.values[0] - best.values[-1])
 
     def _write(self, point: GridPoint) -> str:
-        with reduce_tokens(self.loaded.model, point.make_method(), row_keys=self.keys, **point.reduction()):
+        tokenizer = self.loaded.processor.tokenizer
+        with reduce_tokens(
+            self.loaded.model, point.make_method(), tokenizer=tokenizer, **self.about, **point.reduction()
+        ):
             written = self.loaded.model.generate(**self.inputs, do_sample=False, max_new_tokens=ANSWER_TOKENS)
         new = written[0, self.inputs["input_ids"].shape[1] :]
         return self.loaded.processor.tokenizer.decode(new, skip_special_tokens=True).strip()

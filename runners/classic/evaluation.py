@@ -105,7 +105,12 @@ def _answer(
     start = time.perf_counter()
     # The copy to the CPU waits until the device has finished.
     output = model.generate(
-        input_ids, images=images, row_keys=keys, do_sample=False, max_new_tokens=ANSWER_TOKENS
+        input_ids,
+        images=images,
+        row_keys=keys,
+        questions=[loaded.protocol.question_text(question)],
+        do_sample=False,
+        max_new_tokens=ANSWER_TOKENS,
     ).cpu()
     taken = time.perf_counter() - start
     text = tokenizer.decode(output[0, input_ids.shape[1] :], skip_special_tokens=True)

@@ -166,3 +166,14 @@ def test_every_scienceqa_prompt_has_the_entrys_own_words(processor, tmp_path):
         assert Protocol().conversation(asked, processor) == f"USER: {own}\n{LETTER} ASSISTANT:", asked.id
         assert Protocol().prepare_image(asked.load_image(), processor.image_processor).size == (3, 3)
         assert Protocol().read(entry["conversations"][1]["value"], asked) == asked.answer
+
+
+def test_the_bare_question_is_the_prompt_without_the_instruction():
+    question = Question("q", "which one?", ("red", "teal"), 0, None, hint="it is warm")
+    protocol = Protocol()
+    bare = protocol.question_text(question)
+    assert bare == "Context: it is warm\nwhich one?\nA. red\nB. teal"
+    assert protocol.text(question) == f"{bare}\nAnswer with the option's letter from the given choices directly."
+    yes_no = Question("q", "is it red?", ("Yes", "No"), 0, None, form="yes_no")
+    assert protocol.question_text(yes_no) == "is it red?"
+    assert Protocol(prompt="lmms").question_text(Question("q", " which? ", ("a", "b"), 0, None)).startswith(" which? ")

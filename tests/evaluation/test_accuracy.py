@@ -9,7 +9,7 @@ import torch
 from helpers.checkpoints import make_questions, save_checkpoint
 from helpers.evaluation import POINTS, assert_same_predictions, evaluate_points
 
-from tokensel import METHODS, Method, TokenselError, reduce_tokens, register_method
+from tokensel import METHODS, Method, Selection, TokenselError, reduce_tokens, register_method
 from tokensel.engine import source
 from tokensel.errors import BadSampleError
 from tokensel.evaluation.answers import row_keys
@@ -228,3 +228,37 @@ def test_a_point_that_nobody_could_run_is_refused_in_one_line(settings, named):
 
 def test_summary_without_an_answered_question_has_no_accuracy():
     assert summarize([{"correct": False, "skipped": True}])["accuracy"] is None
+
+
+class Reader(Method):
+    """Keeps the first tokens, and notes what it is given to read."""
+
+    name: ClassVar[str] = "reader"
+    seen: ClassVar[set[str]] = set()
+
+    def select(self, context):
+        assert context.questions is not None
+        words, real = context.embed_words([text.split() for text in context.questions])
+        assert words.shape[:2] == real.shape
+        assert (real.sum(1) > 0).all()
+        self.seen.update(context.questions)
+        return Selection(torch.arange(context.kept).expand(len(context.questions), -1))
+
+
+@pytest.mark.parametrize("how", ["letter", "generate", "latency"])
+def test_methods_are_given_the_bare_question_of_each_row(loaded, tmp_path, how):
+    questions = make_questions(9)
+    register_method(Reader)
+    try:
+        Reader.seen.clear()
+        point = GridPoint("reader", kept=4, agg_layer=2)
+        if how == "latency":
+            questions = questions[:1]
+            LatencyMeter(loaded, questions[0], repeats=1, warmup=0, decode_tokens=1).measure(point)
+        else:
+            _, failures = evaluate_points(loaded, tmp_path, questions, [point], scoring=how, batch_size=2)
+            assert not failures, failures
+    finally:
+        METHODS.pop("reader")
+    assert Reader.seen == {loaded.protocol.question_text(question) for question in questions}
+    assert not any("Answer with" in text for text in Reader.seen)

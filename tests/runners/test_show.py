@@ -58,7 +58,7 @@ def picture_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def entering(tracer: Tracer, layer: int) -> torch.Tensor:
     """The visual tokens' hidden states on entering a layer: [N, D]."""
     with torch.inference_mode():
-        state = tracer.split.run(tracer.split.embed(**tracer.inputs, row_keys=tracer.keys), layer)
+        state = tracer.split.run(tracer.split.embed(**tracer.inputs, **tracer.about), layer)
     return state.hidden[0, state.visual_index[0]]
 
 
@@ -110,7 +110,7 @@ def test_weights_reproduce_the_values_that_survivors_carry(tracer, aggregation):
     found = tracer.survivors(point)
     assert found.gathers == aggregation
     with torch.inference_mode():
-        state = tracer.split.run(tracer.split.embed(**tracer.inputs, row_keys=tracer.keys), 2)
+        state = tracer.split.run(tracer.split.embed(**tracer.inputs, **tracer.about), 2)
         reduced = tracer.split.reduce(state, point.stages()[0])
     carried = reduced.hidden[0, reduced.visual_index[0]]
     torch.testing.assert_close(torch.from_numpy(found.weights) @ entering(tracer, 2), carried, atol=1e-5, rtol=1e-4)

@@ -17,7 +17,7 @@ It wraps a stock transformers model, which `tokensel.reduce_tokens` reduces whil
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,8 @@ class ClassicModel(_Wrapper):
     def __init__(self, loaded: LoadedModel) -> None:
         super().__init__(loaded.model)
         self.model = ClassicInner(loaded.model.model)
-        self._pad_token_id = loaded.processor.tokenizer.pad_token_id
+        self._tokenizer = loaded.processor.tokenizer
+        self._pad_token_id = self._tokenizer.pad_token_id
         self._image_token_id = loaded.processor.image_token_id
         self._num_image_tokens = loaded.num_image_tokens
         self._printed: set[str] = set()
@@ -146,6 +147,7 @@ class ClassicModel(_Wrapper):
         *,
         inputs: Tensor | None = None,
         row_keys: Tensor | None = None,
+        questions: Sequence[str] | None = None,
         **options: Any,
     ) -> Any:
         """Generates answers with the reduction that `config` describes at the time of the call.
@@ -158,6 +160,7 @@ class ClassicModel(_Wrapper):
             attention_mask: [B, T]; None: all but leading pad tokens
             row_keys: LongTensor[B] that seeds random choices together with config.custom_seed; a sweep uses
                 `tokensel.evaluation.answers.row_keys(questions, device)`
+            questions: the bare question of each row, for methods that read it apart from the prompt
             options: of transformers' `generate`; output_attentions is ignored, since no method needs it
 
         Returns LongTensor[B, T + new], or with return_dict_in_generate an output with these `sequences`. The first T
@@ -173,7 +176,8 @@ class ClassicModel(_Wrapper):
         if options.pop("output_attentions", False):
             self._warn_once("output_attentions=True: ignored; no method needs attention maps")
         reduction = classic_reduction(self.config)
-        with reduce_tokens(self.stock, row_keys=row_keys, **reduction) as record:
+        given = {"row_keys": row_keys, "questions": questions, "tokenizer": self._tokenizer}
+        with reduce_tokens(self.stock, **given, **reduction) as record:
             self._print_seed(reduction)
             output = self.stock.generate(**prepared, **options)
         self.model.last_selected_positions, self.model.last_gen_kept_indices = record.positions, record.indices

@@ -55,10 +55,13 @@ class Protocol:
 
     def text(self, question: Question) -> str:
         """The text of the user's turn, without the picture."""
+        return f"{self.question_text(question)}\n{instruction(question)}"
+
+    def question_text(self, question: Question) -> str:
+        """The bare question, for methods that read it: its hint, text and options as in the prompt, without the
+        instruction how to answer."""
         words = question_words(question)
-        if self.prompt == "llava":
-            words = words.strip()
-        return f"{words}\n{instruction(question)}"
+        return words.strip() if self.prompt == "llava" else words
 
     def conversation(self, question: Question, processor: Any) -> str:
         """The whole prompt, up to where the answer begins. The picture is one image token.

@@ -1,6 +1,7 @@
 """Answers a method's questions about one picture of a prompt: what stands behind a Context."""
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,9 @@ from tokensel.functional import take
 from tokensel.methods import Method
 from tokensel.models.parts import ModelParts
 from tokensel.models.vision import VisionStates
+
+# Batches may be computed in several threads, and a tokenizer cannot be shared between them.
+_TOKENIZING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ class StateSource:
         tokenizer: Any = self.parts.tokenizer
         if tokenizer is None:
             raise TokenselError(f"tokenizer=None: method {self.method.name!r} reads words; give tokenizer=")
-        rows = [tokenizer(list(words), is_split_into_words=True, truncation=True)["input_ids"] for words in texts]
+        with _TOKENIZING:
+            rows = [tokenizer(list(words), is_split_into_words=True, truncation=True)["input_ids"] for words in texts]
         rows = [ids[1:] if len(ids) > 1 and ids[0] == tokenizer.bos_token_id else ids for ids in rows]
         length = max(1, *map(len, rows))
         device = self.state.hidden.device
@@ -119,9 +124,10 @@ class StateSource:
                 "uses_vision = True"
             )
         batch, pictures = len(self.state.hidden), len(self.state.pictures)
-        if pictures == 1:
-            return self.state.vision
-        return self.state.vision.rows(torch.arange(batch, device=self.state.hidden.device) * pictures + self.picture)
+        vision = self.state.vision
+        if pictures > 1:
+            vision = vision.rows(torch.arange(batch, device=self.state.hidden.device) * pictures + self.picture)
+        return vision.with_tokens(self.inputs()[0])
 
     def grid(self) -> tuple[int, int]:
         count = self._this.count

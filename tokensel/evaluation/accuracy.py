@@ -6,6 +6,7 @@ run once; each grid point then runs only the layers above. Predictions are store
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from tokensel.engine.stages import Stage
 from tokensel.engine.writing import SharedWriter, cannot_share, changes_answers, stop_tokens
 from tokensel.errors import BadSampleError, TokenselError
 from tokensel.evaluation.answers import add_positions, row_keys, score_letters
-from tokensel.evaluation.batches import MOST_WORKERS, cut_batches, order_questions
+from tokensel.evaluation.batches import count_workers, cut_batches, order_questions
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.pass_data import Computed, Group, PredictionStore, Prepared
 from tokensel.evaluation.prefetch import prefetch
@@ -64,17 +65,19 @@ def evaluate(
     """
     if scoring not in SCORINGS:
         raise TokenselError(f"scoring={scoring}: unknown; choose one of {', '.join(SCORINGS)}")
-    split = SplitModel(loaded.model, compiled)
+    # Methods read words while the next batch is tokenized, and a tokenizer cannot be shared between threads.
+    tokenizer = deepcopy(loaded.processor.tokenizer)
+    split = SplitModel(loaded.model, compiled, tokenizer=tokenizer)
     if compiled and scoring == "generate":
         why = cannot_cache(split) or changes_answers(loaded.model.generation_config)
         if why is not None:
             assert split.graphs is not None
             split.graphs.go_without("generate", why)
-            split = SplitModel(loaded.model)
+            split = SplitModel(loaded.model, tokenizer=tokenizer)
     run = _OnePass(
         loaded, split, points, stores, scoring, on_bad_sample, progress or (lambda count: None), keep_positions
     )
-    workers = 1 if compiled else _workers(loaded, points, scoring)
+    workers = 1 if compiled else count_workers(loaded, [point.make_method() for point in points], scoring)
     # The next batch's pictures are prepared while this batch is computed.
     with closing(prefetch(run.prepare, cut_batches(order_questions(questions), batch_size))) as prepared:
         if workers == 1:
@@ -85,19 +88,6 @@ def evaluate(
                 for result in computed:
                     run.keep(result)
     return run.failures
-
-
-def _workers(loaded: LoadedModel, points: Sequence[GridPoint], scoring: str) -> int:
-    """How many batches are computed in parallel. On a CPU, a batch per thread is faster than all threads on one batch.
-
-    1 where parallel batches could interfere: through hooks on the model, or a user's method, which may keep state.
-    """
-    if loaded.device.type != "cpu" or scoring == "generate":
-        return 1
-    methods = [point.make_method() for point in points]
-    if any(method.uses_vision or not type(method).__module__.startswith("tokensel.") for method in methods):
-        return 1
-    return min(MOST_WORKERS, torch.get_num_threads())
 
 
 class _OnePass:
@@ -204,13 +194,15 @@ class _OnePass:
     def embed(self, group: Group, stages: Iterable[Sequence[Stage]]) -> State:
         """The prompts as they enter the first layer. stages: those of all points, whose methods say what they need."""
         encoded = group.encoded
-        uses_vision = any(stage.method.uses_vision for each in stages for stage in each)
+        config = self.loaded.model.config
+        uses_vision = any(stage.method.reads_tower(config) for each in stages for stage in each)
         features, vision = self.features(encoded, uses_vision)
         return self.split.embed(
             encoded.input_ids,
             encoded.attention_mask,
             image_features=features,
             row_keys=row_keys(group.questions, encoded.input_ids.device),
+            questions=self.texts(group.questions),
             vision=vision,
             pictures=encoded.pictures,
         )
@@ -218,16 +210,20 @@ class _OnePass:
     def features(self, encoded: Encoded, uses_vision: bool) -> tuple[list[torch.Tensor] | None, VisionStates | None]:
         """The visual tokens of every row with a picture, [N, D] each; every picture is encoded once.
 
-        With uses_vision also the vision tower's states, for model families where methods can use them.
+        With uses_vision also the vision tower's states.
         """
         if not encoded.pictures:
             return None, None
         rows = encoded.picture_indices.tolist()
-        if not uses_vision or not self.loaded.family.one_grid:
+        if not uses_vision:
             seen = self.split.picture_features(encoded.pictures)
             return [seen[row] for row in rows], None
-        features, vision = self.split.features_and_states(encoded.pictures["pixel_values"])
+        features, vision = self.split.features_and_states(encoded.pictures)
         return [features[row] for row in rows], vision.rows(encoded.picture_indices)
+
+    def texts(self, questions: Sequence[Question]) -> list[str]:
+        """The bare questions, for methods that read them."""
+        return [self.loaded.protocol.question_text(question) for question in questions]
 
     def answer_ids(self, question: Question) -> list[int]:
         """The token ids that begin the question's possible answers."""
@@ -245,7 +241,12 @@ class _OnePass:
             point = self.points[index]
             try:
                 with reduce_tokens(
-                    self.loaded.model, point.make_method(), row_keys=keys, **point.reduction()
+                    self.loaded.model,
+                    point.make_method(),
+                    row_keys=keys,
+                    questions=self.texts(group.questions),
+                    tokenizer=self.split.parts.tokenizer,
+                    **point.reduction(),
                 ) as record:
                     written = self.loaded.model.generate(**inputs, do_sample=False, max_new_tokens=ANSWER_TOKENS)
             except Exception as error:

@@ -1,9 +1,13 @@
-"""The order in which questions are evaluated, and how they are cut into batches."""
+"""The order in which questions are evaluated, how they are cut into batches, and how many of these run at once."""
 
 import math
 from collections.abc import Iterator, Sequence
 
+import torch
+
 from tokensel.data import Question, stable_hash
+from tokensel.methods import Method
+from tokensel.models import LoadedModel
 
 # Batches that a CPU evaluates in parallel, each with its share of the threads.
 MOST_WORKERS = 4
@@ -39,3 +43,16 @@ def cut_batches(questions: list[Question], size: int) -> Iterator[list[Question]
             end = len(alike) * (index + 1) // count
             yield alike[begin:end]
             begin = end
+
+
+def count_workers(loaded: LoadedModel, methods: Sequence[Method], scoring: str) -> int:
+    """How many batches are computed in parallel. On a CPU, a batch per thread is faster than all threads on one batch.
+
+    1 where parallel batches could interfere: through hooks on the model, or a user's method, which may keep state.
+    """
+    if loaded.device.type != "cpu" or scoring == "generate":
+        return 1
+    config = loaded.model.config
+    if any(method.reads_tower(config) or not type(method).__module__.startswith("tokensel.") for method in methods):
+        return 1
+    return min(MOST_WORKERS, torch.get_num_threads())

@@ -53,7 +53,10 @@ class LatencyMeter:
         self.repeats, self.warmup, self.decode_tokens = repeats, max(warmup, int(compiled)), decode_tokens
         self.inputs: dict[str, Any] = loaded.prepare([question])
         self.keys = row_keys([question], loaded.device)
-        self.split = SplitModel(loaded.model, compiled, text_multiple=1)
+        # What methods are given beside the prompt.
+        self.about: dict[str, Any] = {"row_keys": self.keys, "questions": [loaded.protocol.question_text(question)]}
+        self.tokenizer = loaded.processor.tokenizer
+        self.split = SplitModel(loaded.model, compiled, text_multiple=1, tokenizer=self.tokenizer)
         self.cached: CachedModel | None = None
         if self.split.graphs is not None:
             if why := cannot_cache(self.split):
@@ -145,7 +148,9 @@ class LatencyMeter:
         """Milliseconds of one prefill and of each decoding step. point: None runs the full model."""
         reducing: AbstractContextManager[Any] = nullcontext()
         if point is not None:
-            reducing = reduce_tokens(self.model, point.make_method(), row_keys=self.keys, **point.reduction())
+            reducing = reduce_tokens(
+                self.model, point.make_method(), tokenizer=self.tokenizer, **self.about, **point.reduction()
+            )
         mask = self.inputs["attention_mask"]
         length = mask.shape[1]
         with reducing:
@@ -170,15 +175,15 @@ class LatencyMeter:
 
     def _run_compiled(self, cached: CachedModel, point: GridPoint | None) -> tuple[float, list[float]]:
         stages = [] if point is None else point.stages(self.split.num_layers)
-        uses_vision = any(stage.method.uses_vision for stage in stages)
+        uses_vision = any(stage.method.reads_tower(self.model.config) for stage in stages)
         pictures = picture_arguments(self.inputs)
         began = self._now()
         if uses_vision or not pictures:
-            state = self.split.embed(**self.inputs, row_keys=self.keys, uses_vision=uses_vision)
+            state = self.split.embed(**self.inputs, **self.about, uses_vision=uses_vision)
         else:
             prompt = {name: value for name, value in self.inputs.items() if name not in pictures}
             features = cached.features(pictures)
-            state = self.split.embed(**prompt, image_features=features, row_keys=self.keys, pictures=pictures)
+            state = self.split.embed(**prompt, image_features=features, **self.about, pictures=pictures)
         decoding = cached.prefill(state, stages, self.decode_tokens)
         token = decoding.logits.argmax(-1, keepdim=True)
         prefill = 1000 * (self._now() - began)
@@ -197,7 +202,7 @@ class LatencyMeter:
     def _time_selection(self, point: GridPoint) -> list[float]:
         """Milliseconds of selection, aggregation and layout, summed over the stages; empty without stages."""
         stages = [stage for stage in point.stages(self.split.num_layers) if stage.layer < self.split.num_layers]
-        uses_vision = any(stage.method.uses_vision for stage in stages)
+        uses_vision = any(stage.method.reads_tower(self.model.config) for stage in stages)
         if not stages:
             return []
         state = self._prefix(uses_vision, stages[0].layer)
@@ -218,7 +223,7 @@ class LatencyMeter:
         if (uses_vision, layer) not in self._prefixes:
             before = self._prefix(uses_vision, 0) if layer else None
             self._prefixes[uses_vision, layer] = (
-                self.split.embed(**self.inputs, row_keys=self.keys, uses_vision=uses_vision)
+                self.split.embed(**self.inputs, **self.about, uses_vision=uses_vision)
                 if before is None
                 else self.split.run(before, layer)
             )

@@ -1,7 +1,7 @@
 """The base classes of all methods."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -63,6 +63,17 @@ class Method:
         None: it depends on the picture; then rows of a batch may differ (`Selection.counts`).
         """
         return kept
+
+    def reads_tower(self, config: Any) -> bool:
+        """Whether `select` uses the vision tower of a model with this configuration, transformers' own."""
+        return self.uses_vision
+
+    def resolved_settings(self, config: Any | None = None) -> dict[str, Any]:
+        """Fields whose value depends on what can be loaded on this machine, with the value that takes effect.
+
+        They are part of a grid point's stored settings and of its key. config: the model's; None = not known.
+        """
+        return {}
 
     @classmethod
     def takes_kept(cls) -> bool:
