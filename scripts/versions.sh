@@ -67,7 +67,7 @@ install() {
     echo "torch==$torch" >"$place/constraints.txt"
   fi
   if $pip -c "$place/constraints.txt" -e ".[test]" "transformers==$transformers"; then return; fi
-  echo "transformers $transformers is not in the project's range: installed over one that is"
+  echo "transformers $transformers does not meet what the project or a package asks for: installed over one that does"
   $pip -c "$place/constraints.txt" -e ".[test]" && $pip "transformers==$transformers" "torch==$torch"
 }
 
