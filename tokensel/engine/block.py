@@ -26,7 +26,7 @@ from tokensel.engine.state import State, find_visual
 from tokensel.engine.stock import by_name, find_cache
 from tokensel.errors import TokenselError
 from tokensel.models.parts import ModelParts
-from tokensel.models.vision import VisionTap
+from tokensel.models.tap import VisionTap
 
 Arguments = dict[str, Any]
 Stock = Callable[..., Any]
@@ -52,8 +52,8 @@ class Block:
         self.stages = {
             stage.layer: stage for stage in stages if stage.layer < parts.num_layers and not stage.method.passes_through
         }
-        uses_vision = any(stage.method.uses_vision for stage in self.stages.values())
-        self._tap = VisionTap(parts.llava, parts.family) if uses_vision and parts.llava is not None else None
+        reads = any(stage.method.reads_tower(self.model.config) for stage in self.stages.values())
+        self._tap = VisionTap(parts.llava, parts.family) if reads and parts.llava is not None else None
         self.record = Record()
         self._undo: list[Callable[[], None]] = []
 
@@ -141,7 +141,7 @@ class Block:
         finally:
             running.forward.reset(token)
         for reduction in {} if forward.plan is None else forward.plan.reductions.values():
-            labels = reduction.along(labels)
+            labels = reduction.labels(labels)
         vocabulary = self.model.config.get_text_config().vocab_size
         more = {name: given[name] for name in ("num_items_in_batch",) if name in given}
         loss = self.model.loss_function(logits=output[0], labels=labels, vocab_size=vocabulary, **more)
@@ -218,8 +218,7 @@ class Block:
 
     def _prompt(self, stock: Stock, call: Call, forward: Forward, generation: Generation | None) -> Any:
         """A new prompt, chosen from. Behind it there may be tokens that assisted decoding proposes."""
-        self.record.positions = self.record.indices = None
-        self.record.unreduced = forward.unreduced
+        self.record.note(None, forward.unreduced)
         batch, total = call.embeds.shape[:2]
         length = min(total, generation.length or total) if generation is not None else total
         visual_index = find_visual(self._visual_mask(forward, batch, length).to(call.embeds.device))
@@ -227,7 +226,7 @@ class Block:
             return stock(**call.given)
         cache = call.prepared_cache(self.parts)
         keys = torch.zeros(1, dtype=torch.long) if self.row_keys is None else self.row_keys
-        vision = None if self._tap is None else row_vision(self._tap.take(), forward.seen, batch)
+        vision = None if self._tap is None else row_vision(self._tap.take(forward.seen.arguments), forward.seen, batch)
         state = State(
             hidden=call.embeds[:, :length],
             attention_mask=None if call.mask is None else call.mask[:, :length].bool(),
@@ -244,7 +243,8 @@ class Block:
         state = prefill(self.parts, state, self.stages, outputs, **call.options)
         plan = Plan(length, state.reductions)
         if plan.reductions:
-            self.record.positions, self.record.indices, forward.plan = state.positions, state.indices, plan
+            self.record.note(state, forward.unreduced)
+            forward.plan = plan
             if cache is not None:
                 remember(cache, plan)
             elif generation is not None:

@@ -17,7 +17,6 @@ from tokensel.engine.attention import last_real
 from tokensel.engine.compiled import Through
 from tokensel.engine.compiled import through as plainly
 from tokensel.engine.layouts import explicit_mask
-from tokensel.engine.selection import reduce_state
 from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
 from tokensel.engine.state import slides
@@ -105,16 +104,15 @@ class CachedModel:
             self._rows = max(batch, self._rows)
             state = state.filled(self._rows)
         following = state.following()
-        depth, removed, used = self.split.num_layers, 0, []
+        depth, used = self.split.num_layers, []
         active = {stage.layer: stage for stage in stages if stage.layer < depth and not stage.method.passes_through}
         bounds = [*sorted({0, *active}), depth]
         for first, last in itertools.pairwise(bounds):
             if first in active:
-                state = reduce_state(state, active[first], self.parts)
+                state = self.split.reduce(state, active[first])
                 reduction = state.reductions.get(first)
-                if reduction is not None and reduction.renumbers:
-                    removed += reduction.removed
-            buffers = self._prepare(state, first, last, following - removed, room)
+                following = following if reduction is None else reduction.position_ids(following, later=True)
+            buffers = self._prepare(state, first, last, following, room)
             keeps_previous = last in active and active[last].method.uses_attention
             state = self._enter(state, buffers, keeps_previous)
             used.append(buffers)

@@ -11,6 +11,7 @@ from transformers import Cache
 
 from tokensel.engine.caches import Plan
 from tokensel.engine.pictures import Seen
+from tokensel.engine.state import State
 
 
 @dataclass
@@ -18,13 +19,25 @@ class Record:
     """What the last prompt's reduction chose; None when nothing was removed.
 
     positions: LongTensor[B, M], the chosen visual tokens relative to the image, in the order in which they now stand
-    (order of choice with position="front", ascending with "source"). indices: the same in the input sequence.
+    (order of choice with position="front", ascending with "source"); -1 = none of them, like the vision tower's [CLS].
+    indices: the same in the input sequence.
+    counts: LongTensor[B], where rows keep unequal numbers: the first counts[b] entries of row b remain, what follows is
+    padding; None = all M remain.
     unreduced: why visual tokens of the last prompt stayed although a stage might have removed them, or None.
     """
 
     positions: Tensor | None = None
     indices: Tensor | None = None
+    counts: Tensor | None = None
     unreduced: str | None = None
+
+    def note(self, state: State | None, unreduced: str | None) -> None:
+        """Records what was chosen of a prompt; state: the reduced one, None = nothing was removed."""
+        self.positions = self.indices = self.counts = None
+        self.unreduced = unreduced
+        if state is not None:
+            self.positions, self.indices = state.positions, state.indices
+            self.counts = None if state.counts is None else state.counts.sum(1)
 
 
 @dataclass

@@ -1,9 +1,8 @@
 """The one function that removes visual tokens from a prompt."""
 
-import itertools
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,27 +11,19 @@ from tokensel.engine.layouts import Reduction
 from tokensel.engine.source import StateSource
 from tokensel.engine.stages import Stage
 from tokensel.engine.state import State
+from tokensel.engine.survivors import Survivors, beside, everything, in_place, together
 from tokensel.errors import TokenselError
 from tokensel.functional import cross_attention, nearest_mean, take
 from tokensel.methods import Context, Selection
 from tokensel.models.parts import ModelParts
 
 
-@dataclass(frozen=True)
-class _Survivors:
-    """indices: LongTensor[B, M], which visual tokens remain, in the order in which they stand. values: [B, M, D] what
-    they carry, None = their own. sizes: [B, M] what they weigh, None = 1."""
-
-    indices: Tensor
-    values: Tensor | None = None
-    sizes: Tensor | None = None
-
-
-def reduce_state(state: State, stage: Stage, parts: ModelParts) -> State:
+def reduce_state(state: State, stage: Stage, parts: ModelParts, multiple: int = 1) -> State:
     """Applies one stage to a prompt. Several pictures are reduced each by itself, `kept` shared in proportion.
 
-    parts: the model's, for methods that use its layers. Returns the reduced state; the state itself where there is
-    nothing to do (kept >= N, no visual tokens, method "full").
+    parts: the model's, for methods that use its layers. multiple: where the number that remains depends on the picture,
+    rows are padded to a multiple of this, so that shapes repeat. Returns the reduced state; the state itself where
+    there is nothing to do (kept >= N, no visual tokens, method "full").
 
     Raises TokenselError for a bad selection.
     """
@@ -48,41 +39,35 @@ def reduce_state(state: State, stage: Stage, parts: ModelParts) -> State:
             warnings.warn(f"kept={kept}: the image has {count} visual tokens; nothing is removed", stacklevel=2)
         return state
     state = state.together()
-    shares = share(kept, [picture.count for picture in state.pictures])
-    # A choice must not hang on autocast's rounding; nor do methods' own products fit its dtypes.
-    with torch.autocast(state.hidden.device.type, enabled=False):
-        sources = [StateSource(state, picture, stage.method, parts) for picture in range(len(shares))]
-        chosen = [_reduce_picture(stage, source, each) for source, each in zip(sources, shares, strict=True)]
-    firsts = itertools.accumulate((picture.count for picture in state.pictures[:-1]), initial=0)
-    positions = torch.cat([each.indices + first for each, first in zip(chosen, firsts, strict=True)], 1)
-    if stage.position == "source":
-        slots = state.visual_index.gather(1, positions)
-    else:  # the first places of each picture
-        slots = torch.cat([source.visual_index[:, :each] for source, each in zip(sources, shares, strict=True)], 1)
-    values = [each.values for each in chosen if each.values is not None]
-    reduction = _lay_out(stage, state, slots, torch.cat(values, 1) if values else None)
-    sizes = [torch.ones_like(each.indices) if each.sizes is None else each.sizes for each in chosen]
-    if any(each.sizes is not None for each in chosen):
-        logs = torch.zeros_like(state.hidden[:, :, 0])
-        logs = logs.scatter(1, slots, torch.cat(sizes, 1).float().log().to(logs.dtype))
-        reduction = replace(reduction, bias=logs)
-    indices = state.visual_index.gather(1, positions)
+    survivors, left = _choose(state, stage, parts, kept, multiple)
+    reduction = _lay_out(stage, state, survivors)
     return state.followed_by(
         hidden=reduction.hidden(state.hidden),
         attention_mask=reduction.key_mask(state.attention_mask, reduction.length),
         position_ids=reduction.position_ids(state.position_ids),
-        visual_index=reduction.new_slots.sort(1).values,
-        pictures=tuple(replace(each, count=left) for each, left in zip(state.pictures, shares, strict=True)),
-        deepstack=tuple(take(each, positions) for each in state.deepstack),
+        visual_index=reduction.new_slots,
+        pictures=tuple(replace(picture, count=each) for picture, each in zip(state.pictures, left, strict=True)),
+        counts=survivors.counts,
+        deepstack=tuple(_features_of(each, survivors.indices) for each in state.deepstack),
         previous=None,
         prompt=state.prompt or (state if state.layer == 0 else None),
         vision=None,
         masked=state.masked or reduction.visible is not None,
         key_bias=reduction.key_bias(state.key_bias, reduction.length),
-        positions=positions if state.positions is None else state.positions.gather(1, positions),
-        indices=indices if state.indices is None else state.indices.gather(1, positions),
+        positions=survivors.indices if state.positions is None else _entries(state.positions, survivors.indices),
+        indices=_entries(state.visual_index if state.indices is None else state.indices, survivors.indices),
         reductions={**state.reductions, state.layer: reduction},
     )
+
+
+def _entries(values: Tensor, indices: Tensor) -> Tensor:
+    """values [B, N] at the indices: [B, M], and -1 where an index is -1."""
+    return torch.where(indices < 0, -1, values.gather(1, indices.clamp_min(0)))
+
+
+def _features_of(features: Tensor, indices: Tensor) -> Tensor:
+    """features [B, N, D] at the indices: [B, M, D], and 0 where an index is -1."""
+    return take(features, indices.clamp_min(0)).masked_fill((indices < 0).unsqueeze(-1), 0)
 
 
 def share(kept: int, counts: Sequence[int]) -> list[int]:
@@ -95,7 +80,35 @@ def share(kept: int, counts: Sequence[int]) -> list[int]:
     return shares
 
 
-def _reduce_picture(stage: Stage, source: StateSource, kept: int) -> _Survivors:
+def _choose(state: State, stage: Stage, parts: ModelParts, kept: int, multiple: int) -> tuple[Survivors, Sequence[int]]:
+    """The survivors, and how many of each picture there are: in the row with most of them."""
+    groups = [(rows, _choose_alike(group, stage, parts, kept)) for rows, group in state.groups()]
+    first = groups[0][1]
+    if len(groups) == 1 and first.counts is None:
+        return first, first.shares
+    survivors = together(groups, take(state.hidden, state.visual_index), multiple)
+    assert survivors.counts is not None
+    left = survivors.counts.amax(0).tolist()
+    if survivors.indices.shape[1] == sum(left) and bool((survivors.counts == survivors.counts[:1]).all()):
+        survivors = replace(survivors, counts=None)
+    return survivors, left
+
+
+def _choose_alike(state: State, stage: Stage, parts: ModelParts, kept: int) -> Survivors:
+    """The survivors of rows whose pictures have equally many visual tokens."""
+    counts = [picture.count for picture in state.pictures]
+    if kept >= sum(counts):  # these rows have few already; others have more
+        return everything(len(state.hidden), counts, state.hidden.device)
+    # A choice must not hang on autocast's rounding; nor do methods' own products fit its dtypes.
+    with torch.autocast(state.hidden.device.type, enabled=False):
+        sources = [StateSource(state, picture, stage.method, parts) for picture in range(len(counts))]
+        chosen = [
+            _reduce_picture(stage, source, each) for source, each in zip(sources, share(kept, counts), strict=True)
+        ]
+    return beside(chosen, counts)
+
+
+def _reduce_picture(stage: Stage, source: StateSource, kept: int) -> Survivors:
     """What remains of one picture; indices are among its own visual tokens."""
     state, method = source.state, stage.method
     batch, alone = len(state.hidden), len(state.pictures) == 1
@@ -111,30 +124,50 @@ def _reduce_picture(stage: Stage, source: StateSource, kept: int) -> _Survivors:
     if alone or 0 < kept < context.count:
         with torch.no_grad():
             selection = method.select(context)
+        _check(selection, context, stage)
     else:  # of several pictures, one that keeps all or nothing
         selection = Selection(torch.arange(kept, device=state.hidden.device).expand(batch, -1))
-    if selection.indices.shape != (batch, kept):
-        raise TokenselError(
-            f"method {method.name!r}: must choose [{batch}, {kept}] tokens, chose {list(selection.indices.shape)}"
-        )
     survivors = _survivors(stage, context, selection)
     if survivors.values is None and not alone:  # what is written to one picture's places is written to all
-        survivors = replace(survivors, values=take(context.tokens, survivors.indices))
+        survivors = replace(survivors, values=take(context.tokens, survivors.indices.clamp_min(0)))
     return survivors
 
 
-def _survivors(stage: Stage, context: Context, selection: Selection) -> _Survivors:
-    chosen = _Survivors(selection.indices, selection.values, selection.sizes)
-    if chosen.values is not None:
+def _check(selection: Selection, context: Context, stage: Stage) -> None:
+    """Raises TokenselError unless the selection has as many tokens as its method says."""
+    method, shape, batch = stage.method, list(selection.indices.shape), len(context.row_keys)
+    wanted = method.remaining(context.kept, context.count, context.layer, context.stage)
+    if wanted is not None and (shape != [batch, wanted] or selection.counts is not None):
+        raise TokenselError(f"method {method.name!r}: must choose [{batch}, {wanted}] tokens, chose {shape}")
+    if len(shape) != 2 or shape[0] != batch or shape[1] > context.count:
+        raise TokenselError(
+            f"method {method.name!r}: must choose at most [{batch}, {context.count}] tokens, chose {shape}"
+        )
+    counts = selection.counts
+    if counts is not None and (counts.shape != (batch,) or counts.dtype != torch.long):
+        raise TokenselError(
+            f"method {method.name!r}: counts must be a LongTensor [{batch}], not {counts.dtype} {list(counts.shape)}"
+        )
+
+
+def _survivors(stage: Stage, context: Context, selection: Selection) -> Survivors:
+    values, counts = selection.values, selection.counts
+    if values is not None:
         if stage.layout == "mask":
             raise TokenselError(f"layout='mask': method {stage.method.name!r} changes what the survivors carry")
-        chosen = replace(chosen, values=chosen.values.to(context.tokens.dtype))
+        values = values.to(context.tokens.dtype)
+    counts = None if counts is None else counts.clamp(0, selection.indices.shape[1]).unsqueeze(1)
+    chosen = Survivors(selection.indices, selection.indices, values, selection.sizes, counts)
     if stage.position == "source":
-        chosen = _each_in_its_place(context, chosen)
+        chosen = in_place(chosen, context.tokens)
+    else:
+        first = torch.arange(chosen.indices.shape[1], device=chosen.indices.device).expand_as(chosen.indices)
+        chosen = replace(chosen, indices=chosen.indices.where(chosen.real, -1), places=first)
     moves = stage.position != "source" or stage.layout == "zero_fill"
     if chosen.values is not None or (stage.aggregation == "none" and not moves):
         return chosen
-    own = take(context.tokens, chosen.indices)
+    # Padding repeats a row's first survivor, which then gathers what padding would.
+    own = take(context.tokens, chosen.indices.where(chosen.indices >= 0, chosen.indices[:, :1]).clamp_min(0))
     if stage.aggregation == "mean":
         return replace(chosen, values=nearest_mean(own, context.tokens))
     if stage.aggregation == "cross_attention":
@@ -142,34 +175,24 @@ def _survivors(stage: Stage, context: Context, selection: Selection) -> _Survivo
     return replace(chosen, values=own)
 
 
-def _each_in_its_place(context: Context, chosen: _Survivors) -> _Survivors:
-    """The survivors, ascending. A method may choose a token twice; two cannot stand in one place, so the lowest free
-    one fills in, with its own state."""
-    indices, values, sizes = chosen.indices, chosen.values, chosen.sizes
-    taken = torch.zeros(len(indices), context.count, dtype=torch.uint8, device=indices.device).scatter(1, indices, 1)
-    free_last = taken.sort(dim=1, descending=True, stable=True).indices
-    distinct = free_last[:, : context.kept].sort(dim=1).values
-    if values is None and sizes is None:
-        return _Survivors(distinct)
-    order = torch.full(taken.shape, -1, device=indices.device)
-    order = order.scatter(1, indices, torch.arange(context.kept, device=indices.device).expand_as(indices))
-    rank = order.gather(1, distinct)
-    if values is not None:
-        own = take(context.tokens, distinct)
-        values = torch.where((rank < 0).unsqueeze(-1), own, take(values, rank.clamp_min(0)))
-    if sizes is not None:
-        sizes = torch.where(rank < 0, 1.0, sizes.float().gather(1, rank.clamp_min(0)))
-    return _Survivors(distinct, values, sizes)
-
-
-def _lay_out(stage: Stage, state: State, slots: Tensor, values: Tensor | None) -> Reduction:
+def _lay_out(stage: Stage, state: State, survivors: Survivors) -> Reduction:
     visual, length = state.visual_index, state.hidden.shape[1]
+    slots = visual.gather(1, survivors.places)
+    counts = None if survivors.counts is None else survivors.counts.sum(1)
+    bias = None
+    if survivors.sizes is not None:
+        bias = torch.zeros_like(state.hidden[:, :, 0])
+        bias = bias.scatter(1, slots, survivors.sizes.float().log().to(bias.dtype))
+    reduction = Reduction(length, slots, survivors.values, counts=counts, bias=bias)
     if stage.layout == "zero_fill":
-        return Reduction(length, slots, values, erased=visual)
+        erased = torch.zeros(len(visual), length, dtype=torch.bool, device=visual.device)
+        return replace(reduction, erased=erased.scatter(1, visual, state.real))
     standing = torch.ones(len(visual), length, dtype=torch.bool, device=visual.device)
-    standing = standing.scatter(1, visual, False).scatter(1, slots, True)
+    standing = standing.scatter(1, visual, False).scatter(1, slots, survivors.real)
     if stage.layout == "mask":
-        return Reduction(length, slots, values, visible=standing)
+        return replace(reduction, visible=standing)
     remaining = length - visual.shape[1] + slots.shape[1]
-    keep = (~standing).to(torch.uint8).sort(dim=1, stable=True).indices[:, :remaining]
-    return Reduction(length, slots, values, keep=keep, renumbers=stage.position == "renumber")
+    rank = torch.where(standing, 1, 2).scatter(1, slots, survivors.real.long())  # padding first
+    keep = rank.sort(dim=1, stable=True).indices[:, :remaining]
+    visible = None if counts is None else standing
+    return replace(reduction, keep=keep, visible=visible, renumbers=stage.position == "renumber")

@@ -20,7 +20,8 @@ from tokensel.errors import TokenselError
 from tokensel.functional import take
 from tokensel.models.families import ALONG_PROMPT
 from tokensel.models.parts import find_parts
-from tokensel.models.vision import VisionStates, VisionTap
+from tokensel.models.tap import VisionTap
+from tokensel.models.vision import VisionStates
 
 __all__ = ["SplitModel", "State"]
 
@@ -72,18 +73,18 @@ class SplitModel:
         return self.parts.family.features(self.parts.llava, pictures)
 
     @torch.no_grad()
-    def features_and_states(self, pixel_values: Tensor) -> tuple[Tensor, VisionStates]:
-        """`image_features`, and the vision tower's states, for methods that use them."""
+    def features_and_states(self, pictures: Mapping[str, Any]) -> tuple[list[Tensor], VisionStates]:
+        """`picture_features`, and the vision tower's states, for methods that use them."""
         if self.parts.llava is None:
             raise TokenselError("pixel_values: this model has no vision tower")
         tap = VisionTap(self.parts.llava, self.parts.family)
         handles = tap.attach()
         try:
-            features = self.image_features(pixel_values)
+            features = self.picture_features(pictures)
         finally:
             for handle in handles:
                 handle.remove()
-        states = tap.take()
+        states = tap.take(pictures)
         assert states is not None
         return features, states
 
@@ -140,7 +141,7 @@ class SplitModel:
             shown["pixel_values"] = pixel_values
         if image_features is None and "pixel_values" in shown:
             if uses_vision:
-                image_features, vision = self.features_and_states(shown["pixel_values"])
+                image_features, vision = self.features_and_states(shown)
             else:
                 image_features = self.picture_features(shown)
         if image_features is not None:
@@ -194,7 +195,7 @@ class SplitModel:
         """
         if stage.layer != state.layer:
             raise TokenselError(f"agg_layer={stage.layer}: this state is about to enter layer {state.layer}")
-        return reduce_state(state, stage, self.parts)
+        return reduce_state(state, stage, self.parts, 1 if self.graphs is None else self.text_multiple)
 
     def reduce_all(self, state: State, stages: Sequence[Stage]) -> State:
         """Applies stages one after the other, running the layers between them; ends behind the last one."""

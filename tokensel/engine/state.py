@@ -11,6 +11,7 @@ from transformers import Cache
 from tokensel.engine.attention import sliding_window
 from tokensel.engine.layouts import Reduction, explicit_mask
 from tokensel.errors import TokenselError
+from tokensel.functional import take
 from tokensel.models.parts import ModelParts
 from tokensel.models.vision import VisionStates
 
@@ -35,8 +36,10 @@ class State:
     hidden: [B, T, D]. attention_mask: BoolTensor[B, T], False = never attended to; None = all real.
     position_ids: LongTensor[B or 1, T], or [axes, B or 1, T].
     visual_index: LongTensor[B, N], where the visual tokens that remain are, ascending.
+    counts: LongTensor[B, P], how many of them each of a row's P pictures has, where rows differ: the first
+    sum(counts[b]) of row b are visual tokens, the rest padding, with which compact sequences begin. None = no padding.
     row_keys: LongTensor[B], the key of each row's question. questions: their texts, None = unknown.
-    pictures: they own the N visual tokens in this order.
+    pictures: they own the N visual tokens in this order; with counts, each picture's count is the largest of any row.
     previous: the hidden states that entered layer - 1, if that layer saw this same sequence.
     prompt: the state before the first layer, None = this one. vision: what the tower saw, a row's pictures together.
     deepstack: [B, N, D] for each of the first layers, added to the visual tokens behind it (Qwen3-VL).
@@ -44,7 +47,7 @@ class State:
     masked: attention_mask hides tokens among the others, and not padding alone.
     key_bias: [B, T] added to the attention logits of these keys from here on; None = nothing.
     positions, indices: LongTensor[B, M], the survivors of the last reduction in the order they now stand: counted among
-    the row's visual tokens, and in the sequence before any reduction; None before any.
+    the row's visual tokens, and in the sequence before any reduction; -1 = none of them; None before any.
     cache: the KV cache that the layers below filled, None = none.
     reductions: what was done so far, by layer; each to what the ones before it left.
     attention_rows: rows of attention already computed at this layer; points of one pass share them.
@@ -65,11 +68,20 @@ class State:
     right_padded: bool = False
     masked: bool = False
     key_bias: Tensor | None = None
+    counts: Tensor | None = None
     positions: Tensor | None = None
     indices: Tensor | None = None
     cache: Cache | None = None
     reductions: Mapping[int, Reduction] = field(default_factory=dict)
     attention_rows: dict[Any, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def real(self) -> Tensor:
+        """Which entries of visual_index are visual tokens, and not padding: BoolTensor[B, N]."""
+        counts = self.counts
+        if counts is None:
+            return torch.ones_like(self.visual_index, dtype=torch.bool)
+        return torch.arange(self.visual_index.shape[1], device=counts.device) < counts.sum(1, keepdim=True)
 
     def followed_by(self, **changes: Any) -> "State":
         """The state with these changes; attention rows are computed anew."""
@@ -87,22 +99,64 @@ class State:
 
     def filled(self, rows: int) -> "State":
         """A prompt about to enter the first layer, with copies of its first row up to `rows` of them."""
-        batch = len(self.hidden)
-        if rows == batch:
-            return self
         order = torch.arange(rows, device=self.hidden.device)
-        order = torch.where(order < batch, order, 0)
+        return self if rows == len(self.hidden) else self.rows(torch.where(order < len(self.hidden), order, 0))
+
+    def rows(self, order: Tensor, first: int = 0) -> "State":
+        """The rows `order`, LongTensor[B'], from position `first` on, without a KV cache."""
+
+        def of(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[order, first:]
+
         positions, pictures = self.position_ids, torch.arange(len(self.pictures), device=order.device)
-        pictures = (order[:, None] * len(self.pictures) + pictures).flatten()
+        positions = positions[..., order, first:] if positions.shape[-2] > 1 else positions[..., first:]
         return self.followed_by(
-            hidden=self.hidden[order],
-            attention_mask=None if self.attention_mask is None else self.attention_mask[order],
-            position_ids=positions[..., order, :] if positions.shape[-2] == batch else positions,
-            visual_index=self.visual_index[order],
+            hidden=self.hidden[order, first:],
+            attention_mask=of(self.attention_mask),
+            position_ids=positions,
+            visual_index=self.visual_index[order] - first,
             row_keys=self.row_keys[order],
-            questions=None if self.questions is None else tuple(self.questions[row] for row in order.tolist()),
-            vision=None if self.vision is None else self.vision.rows(pictures),
+            previous=of(self.previous),
+            prompt=None if self.prompt is None else self.prompt.rows(order.to(self.prompt.hidden.device)),
+            vision=self.vision and self.vision.rows((order[:, None] * len(self.pictures) + pictures).flatten()),
+            questions=self.questions and tuple(self.questions[row] for row in order.tolist()),
+            deepstack=tuple(each[order] for each in self.deepstack),
+            key_bias=of(self.key_bias),
+            **{
+                name: None if value is None else value[order]
+                for name in ("counts", "positions", "indices")
+                for value in [getattr(self, name)]
+            },
+            cache=None,
+            reductions={layer: reduction.rows(order) for layer, reduction in self.reductions.items()},
         )
+
+    def groups(self) -> list[tuple[Tensor, "State"]]:
+        """Rows whose pictures have equally many visual tokens, as states without padding: (LongTensor[b], state)."""
+        if self.counts is None:
+            return [(torch.arange(len(self.hidden), device=self.hidden.device), self)]
+        found = []
+        compact = any(reduction.keep is not None for reduction in self.reductions.values())
+        kinds, kind_of = self.counts.unique(dim=0, return_inverse=True)
+        for kind, counts in enumerate(kinds.tolist()):
+            order, left = (kind_of == kind).nonzero()[:, 0], sum(counts)
+            state = self.rows(order, self.visual_index.shape[1] - left if compact else 0)
+            found.append(
+                (
+                    order,
+                    state.followed_by(
+                        visual_index=state.visual_index[:, :left],
+                        pictures=tuple(
+                            replace(each, count=count) for each, count in zip(self.pictures, counts, strict=True)
+                        ),
+                        counts=None,
+                        deepstack=tuple(each[:, :left] for each in state.deepstack),
+                        positions=None if state.positions is None else state.positions[:, :left],
+                        indices=None if state.indices is None else state.indices[:, :left],
+                    ),
+                )
+            )
+        return found
 
     def following(self) -> Tensor:
         """The position of the first token behind each prompt: LongTensor[B, 1], or [axes, B, 1]. For a state about to
@@ -121,6 +175,9 @@ class State:
             return {}
         visual = torch.zeros(self.hidden.shape[:2], dtype=torch.bool, device=self.hidden.device)
         visual = visual.scatter(1, self.visual_index, True)
+        if self.counts is not None:  # features come in the order of the sequence, which padding begins
+            order = self.visual_index.argsort(1)
+            later = tuple(take(each, order) for each in later)
         return {"visual_pos_masks": visual, "deepstack_visual_embeds": [each.flatten(0, 1) for each in later]}
 
     def mask(self, parts: ModelParts) -> Tensor | None:
