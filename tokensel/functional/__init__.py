@@ -6,6 +6,12 @@ other package may import it.
 
 from tokensel.functional.aggregation import cluster_means, cross_attention, nearest_mean
 from tokensel.functional.bands import band_quotas, band_scores, keep_in_bands
+from tokensel.functional.bounded_density import (
+    bounded_centers,
+    bounded_centers_of_number,
+    cosine_distances,
+    density_order,
+)
 from tokensel.functional.cells import cell_centers, grid_cells
 from tokensel.functional.centers import tome_centers
 from tokensel.functional.clustering import dpc_knn, dpp_greedy, least_similar
@@ -16,11 +22,15 @@ from tokensel.functional.indexing import first_of_best, keep_best, rank, take
 from tokensel.functional.merging import bipartite_soft_matching, contextual_tokens, soft_merge, weighted_merge
 from tokensel.functional.nearest import merge_nearest
 from tokensel.functional.outliers import insert_last, merge_outliers, outlier_counts, outliers_at_stride
+from tokensel.functional.principal import principal_loadings
 from tokensel.functional.reconstruction import distant_points, keep_unexplained, reconstruction_errors
+from tokensel.functional.relevance import text_relevance
 from tokensel.functional.sampling import farthest_point_sampling
 from tokensel.functional.seeding import random_subset, row_scores
 from tokensel.functional.set_order import set_order
 from tokensel.functional.similarity import cosine_to, degrees, inverse_norms, unit_rows
+from tokensel.functional.suppression import group_quotas, keep_in_groups, suppress_similar
+from tokensel.functional.tiles import tile_order
 from tokensel.functional.windows import best_in_windows, grid_windows, local_global_scan
 
 __all__ = [
@@ -28,12 +38,16 @@ __all__ = [
     "band_scores",
     "best_in_windows",
     "bipartite_soft_matching",
+    "bounded_centers",
+    "bounded_centers_of_number",
     "cell_centers",
     "cluster_means",
     "contextual_tokens",
+    "cosine_distances",
     "cosine_to",
     "cross_attention",
     "degrees",
+    "density_order",
     "distant_points",
     "dpc_knn",
     "dpp_greedy",
@@ -43,10 +57,12 @@ __all__ = [
     "greedy_coverage",
     "grid_cells",
     "grid_windows",
+    "group_quotas",
     "insert_last",
     "inverse_norms",
     "keep_best",
     "keep_in_bands",
+    "keep_in_groups",
     "keep_unexplained",
     "least_similar",
     "local_global_scan",
@@ -55,6 +71,7 @@ __all__ = [
     "nearest_mean",
     "outlier_counts",
     "outliers_at_stride",
+    "principal_loadings",
     "random_subset",
     "rank",
     "reconstruction_errors",
@@ -62,7 +79,10 @@ __all__ = [
     "row_scores",
     "set_order",
     "soft_merge",
+    "suppress_similar",
     "take",
+    "text_relevance",
+    "tile_order",
     "token_importance",
     "tome_centers",
     "unit_rows",

@@ -13,6 +13,7 @@ from tokensel.methods.density import DensityPeaks
 from tokensel.methods.divprune import DivPrune
 from tokensel.methods.fastervlm import FasterVLM
 from tokensel.methods.fastv import FastV
+from tokensel.methods.feather import Feather
 from tokensel.methods.flowcut import FlowCut
 from tokensel.methods.fps import FarthestPoint
 from tokensel.methods.full import Full
@@ -21,9 +22,11 @@ from tokensel.methods.himap import HiMAP
 from tokensel.methods.holov import HoloV
 from tokensel.methods.lookup import find_method, make_method
 from tokensel.methods.no_image import NoImage
+from tokensel.methods.pact import Pact
 from tokensel.methods.pool import Pool
 from tokensel.methods.prumerge import PruMerge
 from tokensel.methods.prumerge_plus import PruMergePlus
+from tokensel.methods.prunesid import PruneSID
 from tokensel.methods.pyramiddrop import PyramidDrop
 from tokensel.methods.random import RandomSubset
 from tokensel.methods.registry import METHODS, register_method
@@ -48,6 +51,7 @@ __all__ = [
     "FarthestPoint",
     "FastV",
     "FasterVLM",
+    "Feather",
     "FlowCut",
     "Full",
     "Grid",
@@ -56,9 +60,11 @@ __all__ = [
     "MedoidToMe",
     "Method",
     "NoImage",
+    "Pact",
     "Pool",
     "PruMerge",
     "PruMergePlus",
+    "PruneSID",
     "PyramidDrop",
     "RandomSubset",
     "Scope",

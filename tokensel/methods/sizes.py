@@ -12,8 +12,10 @@ class Sizes:
     image_count, text_count: both numbers at the input of the first layer.
     hidden: D.
     query_width, key_width: widths of a decoder layer's queries and keys, all heads together; head_width: of one head.
-    vision_width, vision_head_width: the same for the vision tower; vision_tokens: its sequence length with [CLS].
-    vision_through: the number of the tower's layers that its features pass; vision_mlp: the width inside its MLPs.
+    vision_width, vision_head_width: the same for the vision tower, which sees vision_tiles sequences of vision_tokens,
+        [CLS] included. vision_through: the number of its layers that its features pass; vision_mlp: the width inside
+        its MLPs. vision_cls: whether VisionStates.cls is known; vision_received: whether `cls_attention` is the
+        attention that tokens receive, for lack of a [CLS]. feature_width: of VisionStates.features.
     projector: FLOPs of projecting one token.
     device: where the method runs, "cpu" or "cuda".
 
@@ -34,6 +36,10 @@ class Sizes:
     vision_width: int = 0
     vision_head_width: int = 0
     vision_tokens: int = 0
+    vision_tiles: int = 1
+    vision_cls: bool = True
+    vision_received: bool = False
+    feature_width: int = 0
     vision_through: int = 0
     vision_mlp: int = 0
     projector: int = 0
@@ -70,15 +76,23 @@ class Sizes:
     def vision_cosines(self, rows: int | None = None) -> int:
         """FLOPs of the cosine similarities of `rows` of the vision tower's features with each other; None = all."""
         rows = self.count if rows is None else rows
-        return 2 * rows**2 * self.vision_width
+        return 2 * rows**2 * self.feature_width
+
+    def vision_components(self, components: int, exact: bool) -> int:
+        """FLOPs of `principal_loadings` of the vision tower's features, without its orthogonalisations."""
+        values, tall = self.count * self.vision_width, self.count > self.vision_width
+        if exact:
+            return 2 * values * (min(self.count, self.vision_width) + components * tall)
+        return 12 * values * components + 2 * self.count * components**2 * tall
 
     def vision_keys(self) -> int:
         """FLOPs of `VisionStates.keys`."""
-        return 2 * self.vision_tokens * self.vision_width**2
+        return 2 * self.vision_tiles * self.vision_tokens * self.vision_width**2
 
     def cls_attention(self) -> int:
-        """FLOPs of `VisionStates.cls_attention`: all keys, one query and its logits."""
-        return self.vision_keys() + 2 * self.vision_width * (self.vision_width + self.vision_tokens)
+        """FLOPs of `VisionStates.cls_attention`: all keys, and for each query its projection and logits."""
+        queries = self.vision_tiles * (self.vision_tokens if self.vision_received else 1)
+        return self.vision_keys() + 2 * queries * self.vision_width * (self.vision_width + self.vision_tokens)
 
     def tower_layer(self, tokens: int) -> int:
         """FLOPs of one layer of a CLIP-like vision tower over `tokens` positions."""
