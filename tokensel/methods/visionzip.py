@@ -67,10 +67,7 @@ class VisionZip(Method):
         return Selection(torch.cat(indices, 1), torch.cat(parts, 1))
 
     def flops(self, sizes: Sizes) -> int:
-        extra = self._extra(sizes.kept)
-        rest = sizes.count - sizes.kept + self.cls + extra
-        gathering = 2 * rest * extra * sizes.vision_head_width
-        return sizes.cls_attention() + gathering + (self.cls + extra) * sizes.projector
+        return sizes.cls_attention() + (self.cls + self._extra(sizes.kept)) * sizes.projector
 
     def _extra(self, kept: int) -> int:
         return min(round(self.contextual * kept), kept - self.cls)

@@ -57,6 +57,11 @@ class _Step:
     index: int
     masks: bool
 
+    def left(self, count: int) -> int:
+        """How many of `count` visual tokens remain; kept where that depends on the picture."""
+        remaining = None if self.method is None else self.method.remaining(self.kept, count, self.layer, self.index)
+        return self.kept if remaining is None else remaining
+
 
 def prefill_cost(
     config: Any,
@@ -112,9 +117,10 @@ def prefill_cost(
                 counted = counted and _reports_flops(step.method)
             if step.aggregation not in (None, "none"):
                 selection += 2 * sizes.cosines(step.kept)
+            left = step.left(count)
             if step.compact:
-                length -= count - step.kept
-            count = step.kept
+                length -= count - left
+            count = left
             lengths[step.layer :] = [length] * (len(lengths) - step.layer)
             if step.masks:
                 causal_layers = min(causal_layers, step.layer)
