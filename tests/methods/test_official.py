@@ -7,7 +7,12 @@ import pytest
 from helpers.official import cases, check_of, folder, methods
 
 # Cases that cannot match, with the reason. At most 3% of all.
-UNMATCHED: dict[tuple[str, str], str] = {}
+UNMATCHED: dict[tuple[str, str], str] = {
+    (
+        "cdpruner",
+        "case22",
+    ): "float32 rounding decides among near-duplicates; float64 agrees with ours",
+}
 
 
 @pytest.mark.parametrize("method", methods())

@@ -1,11 +1,12 @@
 """A grid point: one setting of method, kept, layer, aggregation and layout."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from tokensel.engine.kept import Kept, kept_text
 from tokensel.engine.stages import Stage, make_stages
+from tokensel.engine.ties import TieWatch
 from tokensel.methods import Method, make_method
 
 
@@ -48,12 +49,14 @@ class GridPoint:
             method = make_method(self.method, **{"seed": self.seed} | options)
         return method
 
-    def stages(self, num_layers: int | None = None) -> list[Stage]:
+    def stages(self, num_layers: int | None = None, watch: TieWatch | None = None) -> list[Stage]:
         """The point's stages, with a fresh instance of the method.
 
-        num_layers: the decoder's, to check agg_layer and to scale a method's own layers.
+        num_layers: the decoder's, to check agg_layer and to scale a method's own layers. watch: finds choices that hang
+        on a tie.
         """
-        return make_stages(self.make_method(), **self.reduction(), num_layers=num_layers)
+        stages = make_stages(self.make_method(), **self.reduction(), num_layers=num_layers)
+        return stages if watch is None else [replace(stage, watch=watch) for stage in stages]
 
     @property
     def final_kept(self) -> Kept | None:
@@ -66,14 +69,15 @@ class GridPoint:
         names = ("kept", "agg_layer", "temperature", "aggregation", "layout", "position")
         return {name: getattr(self, name) for name in names}
 
-    def settings(self) -> dict[str, Any]:
-        """Everything that determines the point's predictions, and nothing else.
+    def settings(self, config: Any | None = None) -> dict[str, Any]:
+        """Everything that determines the point's predictions, and nothing else. config: the model's, where it is known.
 
         Points that always predict the same have equal settings: a temperature that no aggregation uses, or a seed that
         the method does not use, is None. kept is a count, or a share as text: "25%".
         """
         method, stages = self.make_method(), self.stages()
         options = {name: value for name, value in asdict(method).items() if name != "seed"}
+        options |= method.resolved_settings(config)
         settings: dict[str, Any] = {"method": self.method, "method_options": options}
         reduced = dict.fromkeys((*self.reduction(), "stages", "seed"))
         if not method.passes_through:

@@ -28,6 +28,7 @@ class Method:
     returns_values: `select` computes what the survivors carry, so no aggregation and no layout="mask" is possible.
     uses_attention: `select` uses the previous layer's attention.
     uses_vision: `select` uses the vision tower.
+    needs_cls: the vision tower must have one [CLS] for the picture, as in LLaVA-1.5.
     """
 
     name: ClassVar[str]
@@ -41,6 +42,7 @@ class Method:
     returns_values: ClassVar[bool] = False
     uses_attention: ClassVar[bool] = False
     uses_vision: ClassVar[bool] = False
+    needs_cls: ClassVar[bool] = False
 
     def select(self, context: Context) -> Selection:
         """Chooses context.kept of the context.count visual tokens. Called only if kept < count."""
@@ -69,9 +71,10 @@ class Method:
         return self.uses_vision
 
     def resolved_settings(self, config: Any | None = None) -> dict[str, Any]:
-        """Fields whose value depends on what can be loaded on this machine, with the value that takes effect.
+        """Options whose value depends on the machine or the model, with the value that takes effect.
 
-        They are part of a grid point's stored settings and of its key. config: the model's; None = not known.
+        They replace the fields' own in a grid point's stored settings and in its key. config: the model's; None = not
+        known.
         """
         return {}
 

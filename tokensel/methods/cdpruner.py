@@ -1,31 +1,39 @@
-"""cdpruner: diverse tokens that are relevant to the instruction."""
+"""cdpruner: diverse tokens that are relevant to the question."""
 
+import warnings
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import torch
+from torch import Tensor
 
-from tokensel.functional import dpp_greedy, inverse_norms
+from tokensel.errors import TokenselError
+from tokensel.functional import dpp_greedy, text_relevance
 from tokensel.methods.base import Method
 from tokensel.methods.context import Context, Selection
 from tokensel.methods.registry import register_method
 from tokensel.methods.sizes import Sizes
+from tokensel.models.clip import Clip, clip_config, clip_flops, clip_revision, load_clip
 
 
 @register_method
 @dataclass
 class CDPruner(Method):
-    """Keep tokens that are diverse and relevant to the instruction, by a determinantal point process (DPP).
+    """Keep tokens that are diverse and relevant to the question, by a determinantal point process (DPP).
 
     The DPP's kernel is the cosine similarity of the visual tokens, multiplied on both sides by their relevance to the
-    instruction; a greedy search for its most probable subset runs before the first layer.
+    question; a greedy search for its most probable subset runs before the first layer. Relevance is minus the mean
+    cosine of CLIP's embeddings of the patch and of the bare question, scaled to 0 .. 1 over the picture; the authors
+    need the minus sign because patches of this CLIP are least similar to what they show. Survivors are in the order of
+    the picture, and position ids are renumbered.
 
     Source: Zhang et al., Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs,
         NeurIPS 2025, https://arxiv.org/abs/2506.10967.
-    Parameters: none.
-    Our reading: the paper takes relevance from CLIP's text encoder, which a LLaVA checkpoint does not contain. Here it
-        is the mean cosine of a visual token with the instruction's embeddings, scaled to 0 .. 1 over the picture.
-        Survivors are in the order of the picture.
+    Parameters:
+        clip: a folder or hub id of the CLIP checkpoint that the model's vision tower comes from; None = no CLIP.
+    Our reading: the release scales relevance over the whole batch, so that a row depends on its neighbours. Where CLIP
+        cannot be loaded, is not the model's tower, or no bare question is known, relevance is plus the mean cosine of
+        the visual token with the decoder's embeddings of the question's words, or else with the instruction's hidden
+        states. A sweep stores clip=None for such a point.
     """
 
     name: ClassVar[str] = "cdpruner"
@@ -33,18 +41,64 @@ class CDPruner(Method):
     default_position: ClassVar[str] = "renumber"
     min_kept: ClassVar[int] = 1
 
+    clip: str | None = "openai/clip-vit-large-patch14-336"
+
+    def reads_tower(self, config: Any) -> bool:
+        return self.clip is not None and _belongs_to(self.clip, config)
+
+    def resolved_settings(self, config: Any | None = None) -> dict[str, Any]:
+        if self.clip is None or clip_config(self.clip) is None or not (config is None or self.reads_tower(config)):
+            return {"clip": None}
+        revision = clip_revision(self.clip)
+        return {"clip": self.clip} | ({} if revision is None else {"clip_revision": revision})
+
     def select(self, context: Context) -> Selection:
         chosen = dpp_greedy(context.tokens, self.relevance(context), context.kept)
         return Selection(chosen.sort(dim=1).values)
 
-    @staticmethod
-    def relevance(context: Context) -> torch.Tensor:
-        """The relevance of each visual token to the instruction, from about 0 to 1: [B, N]."""
-        text, tokens = context.text.float(), context.tokens.float()
-        unit = text * (inverse_norms(text) * context.text_mask).unsqueeze(-1)
-        cosine = (tokens @ unit.sum(1).unsqueeze(-1)).squeeze(-1) * inverse_norms(tokens)
-        low, high = cosine.amin(1, keepdim=True), cosine.amax(1, keepdim=True)
-        return (cosine - low + 1e-6) / (high - low + 1e-6)
+    def relevance(self, context: Context) -> Tensor:
+        """The relevance of each visual token to the question, from about 0 to 1: [B, N]."""
+        clip = None if self.clip is None else _clip_of(self.clip, context)
+        if clip is not None:
+            return text_relevance(clip.patches(context.vision.features), *clip.questions(context.questions or ()), -1)
+        if context.questions is None:
+            return text_relevance(context.tokens, context.text, context.text_mask)
+        return text_relevance(context.tokens, *context.embed_words([text.split() for text in context.questions]))
 
     def flops(self, sizes: Sizes) -> int:
-        return sizes.cosines(1 + sizes.kept) + sizes.count * sizes.kept * (sizes.kept - 1)
+        steps = min(sizes.kept, sizes.hidden)
+        relevance = sizes.cosines(1)
+        if sizes.vision_width and self.clip is not None:  # the tower is read only where CLIP serves
+            relevance = clip_flops(self.clip, sizes.count)
+        return relevance + sizes.cosines(steps) + sizes.count * steps * (steps - 1)
+
+
+def _belongs_to(path: str, config: Any) -> bool:
+    """Whether this CLIP is one of which a model with this configuration may have its vision tower."""
+    clip, tower = clip_config(path), getattr(config, "vision_config", None)
+    if clip is None:
+        return False
+    same = (
+        config.model_type == "llava"
+        and config.vision_feature_select_strategy == "default"
+        and tower is not None
+        and tower.model_type == clip.vision_config.model_type
+        and tower.hidden_size == clip.vision_config.hidden_size
+    )
+    if not same:
+        warnings.warn(
+            f"method.clip={path}: is not this model's vision tower; the decoder's embeddings serve", stacklevel=1
+        )
+    return same
+
+
+def _clip_of(path: str, context: Context) -> Clip | None:
+    """The CLIP, on the tokens' device; None where it does not serve."""
+    if context.questions is None or clip_config(path) is None:
+        return None
+    try:
+        features = context.vision.features
+    except TokenselError:  # a prompt without pixel values, or another tower
+        return None
+    clip = load_clip(path)
+    return None if clip is None or clip.width != features.shape[-1] else clip.to(features.device)
