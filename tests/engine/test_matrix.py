@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 import torch
-from helpers.methods import kept_of
+from helpers.methods import kept_of, left_of
 from helpers.models import llava_inputs, single_row, tiny_llava
 
 from tokensel import METHODS, reduce_tokens
@@ -48,7 +48,8 @@ def test_a_padded_batch_equals_its_rows_alone(method, kept):
         if record.positions is not None:
             assert record.positions[row].tolist() == single.positions[0].tolist()
             padding = int((inputs["attention_mask"][row] == 0).sum())
-            assert (record.indices[row] - padding).tolist() == single.indices[0].tolist()
+            shifted = torch.where(record.indices[row] < 0, -1, record.indices[row] - padding)
+            assert shifted.tolist() == single.indices[0].tolist()
     if method != "full" and kept != VISUAL:
         whole = model(**inputs).logits[:, -1]
         assert (together - whole).abs().amax() > 1e-3, "nothing was reduced"
@@ -63,12 +64,13 @@ def test_choices_are_unique_in_range_and_inside_the_image(method, kept, dtype):
     logits, record = prefill(model, inputs, method, kept)
     assert torch.isfinite(logits.float()).all()
     assert logits.dtype == dtype
-    assert record.positions.shape == record.indices.shape == (len(TEXTS), kept)
+    left = left_of(make_stages(method, kept=kept, num_layers=model.config.text_config.num_hidden_layers), VISUAL)
+    assert record.positions.shape == record.indices.shape == (len(TEXTS), left)
     for row, (positions, indices) in enumerate(zip(record.positions.tolist(), record.indices.tolist(), strict=True)):
-        assert len(set(positions)) == kept
-        assert all(0 <= position < VISUAL for position in positions)
+        assert len(set(positions)) == left  # a token that is none of the picture's, -1, comes at most once
+        assert all(-1 <= position < VISUAL for position in positions)
         first = int((inputs["input_ids"][row] == model.config.image_token_id).nonzero()[0])
-        assert indices == [first + position for position in positions]
+        assert indices == [first + position if position >= 0 else -1 for position in positions]
 
 
 def row_of(state, row, padding):
@@ -102,7 +104,8 @@ def test_half_precision_rows_choose_alike_alone_and_in_a_padded_batch(name, kept
     model, method = model_of(dtype), make_method(name)
     inputs, split = inputs_of(model), SplitModel(model)
     together = split.embed(**inputs, uses_vision=method.uses_vision)
-    for stage in make_stages(method, kept=kept, num_layers=split.num_layers):
+    stages = make_stages(method, kept=kept, num_layers=split.num_layers)
+    for stage in stages:
         together = split.run(together, stage.layer)
         padding = (~together.attention_mask).sum(1).tolist()
         reduced = split.reduce(together, stage)
@@ -114,7 +117,7 @@ def test_half_precision_rows_choose_alike_alone_and_in_a_padded_batch(name, kept
             assert reduced.positions[row].tolist() == alone.positions[0].tolist()
             assert reduced.indices[row].tolist() == alone.indices[0].tolist()
         together = reduced
-    assert together.positions.shape == (len(TEXTS), kept)
+    assert together.positions.shape == (len(TEXTS), left_of(stages, VISUAL))
 
 
 @pytest.mark.parametrize("method", BUILT_IN)
