@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tokensel.errors import TokenselError
 from tokensel.methods import Context
-from tokensel.models.vision import VisionStates
+from tokensel.models.vision import ClsTower, VisionStates
 
 
 def make_context(
@@ -68,7 +68,7 @@ def make_context(
         text outside the instruction counts 0. The previous and the next layer give the same attention.
     cls_attention [B, heads, N], vision_features [B, N, D_vision], vision_keys [B, N, heads, d]: what the vision tower
         computed, the same for every layer; the projector is then the identity. vision_features: tokens by default. For
-        more, vision: `make_vision(...)`, or VisionStates with layers of your own.
+        more, vision: `make_vision(...)`, or a ClsTower with layers of your own.
 
     Raises TokenselError for a kept out of range. A method that uses what was not given gets a TokenselError that names
     the missing argument.
@@ -202,7 +202,7 @@ class _GivenSource:
 
 
 @dataclass(frozen=True)
-class _GivenVision(VisionStates):
+class _GivenVision(ClsTower):
     """VisionStates that return given tensors."""
 
     given_attention: Tensor | None
@@ -221,7 +221,7 @@ class _GivenVision(VisionStates):
     def cls_attention_and_keys(self, layer: int = -2, one_head: bool = False) -> tuple[Tensor, Tensor]:
         return self.cls_attention(layer, one_head), self.keys(layer)
 
-    def rows(self, order: Tensor) -> VisionStates:
+    def rows(self, order: Tensor) -> ClsTower:
         attention, keys = (None if each is None else each[order] for each in (self.given_attention, self.given_keys))
         return replace(self, hidden=self.hidden[order], given_attention=attention, given_keys=keys)
 

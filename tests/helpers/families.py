@@ -38,13 +38,14 @@ FAMILIES = (
     "smolvlm",
     "idefics3",
 )
-# Methods that read the vision tower run on LLaVA alone.
-VISION_METHODS = sorted(name for name, method in METHODS.items() if method.uses_vision)
+# Families whose vision tower has one [CLS] for the whole picture.
+WITH_CLS = ("llava", "vipllava")
 FAMILY_METHODS = [
     (family, method)
     for family in FAMILIES
     for method in sorted(METHODS)
-    if method not in VISION_METHODS or family == "llava"
+    if family in WITH_CLS or not METHODS[method].needs_cls
+    if (family, method) != ("vipllava", "flowcut")  # whose features are those of several layers
 ]
 QWEN = "<|vision_start|><|image_pad|><|vision_end|>"
 TILES = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]

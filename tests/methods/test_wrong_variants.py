@@ -19,7 +19,7 @@ from tokensel.methods.prumerge import PruMerge
 from tokensel.methods.prumerge_plus import PruMergePlus
 from tokensel.methods.sparsevlm import SparseVLM
 from tokensel.methods.visionzip import VisionZip
-from tokensel.models.vision import VisionStates
+from tokensel.models.vision import ClsTower
 
 # The owner of the function, its name, and what makes the wrong one of the right one.
 Variant = tuple[Any, str, Callable[[Any], Any]]
@@ -66,7 +66,7 @@ def largest_head(attention):
 
 VISION: dict[str, Variant] = {
     "mean over heads": (
-        VisionStates,
+        ClsTower,
         "cls_attention_and_keys",
         lambda right: lambda self, layer, one_head: right(self, layer),
     ),
@@ -77,7 +77,7 @@ VISION: dict[str, Variant] = {
     ),
     "the least similar neighbours": (merging, "query_cosines", lambda right: lambda *rest: -right(*rest)),
     "the keys of one head": (
-        VisionStates,
+        ClsTower,
         "cls_attention_and_keys",
         with_keys(lambda keys: keys[:, :, :1]),
     ),
@@ -124,12 +124,12 @@ VARIANTS: dict[str, dict[str, Variant]] = {
         "no [CLS]": (VisionZip, "select", with_selection(without_first)),
         "one contextual token less": (VisionZip, "select", with_selection(without_last)),
         "the largest head instead of all": (
-            VisionStates,
+            ClsTower,
             "cls_attention_and_keys",
             lambda right: lambda self: (largest_head(right(self)[0]), right(self)[1]),
         ),
         "the smallest attention": (visionzip, "rank", lambda right: lambda scores: right(-scores)),
-        "the keys of one head": (VisionStates, "cls_attention_and_keys", with_keys(lambda keys: keys[:, :, :1])),
+        "the keys of one head": (ClsTower, "cls_attention_and_keys", with_keys(lambda keys: keys[:, :, :1])),
         "keys without their norm": (merging, "inverse_norms", lambda right: lambda keys: torch.ones_like(right(keys))),
         "sums instead of means": (
             merging,

@@ -85,6 +85,6 @@ def row_vision(vision: VisionStates | None, seen: Seen, batch: int) -> VisionSta
     """What the tower saw, for `batch` prompts: beams of one prompt share its pictures, which stand together."""
     if vision is None or not seen.rows or batch == seen.rows:
         return vision
-    order = torch.arange(batch, device=vision.features.device) // (batch // seen.rows)
-    pictures = torch.arange(seen.per_row, device=vision.features.device)
+    order = torch.arange(batch, device=vision.device) // (batch // seen.rows)
+    pictures = torch.arange(seen.per_row, device=vision.device)
     return vision.rows((order[:, None] * seen.per_row + pictures).flatten())

@@ -125,6 +125,8 @@ class StateSource:
             )
         batch, pictures = len(self.state.hidden), len(self.state.pictures)
         vision = self.state.vision
+        if self.method.needs_cls and vision.cls is None:
+            raise TokenselError(f"method {self.method.name!r}: needs a vision tower with one [CLS], as in LLaVA-1.5")
         if pictures > 1:
             vision = vision.rows(torch.arange(batch, device=self.state.hidden.device) * pictures + self.picture)
         return vision.with_tokens(self.inputs()[0])

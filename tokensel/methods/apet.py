@@ -60,7 +60,7 @@ class ApET(Method):
 
     def flops(self, sizes: Sizes) -> int:
         at_tower = sizes.layer == 0
-        width = sizes.vision_width if at_tower else sizes.hidden
+        width = sizes.feature_width if at_tower else sizes.hidden
         basis = _basis(self.basis, sizes.kept)
         targets = sizes.kept - min(basis, sizes.kept - 1)
         products = basis * (basis + 2 * sizes.count) + (sizes.count - sizes.kept) * targets

@@ -13,7 +13,7 @@ from tokensel.methods.context import Context, Selection
 from tokensel.methods.registry import register_method
 from tokensel.methods.sizes import Sizes
 from tokensel.models.tower_layer import project_heads, run_layer
-from tokensel.models.vision import VisionStates
+from tokensel.models.vision import ClsTower
 
 
 @register_method
@@ -43,6 +43,7 @@ class FlowCut(Method):
     returns_values: ClassVar[bool] = True
     uses_vision: ClassVar[bool] = True
     uses_attention: ClassVar[bool] = True
+    needs_cls: ClassVar[bool] = True
     min_kept: ClassVar[int] = 1
 
     as_released: bool = False
@@ -54,7 +55,7 @@ class FlowCut(Method):
     def select(self, context: Context) -> Selection:
         if context.layer:
             return Selection(keep_best(decoder_importance(context), context.kept))
-        positions, features = prune_tower(context.vision, context.kept, self.as_released)
+        positions, features = prune_tower(cast(ClsTower, context.vision), context.kept, self.as_released)
         return Selection(positions, context.vision.project(features))
 
     def flops(self, sizes: Sizes) -> int:
@@ -73,7 +74,7 @@ def decoder_importance(context: Context) -> Tensor:
     return token_importance(query, keys, value, values, seen, agreement=query.shape[-1] ** -0.5)[0]
 
 
-def prune_tower(vision: VisionStates, kept: int, over_batch: bool = False) -> tuple[Tensor, Tensor]:
+def prune_tower(vision: ClsTower, kept: int, over_batch: bool = False) -> tuple[Tensor, Tensor]:
     """The patches that remain, LongTensor[B, kept] ascending, and their features without the others, [B, kept, D].
 
     over_batch: see FlowCut.as_released. Dropped patches are masked until `kept` are left, so no shape depends on the

@@ -29,7 +29,8 @@ class VisionZip(Method):
         first number.
     Parameters:
         contextual: the share of kept that is contextual.
-        cls: whether [CLS] is one of the kept tokens; without it there is one more dominant token.
+        cls: whether [CLS] is one of the kept tokens; without it there is one more dominant token, as for vision towers
+            without [CLS].
     """
 
     name: ClassVar[str] = "visionzip"
@@ -48,26 +49,29 @@ class VisionZip(Method):
             raise TokenselError(f"contextual={self.contextual!r}: must be from 0 to 1")
 
     def select(self, context: Context) -> Selection:
-        vision, extra = context.vision, self._extra(context.kept)
+        vision, own = context.vision, context.vision.cls if self.cls else None
+        cls = int(own is not None)
+        extra = self._extra(context.kept, cls)
         attention, keys = vision.cls_attention_and_keys() if extra else (vision.cls_attention(), None)
         order = rank(attention.sum(1))
-        split = context.kept - self.cls - extra
+        split = context.kept - cls - extra
         dominant, rest = order[:, :split].sort(dim=1).values, order[:, split:].sort(dim=1).values
         indices, made = [dominant], []
-        if self.cls:
+        if own is not None:
             indices.insert(0, torch.full_like(order[:, :1], -1))
-            made.append(vision.cls.unsqueeze(1))
+            made.append(own.unsqueeze(1))
         if keys is not None:
             targets, values = contextual_tokens(take(vision.features, rest), take(keys.mean(2), rest), extra)
             indices.append(rest.gather(1, targets))
             made.append(values)
         # The dominant tokens are projected already: only what is new is.
         new = vision.project(torch.cat(made, 1)) if made else context.tokens[:, :0]
-        parts = [new[:, : self.cls], take(context.tokens, dominant), new[:, self.cls :]]
+        parts = [new[:, :cls], take(context.tokens, dominant), new[:, cls:]]
         return Selection(torch.cat(indices, 1), torch.cat(parts, 1))
 
     def flops(self, sizes: Sizes) -> int:
-        return sizes.cls_attention() + (self.cls + self._extra(sizes.kept)) * sizes.projector
+        cls = int(self.cls and sizes.vision_cls)
+        return sizes.cls_attention() + (cls + self._extra(sizes.kept, cls)) * sizes.projector
 
-    def _extra(self, kept: int) -> int:
-        return min(round(self.contextual * kept), kept - self.cls)
+    def _extra(self, kept: int, cls: int) -> int:
+        return min(round(self.contextual * kept), kept - cls)

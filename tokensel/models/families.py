@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tokensel.errors import TokenselError
+from tokensel.models.arrangement import Arrangement, MergedPatches, PackedTiles, ShuffledTiles
 
 # Arguments of a forward with one value per prompt token, rather than per picture.
 ALONG_PROMPT = ("mm_token_type_ids", "token_type_ids")
@@ -22,12 +23,10 @@ class Family:
     per picture.
 
     Attributes:
-        one_grid: the visual tokens have rows and columns, and methods may use the vision tower's states
         fixed_size: every picture has the same number of visual tokens, so a prompt can be tokenized before its picture
             is opened
     """
 
-    one_grid = True
     fixed_size = True
 
     def for_processor(self, images: list[Any]) -> list[Any]:
@@ -45,6 +44,10 @@ class Family:
         None stands for a square grid, (1, 0) for no single grid: the tokens then count as one row in reading order.
         """
         return None
+
+    def arrangement(self, llava: Any, pictures: Mapping[str, Any], cls: bool) -> Arrangement | None:
+        """How patches of the vision tower become visual tokens; None: as in LLaVA-1.5. cls: the tower has a [CLS]."""
+        return None if cls else Arrangement(pictures)
 
     def position_ids(self, llava: Any, input_ids: Tensor, mask: Tensor | None, pictures: Mapping[str, Any]) -> Tensor:
         """Position ids of a left-padded prompt: LongTensor[B, T], or [3, B, T] if the rotary embedding has 3 axes."""
@@ -67,11 +70,13 @@ class Tiled(Family):
     There is no single grid: methods that need one receive the visual tokens as one row in reading order.
     """
 
-    one_grid = False
     fixed_size = False
 
     def grid(self, config: Any, pictures: Mapping[str, Any]) -> tuple[int, int] | None:
         return 1, 0
+
+    def arrangement(self, llava: Any, pictures: Mapping[str, Any], cls: bool) -> Arrangement | None:
+        return PackedTiles(llava, pictures)
 
 
 class Idefics3(Tiled):
@@ -84,11 +89,13 @@ class Idefics3(Tiled):
         pixels = pictures.get("pixel_values")
         return None if pixels is not None and pixels.shape[1] == 1 else (1, 0)
 
+    def arrangement(self, llava: Any, pictures: Mapping[str, Any], cls: bool) -> Arrangement | None:
+        return ShuffledTiles(llava, pictures)
+
 
 class QwenVL(Family):
     """Qwen2-VL and Qwen2.5-VL: pictures keep their aspect ratio; positions have axes for time, height and width."""
 
-    one_grid = False
     fixed_size = False
 
     def grid(self, config: Any, pictures: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -97,6 +104,9 @@ class QwenVL(Family):
         merged = config.vision_config.spatial_merge_size
         shapes = {(int(rows) // merged, int(cols) // merged) for _, rows, cols in pictures["image_grid_thw"].tolist()}
         return shapes.pop() if len(shapes) == 1 else None
+
+    def arrangement(self, llava: Any, pictures: Mapping[str, Any], cls: bool) -> Arrangement | None:
+        return MergedPatches(llava, pictures)
 
     def position_ids(self, llava: Any, input_ids: Tensor, mask: Tensor | None, pictures: Mapping[str, Any]) -> Tensor:
         if "image_grid_thw" not in pictures:

@@ -1,40 +1,97 @@
-"""The vision tower's states, [CLS] attention and keys, for methods that select tokens before the decoder."""
+"""What a vision tower computed, for methods that select tokens before the decoder: an interface, and LLaVA-1.5's."""
 
-import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from tokensel.errors import TokenselError
-from tokensel.models.families import Family
+from tokensel.models.tower_layer import first_norm, project_heads
+
+
+class VisionStates(ABC):
+    """What a vision tower computed for B pictures, one entry per visual token in the order of the decoder's sequence.
+
+    layers: all layers of the tower.
+    """
+
+    layers: Sequence[Any]
+
+    @property
+    @abstractmethod
+    def features(self) -> Tensor:
+        """What `project` takes: [B, N, D]. The projector's input where each patch is one visual token (LLaVA-1.5)."""
+
+    @property
+    @abstractmethod
+    def cls(self) -> Tensor | None:
+        """The state of [CLS] at the feature layer: [B, D]; None where no single [CLS] stands for the picture."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the states are."""
+
+    @abstractmethod
+    def rows(self, order: Tensor) -> "VisionStates":
+        """These pictures in the order given, LongTensor[B'], repeated where prompts share a picture."""
+
+    def with_tokens(self, tokens: Tensor) -> "VisionStates":
+        """These states, and the visual tokens [B, N, D_text] that the decoder was given."""
+        return self
+
+    @abstractmethod
+    def project(self, features: Tensor) -> Tensor:
+        """Features [B, M, D] as visual tokens of the decoder: [B, M, D_text]."""
+
+    @abstractmethod
+    def keys(self, layer: int = -2) -> Tensor:
+        """Keys of the visual tokens in a tower layer (-1: the last, -2: the one before): [B, N, heads, d].
+
+        Before rotary embedding; a token that several patches are merged into has the mean of their keys.
+        """
+
+    def cls_attention(self, layer: int = -2, one_head: bool = False) -> Tensor:
+        """The attention probabilities from [CLS] to each visual token in a tower layer: [B, heads, N] in float32.
+
+        Without [CLS]: the attention that the token's patches receive, averaged over all queries of their tile and over
+        the patches that are merged into the token. one_head: one softmax over the full width, q k / sqrt(D), as of a
+        layer with a single head: [B, 1, N].
+        """
+        return self.cls_attention_and_keys(layer, one_head)[0]
+
+    @abstractmethod
+    def cls_attention_and_keys(self, layer: int = -2, one_head: bool = False) -> tuple[Tensor, Tensor]:
+        """`cls_attention` and `keys` at the cost of the former: [B, heads, N] and [B, N, heads, d]."""
 
 
 @dataclass(frozen=True)
-class VisionStates:
-    """The layers of a CLIP-like tower and what went through them, for B pictures.
+class ClsTower(VisionStates):
+    """A CLIP tower whose patches are the visual tokens, as in LLaVA-1.5.
 
     Parameters:
         layers: all layers of the tower
         entering: the hidden states [B, 1 + N, D] that entered each of them, [CLS] first
-        hidden: [B, 1 + N, D], the states of the feature layer, [CLS] first
+        hidden: [B, 1 + N, D], the states of the feature layer or layers, [CLS] first
         projector: maps features to the decoder's hidden size
         feature_layer: which of the states between the layers `hidden` is: 0 = what enters the first, -1 = the output of
-            the last
+            the last; None = several of them side by side
     """
 
     layers: Sequence[Any]
     entering: Sequence[Tensor]
     hidden: Tensor
     projector: nn.Module
-    feature_layer: int = field(default=-2, kw_only=True)
+    feature_layer: int | None = field(default=-2, kw_only=True)
 
     @property
     def through(self) -> int:
-        """The number of layers that the features have passed."""
+        """The number of layers that the features have passed. Raises TokenselError for features of several layers."""
+        if self.feature_layer is None:
+            raise TokenselError("vision_feature_layer: names several layers; this method needs the features of one")
         return self.feature_layer % (len(self.layers) + 1)
 
     def after(self, layer: int) -> Tensor:
@@ -43,50 +100,43 @@ class VisionStates:
 
     @property
     def features(self) -> Tensor:
-        """The projector's input: [B, N, D]."""
         return self.hidden[:, 1:]
 
     @property
     def cls(self) -> Tensor:
-        """The state of [CLS] at the feature layer: [B, D]."""
         return self.hidden[:, 0]
 
-    def rows(self, order: Tensor) -> "VisionStates":
-        """These pictures in the order given, LongTensor[B'], repeated where prompts share a picture."""
+    @property
+    def device(self) -> torch.device:
+        return self.hidden.device
+
+    def rows(self, order: Tensor) -> "ClsTower":
         return replace(self, entering=[states[order] for states in self.entering], hidden=self.hidden[order])
 
     def project(self, features: Tensor) -> Tensor:
-        """Features [B, M, D] as visual tokens of the decoder: [B, M, D_text]."""
         return self.projector(features)
 
     def keys(self, layer: int = -2) -> Tensor:
-        """Keys of the visual tokens in a tower layer (-1: the last, -2: the one before): [B, N, heads, d]."""
-        return self._heads(layer, "k_proj", self._normed(layer))[:, 1:]
-
-    def cls_attention(self, layer: int = -2, one_head: bool = False) -> Tensor:
-        """The attention probabilities from [CLS] to each visual token: [B, heads, N] in float32.
-
-        Each head's probabilities sum to 1 together with that of [CLS] itself. Costs O(N D): only this one query is
-        computed. one_head: one softmax over the full width, q k / sqrt(D), as of a layer with a single head: [B, 1, N].
-        """
-        return self.cls_attention_and_keys(layer, one_head)[0]
+        normed = first_norm(self.layers[layer], self.entering[layer])
+        return project_heads(self.layers[layer], "k_proj", normed)[:, 1:]
 
     def cls_attention_and_keys(self, layer: int = -2, one_head: bool = False) -> tuple[Tensor, Tensor]:
-        """`cls_attention` and `keys` at the cost of the former: [B, heads, N] and [B, N, heads, d]."""
-        normed = self._normed(layer)
-        query = self._heads(layer, "q_proj", normed[:, :1])
-        key = keys = self._heads(layer, "k_proj", normed)
-        if one_head:
-            query, key = (each.flatten(2).unsqueeze(2) for each in (query, key))
-        scores = torch.einsum("bqhd,bkhd->bhqk", query, key).float() * query.shape[-1] ** -0.5
-        return scores.softmax(-1)[:, :, 0, 1:], keys[:, 1:]
+        """Costs O(N D): only the query of [CLS] is computed. Each head's probabilities sum to 1 with that of [CLS]."""
+        return cls_row_and_keys(self.layers[layer], self.entering[layer], one_head)
 
-    def _normed(self, layer: int) -> Tensor:
-        return self.layers[layer].layer_norm1(self.entering[layer])
 
-    def _heads(self, layer: int, projection: str, states: Tensor) -> Tensor:
-        attention = self.layers[layer].self_attn
-        return getattr(attention, projection)(states).unflatten(-1, (attention.num_heads, -1))
+def cls_row_and_keys(layer: Any, states: Tensor, one_head: bool = False) -> tuple[Tensor, Tensor]:
+    """The attention probabilities from the first token to the others, [B, heads, T - 1] in float32, and their keys.
+
+    layer: CLIP-like. states: [B, T, D], what enters it. Returns also keys [B, T - 1, heads, d].
+    """
+    normed = first_norm(layer, states)
+    query = project_heads(layer, "q_proj", normed[:, :1])
+    key = keys = project_heads(layer, "k_proj", normed)
+    if one_head:
+        query, key = (each.flatten(2).unsqueeze(2) for each in (query, key))
+    scores = torch.einsum("bqhd,bkhd->bhqk", query, key).float() * query.shape[-1] ** -0.5
+    return scores.softmax(-1)[:, :, 0, 1:], keys[:, 1:]
 
 
 def feature_layers(config: Any) -> Any:
@@ -99,77 +149,3 @@ def feature_index(config: Any) -> int:
     """The number of the tower's layers that its features pass; 0 where they are made of several layers."""
     layer = feature_layers(config)
     return layer % (config.vision_config.num_hidden_layers + 1) if isinstance(layer, int) else 0
-
-
-class _Captured(threading.local):
-    """What a tower's last run left, for each thread by itself. entering: by layer; output: the last layer's."""
-
-    def __init__(self) -> None:
-        self.entering: dict[int, Tensor] = {}
-        self.output: Tensor | None = None
-
-
-class VisionTap:
-    """Captures what enters each layer of a vision tower while it runs. Stores references, no copies.
-
-    Raises TokenselError for a model whose tower has no [CLS] token or more than one feature layer.
-    """
-
-    def __init__(self, llava: Any, family: Family) -> None:
-        tower, config = getattr(llava, "vision_tower", None), llava.config
-        stack = next((part for part in tower.modules() if isinstance(part, nn.ModuleList)), None) if tower else None
-        if not family.one_grid:
-            raise TokenselError(
-                f"model_type={config.model_type}: methods that use the vision tower need pictures "
-                "with one grid, as in LLaVA-1.5"
-            )
-        if stack is None or not hasattr(stack[-1], "layer_norm1"):
-            raise TokenselError(f"{type(llava).__name__}: its vision tower must be CLIP-like for methods that use it")
-        strategy = getattr(config, "vision_feature_select_strategy", None)
-        if strategy != "default":
-            raise TokenselError(
-                f"vision_feature_select_strategy={strategy}: must be 'default' (a tower with a [CLS] token) "
-                "for methods that use the vision tower"
-            )
-        self.layers = list(stack)
-        self.feature_layer = feature_layers(config)
-        self.projector = llava.multi_modal_projector
-        self._captured = _Captured()
-
-    def attach(self) -> list[RemovableHandle]:
-        """Registers the hooks and returns their handles, which the caller must remove."""
-
-        def before(index: int) -> Any:
-            def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                self._captured.entering[index] = args[0] if args else kwargs["hidden_states"]
-
-            return keep
-
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self._captured.output = output[0] if isinstance(output, tuple) else output
-
-        handles = [
-            layer.register_forward_pre_hook(before(index), with_kwargs=True) for index, layer in enumerate(self.layers)
-        ]
-        return [*handles, self.layers[-1].register_forward_hook(after)]
-
-    def take(self) -> VisionStates | None:
-        """The states of the tower's last run, or None if it has not run since the previous call.
-
-        Raises TokenselError for several feature layers.
-        """
-        captured = self._captured
-        if captured.output is None:
-            return None
-        depth = len(self.layers)
-        hidden = captured.entering | {depth: captured.output}
-        layer = self.feature_layer
-        index = layer if not isinstance(layer, int) or layer >= 0 else depth + 1 + layer
-        if index not in hidden:
-            raise TokenselError(
-                f"vision_feature_layer={layer}: must be one layer from {-depth - 1} to {depth} for methods that use "
-                "the vision tower"
-            )
-        entering = [captured.entering[each] for each in range(depth)]
-        captured.entering, captured.output = {}, None
-        return VisionStates(self.layers, entering, hidden[index], self.projector, feature_layer=index)

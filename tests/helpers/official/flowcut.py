@@ -12,7 +12,7 @@ from tokensel.functional import token_importance
 from tokensel.methods import FlowCut, make_method
 from tokensel.methods.flowcut import decoder_importance
 from tokensel.models.tower_layer import run_layer
-from tokensel.models.vision import VisionStates
+from tokensel.models.vision import ClsTower
 from tokensel.testing import make_context
 
 LAYERS, HEADS, WIDTH = 8, 4, 64
@@ -63,7 +63,7 @@ def tower_stage(case: Case) -> None:
             score, _ = token_importance(query[:, 0], key, value[:, 0], value, seen, skipped=1)
             expected = case["cumulative0"] if batched else case["cumulative0"][None]
             assert_close(score, expected, "cumulative0", 1e-5, 1e-4)
-    vision = VisionStates(layers, entering, entering[-1], nn.Identity(), feature_layer=-2)
+    vision = ClsTower(layers, entering, entering[-1], nn.Identity(), feature_layer=-2)
     context = make_context(case.settings["target"], tokens=vision.features, layer=0, vision=vision)
     selection = make_method("flowcut", as_released=True).select(context)
     for row in range(len(kept)):

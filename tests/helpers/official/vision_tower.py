@@ -5,7 +5,7 @@ from torch import nn
 
 from helpers.official import Case
 from tokensel import Context, Selection, make_method
-from tokensel.models.vision import VisionStates
+from tokensel.models.vision import ClsTower
 from tokensel.testing import make_context
 
 HEADS = 4
@@ -30,7 +30,7 @@ def tower_context(case: Case, kept: int) -> Context:
     layer.layer_norm1, layer.self_attn = nn.Identity(), attention
     # The same layer stands for the last one and the one before: each method looks at one of them.
     entering, hidden = case["entering"].unsqueeze(0), case["hidden"].unsqueeze(0)
-    vision = VisionStates([layer, layer], [entering, entering], hidden, nn.Identity())
+    vision = ClsTower([layer, layer], [entering, entering], hidden, nn.Identity())
     return make_context(kept, tokens=vision.features, layer=0, vision=vision)
 
 

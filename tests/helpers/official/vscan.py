@@ -9,12 +9,12 @@ from helpers.official import Case, assert_close, assert_same
 from helpers.official.one_layer import decoder_with
 from tokensel import reduce_tokens
 from tokensel.methods import VScan, make_method
-from tokensel.models.vision import VisionStates
+from tokensel.models.vision import ClsTower
 from tokensel.testing import make_context
 
 
 @dataclass(frozen=True)
-class Maps(VisionStates):
+class Maps(ClsTower):
     """The tower of a case: 24 layers, of which two have an attention map."""
 
     maps: dict[int, Tensor]

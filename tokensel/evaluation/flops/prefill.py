@@ -6,9 +6,8 @@ from typing import Any
 
 from tokensel.engine.stages import Stage
 from tokensel.errors import TokenselError
-from tokensel.evaluation.flops.vision import picture_flops, projector_flops
+from tokensel.evaluation.flops.vision import picture_flops, tower_sizes
 from tokensel.methods import Method, Sizes
-from tokensel.models.vision import feature_index
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def prefill_cost(
         for step in steps:
             if step.layer >= len(lengths) or step.kept >= count:
                 continue
-            sizes = _sizes(config, step, count, length, visual_tokens, text_tokens, device)
+            sizes = _sizes(config, step, count, length, visual_tokens, text_tokens, device, pictures, images)
             if step.method is not None:
                 selection += step.method.flops(sizes)
                 counted = counted and _reports_flops(step.method)
@@ -175,20 +174,20 @@ def _steps(
 
 
 def _sizes(
-    config: Any, step: _Step, count: int, length: int, visual_tokens: int, text_tokens: int, device: str
+    config: Any,
+    step: _Step,
+    count: int,
+    length: int,
+    visual_tokens: int,
+    text_tokens: int,
+    device: str,
+    pictures: Mapping[str, Any] | None,
+    images: int,
 ) -> Sizes:
     text = getattr(config, "text_config", None) or config
-    tower: dict[str, int] = {}
+    tower: dict[str, Any] = {}
     if step.method is not None and step.method.reads_tower(config):
-        vision = config.vision_config
-        tower = {
-            "vision_width": vision.hidden_size,
-            "vision_head_width": vision.hidden_size // vision.num_attention_heads,
-            "vision_tokens": visual_tokens + 1,
-            "vision_through": feature_index(config),
-            "vision_mlp": vision.intermediate_size,
-            "projector": projector_flops(config),
-        }
+        tower = tower_sizes(config, visual_tokens, pictures, images)
     return Sizes(
         kept=step.kept,
         count=count,

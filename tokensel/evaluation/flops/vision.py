@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tokensel.models.vision import feature_layers
+from tokensel.models.vision import feature_index, feature_layers
 
 
 def picture_flops(
@@ -35,6 +35,43 @@ def picture_flops(
     chosen = side * side + special * (getattr(config, "vision_feature_select_strategy", "default") == "full")
     tiles = _tiles(pictures or {}, images, visual_tokens, chosen)
     return tiles * _clip(vision, side * side, special), tiles * chosen * projector_flops(config)
+
+
+def tower_sizes(
+    config: Any, visual_tokens: int, pictures: Mapping[str, Any] | None = None, images: int = 1
+) -> dict[str, Any]:
+    """The fields of `Sizes` that describe the vision tower. Arguments and errors: see `picture_flops`."""
+    vision, shown = config.vision_config, pictures or {}
+    heads = getattr(vision, "num_heads", None) or vision.num_attention_heads
+    width, special = vision.hidden_size, 0
+    if config.model_type in ("qwen2_vl", "qwen2_5_vl"):
+        width = getattr(vision, "embed_dim", width)
+        grids = _grids(config, visual_tokens, shown, images)
+        tiles, patches = len(grids), sum(math.prod(grid) for grid in grids) // len(grids)
+    elif config.model_type in ("idefics3", "smolvlm"):
+        side = vision.image_size // vision.patch_size
+        rows, cols = _tile(shown, vision.patch_size) or (side, side)
+        patches = rows * cols
+        tiles = _tiles(shown, images, visual_tokens, patches // config.scale_factor**2)
+    else:
+        special, patches = int("siglip" not in vision.model_type), (vision.image_size // vision.patch_size) ** 2
+        tiles = _tiles(shown, images, visual_tokens, patches)
+    cls = bool(special) and not hasattr(config, "image_grid_pinpoints")
+    layers = feature_layers(config)
+    return {
+        "vision_width": width,
+        "vision_head_width": width // heads,
+        "vision_tokens": patches + special,
+        "vision_tiles": tiles,
+        "vision_cls": cls,
+        "vision_received": not special,
+        "feature_width": (width if isinstance(layers, int) else width * len(layers))
+        if cls
+        else config.text_config.hidden_size,
+        "vision_through": feature_index(config) if cls else 0,
+        "vision_mlp": getattr(vision, "intermediate_size", 0),
+        "projector": projector_flops(config) if cls else 0,
+    }
 
 
 def projector_flops(config: Any) -> int:

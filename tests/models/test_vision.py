@@ -1,0 +1,253 @@
+"""What a vision tower computed, family by family, against the stock tower: its eager attention, and which visual tokens
+of the decoder change with a patch."""
+
+import math
+
+import pytest
+import torch
+from helpers.families import FAMILIES, make_picture, save_family
+from helpers.models import llava_inputs, tiny_llava
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from tokensel import TokenselError, reduce_tokens
+from tokensel.data import Question
+from tokensel.data.protocol import Protocol
+from tokensel.engine.split import SplitModel
+from tokensel.models import load_model
+from tokensel.models.families import family_of
+from tokensel.models.tap import VisionTap
+from tokensel.models.tower_layer import received_attention, run_layer
+
+WITH_CLS = ("llava", "vipllava", "llava_next")
+
+
+def question(size, seed=0):
+    picture = make_picture(size, seed)
+    return Question(id=f"{size}{seed}", text="what?", choices=("red", "teal"), answer=0, image=picture)
+
+
+WIDE = [question((240, 130)), question((240, 130), seed=1)]
+SHAPES = [WIDE, [question((70, 150))], [question((60, 60))]]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    models = {}
+
+    def of(family):
+        if family not in models:
+            model = load_model(save_family(family, tmp_path_factory.mktemp(family)))
+            models[family] = model.with_protocol(Protocol(image_aspect="crop"))  # pictures as wide as they are
+        return models[family]
+
+    return of
+
+
+def pictures_of(loaded, questions):
+    along = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+    return {name: value for name, value in loaded.prepare(questions).items() if name not in along}
+
+
+def states_of(loaded, pictures):
+    features, states = SplitModel(loaded.model).features_and_states(pictures)
+    return states.with_tokens(torch.stack(features))
+
+
+def tower_of(loaded):
+    llava = loaded.model.model
+    return next(getattr(llava, name) for name in ("vision_tower", "visual", "vision_model") if hasattr(llava, name))
+
+
+def layers_of(loaded):
+    return next(part for part in tower_of(loaded).modules() if isinstance(part, torch.nn.ModuleList))
+
+
+@torch.no_grad()
+def eager_attention(loaded, pictures, monkeypatch, one_head=False):
+    """The probabilities of each layer of the stock tower: a list of [heads, T, T], one for each call and tile."""
+    rows = [[] for _ in layers_of(loaded)]
+    attentions = [getattr(layer, "self_attn", None) or layer.attn for layer in layers_of(loaded)]
+
+    def eager(module, query, key, value, mask=None, scaling=None, **rest):
+        scaled = query.shape[-1] ** -0.5
+        assert scaling is None or math.isclose(scaling, scaled)
+        weights = (query @ key.transpose(2, 3) * scaled + (0 if mask is None else mask)).softmax(-1)
+        if one_head:
+            wide = (each.transpose(1, 2).flatten(2) for each in (query, key))
+            whole = torch.einsum("bqd,bkd->bqk", *wide) * (query.shape[1] * query.shape[3]) ** -0.5
+            rows[attentions.index(module)].extend(whole.softmax(-1).unsqueeze(1))
+        else:
+            rows[attentions.index(module)].extend(weights)
+        return (weights @ value).transpose(1, 2).contiguous(), weights
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "kept_for_a_test", eager)
+    configs = {id(module.config): module.config for module in tower_of(loaded).modules() if hasattr(module, "config")}
+    for config in configs.values():
+        monkeypatch.setattr(config, "_attn_implementation_internal", "kept_for_a_test")
+    loaded.family.features(loaded.model.model, pictures)
+    monkeypatch.undo()
+    return rows
+
+
+@torch.no_grad()
+def mixtures(loaded, pictures):
+    """What visual tokens are made of: for each picture, the share [N, patches] of each patch of the whole call.
+
+    A patch belongs to the tokens that change when its state does, behind the layer whose output is projected.
+    """
+    llava, layers = loaded.model.model, layers_of(loaded)
+    layer = layers[loaded.model.config.vision_feature_layer if "llava_next" in str(type(llava)).lower() else -1]
+    special = int(loaded.model.config.model_type in WITH_CLS)
+    stock, changed = layer.forward, None
+
+    def forward(*args, **kwargs):
+        output = stock(*args, **kwargs)
+        assert isinstance(output, torch.Tensor)
+        flat = (output[:, special:] if output.ndim == 3 else output).reshape(-1, output.shape[-1]).clone()
+        if changed is None:
+            sizes.append(flat.shape[0])
+        else:
+            flat[changed] += torch.arange(flat.shape[1]) % 3  # not the same everywhere, which a norm would undo
+        if output.ndim == 2:
+            return flat
+        return torch.cat([output[:, :special], flat.view(len(output), -1, output.shape[-1])], 1)
+
+    sizes: list[int] = []
+    try:
+        layer.forward = forward
+        before = loaded.family.features(llava, pictures)
+        shares = [torch.zeros(len(each), sizes[0]) for each in before]
+        for patch in range(sizes[0]):
+            changed = patch
+            for share, old, new in zip(shares, before, loaded.family.features(llava, pictures), strict=True):
+                share[:, patch] = (old - new).abs().amax(1) > 1e-6
+    finally:
+        del layer.forward
+    return [share / share.sum(1, keepdim=True).clamp_min(1) for share in shares]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("questions", SHAPES, ids=["wide", "tall", "small"])
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"llava", "vipllava"}))
+def test_attention_and_keys_are_those_of_the_patches_that_a_token_is_made_of(loaded, family, questions, monkeypatch):
+    model = loaded(family)
+    pictures = pictures_of(model, questions)
+    states, made_of = states_of(model, pictures), mixtures(model, pictures)
+    special = int(family in WITH_CLS)
+    for layer, one_head in ((-1, False), (-2, False), (-1, True)):
+        rows = eager_attention(model, pictures, monkeypatch, one_head)
+        index = layer if special else -1  # the last layer in which all see all
+        patches = torch.cat([each[:, 0, 1:] if special else each.mean(1) for each in rows[index]], 1)
+        attention, keys = states.cls_attention_and_keys(layer, one_head)
+        torch.testing.assert_close(attention, states.cls_attention(layer, one_head))
+        torch.testing.assert_close(keys, states.keys(layer))
+        for found, shares in zip(attention, made_of, strict=True):
+            torch.testing.assert_close(found, patches @ shares.T, atol=1e-5, rtol=1e-4)
+    assert keys.shape[:2] == states.features.shape[:2] == attention[:, 0].shape
+    newline = made_of[0].sum(1) == 0
+    assert bool(newline.any()) == (family in ("llava_next", "llava_onevision"))
+    assert not attention[0][:, newline].any()
+    assert not keys[0][newline].any()
+    assert attention[0][:, ~newline].all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_picture_has_the_same_states_in_a_batch_as_alone(loaded, family):
+    model = loaded(family)
+    together = states_of(model, pictures_of(model, WIDE))
+    for row in range(2):
+        alone, picked = states_of(model, pictures_of(model, WIDE[row : row + 1])), together.rows(torch.tensor([row]))
+        for one, other in ((alone, picked), (picked, picked.rows(torch.tensor([0])))):
+            torch.testing.assert_close(one.cls_attention(), other.cls_attention(), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(one.keys(), other.keys(), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(one.features, other.features, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_projected_features_are_what_the_decoder_is_given(loaded, family):
+    model = loaded(family)
+    pictures = pictures_of(model, WIDE)
+    states = states_of(model, pictures)
+    given = torch.stack(model.family.features(model.model.model, pictures))
+    torch.testing.assert_close(states.project(states.features), given, atol=1e-5, rtol=1e-5)
+    assert (states.cls is not None) == (family in ("llava", "vipllava"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llava", "vipllava"])
+def test_the_attention_of_cls_is_the_stock_towers(loaded, family, monkeypatch):
+    model = loaded(family)
+    pictures = pictures_of(model, WIDE)
+    states = states_of(model, pictures)
+    for layer, one_head in ((-1, False), (0, False), (-1, True)):
+        rows = eager_attention(model, pictures, monkeypatch, one_head)
+        expected = torch.stack(rows[layer])[:, :, 0, 1:]
+        torch.testing.assert_close(states.cls_attention(layer, one_head), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_layer_that_sees_windows_stands_for_the_next_that_sees_all(loaded):
+    model = loaded("qwen2_5_vl")
+    assert model.model.config.vision_config.fullatt_block_indexes == [1]
+    states = states_of(model, pictures_of(model, WIDE))
+    assert torch.equal(states.cls_attention(0), states.cls_attention(1))
+    other = loaded("qwen2_vl")
+    states = states_of(other, pictures_of(other, WIDE))
+    assert not torch.equal(states.cls_attention(0), states.cls_attention(1))
+
+
+@torch.no_grad()
+def test_received_attention_averages_over_the_queries_in_blocks_and_under_a_mask():
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 2, 300, 3, 4, generator=generator)
+    weights = torch.einsum("bqhd,bkhd->bhqk", query, key).mul(0.5)
+    torch.testing.assert_close(received_attention(query, key), weights.softmax(-1).mean(2), atol=1e-6, rtol=1e-5)
+    seen = torch.rand(2, 1, 300, 300, generator=generator) > 0.3
+    expected = weights.masked_fill(~seen, -torch.inf).softmax(-1).mean(2)
+    added = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+    for mask in (seen, added):
+        torch.testing.assert_close(received_attention(query, key, mask), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        received_attention(query, key, seen[:, :, :1]),
+        weights.masked_fill(~seen[:, :, :1], -torch.inf).softmax(-1).mean(2),
+        atol=1e-6,
+        rtol=1e-5,
+    )
+
+
+@torch.no_grad()
+def test_a_layer_computed_from_its_parts_is_the_stock_layer(loaded):
+    for family in ("llava", "llava_onevision", "idefics3"):
+        states = states_of(loaded(family), pictures_of(loaded(family), WIDE))
+        for layer, entering in zip(states.layers, states.entering, strict=True):
+            expected = layer(entering, attention_mask=None)
+            torch.testing.assert_close(run_layer(layer, entering)[0], expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_method_that_needs_cls_is_refused_by_name_where_there_is_none(loaded):
+    model = loaded("qwen2_vl")
+    message = r"^method 'flowcut': needs a vision tower with one \[CLS\], as in LLaVA-1.5$"
+    with pytest.raises(TokenselError, match=message), reduce_tokens(model.model, "flowcut", kept=4):
+        model.model(**model.prepare(WIDE))
+
+
+def test_a_feature_layer_that_does_not_exist_is_named():
+    model = tiny_llava()
+    model.config.vision_feature_layer = -9
+    tap = VisionTap(model.model, family_of(model.config))
+    handles = tap.attach()
+    model.model.vision_tower(llava_inputs(model)["pixel_values"])
+    for handle in handles:
+        handle.remove()
+    with pytest.raises(TokenselError, match=r"^vision_feature_layer=-9: must be from -3 to 2"):
+        tap.take({})
+    assert tap.take({}) is None
+
+
+def test_cls_among_the_visual_tokens_is_refused():
+    model = tiny_llava()
+    model.config.vision_feature_select_strategy = "full"
+    with pytest.raises(TokenselError, match=r"^vision_feature_select_strategy=full: must be 'default'"):
+        VisionTap(model.model, family_of(model.config))
