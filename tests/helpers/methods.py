@@ -1,6 +1,19 @@
-"""Settings that suit every method."""
+"""Settings that suit every method, and how many tokens they leave."""
+
+from tokensel.engine.stages import Stage
 
 
 def kept_of(method: str, kept: int = 4) -> int | None:
     """`kept` as this method takes it: the full model takes none, no_image takes 0."""
     return {"full": None, "no_image": 0}.get(method, kept)
+
+
+def left_of(stages: list[Stage], count: int) -> int:
+    """How many of a picture's `count` visual tokens are left after all stages."""
+    left = count
+    for stage in stages:
+        kept = stage.kept_of(count)
+        if kept < left:
+            remaining = stage.method.remaining(kept, left, stage.layer, stage.index)
+            left = kept if remaining is None else remaining
+    return left
