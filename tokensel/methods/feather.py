@@ -53,37 +53,26 @@ class Feather(Method):
     def select(self, context: Context) -> Selection:
         score = _attention(context, self.rotary)
         uniform = _uniform(context, self.stride) if self.stride and context.stage == 0 else None
-        if uniform is None:
-            remaining = self.remaining(context.kept, context.count, context.layer, context.stage)
-            assert remaining is not None
-            return Selection(keep_best(score, remaining))
         if self.ratio is None:
-            return Selection(keep_best(score + 2 * uniform, context.kept))
-        best = keep_best(score, int(context.count * (1 - self.ratio)))
-        chosen = uniform.expand(score.shape).clone().scatter(1, best, True)
-        width = min(context.count, best.shape[1] + int(uniform.sum()))
-        return Selection((~chosen).view(torch.uint8).sort(dim=1, stable=True).indices[:, :width], counts=chosen.sum(1))
+            return Selection(keep_best(score if uniform is None else score + 2 * uniform, context.kept))
+        share = 1 - self.ratio
+        if uniform is None:
+            return Selection(keep_best(score, int(context.count * (share * share if self.stride else share))))
+        return _union(keep_best(score, int(context.count * share)), uniform)
 
     def flops(self, sizes: Sizes) -> int:
         return sizes.keys() + 2 * sizes.query_width * (sizes.hidden + sizes.count)
 
     def remaining(self, kept: int, count: int, layer: int = 0, stage: int = 0) -> int | None:
-        if self.ratio is None:
-            return kept
+        if self.ratio is None or (self.stride and not stage):
+            return kept if self.ratio is None else None
         share = 1 - self.ratio
-        if self.stride is None:
-            return int(count * share)
-        return int(count * (share * share)) if stage else None
+        return int(count * (share * share if self.stride else share))
 
     def schedule(self, kept: int, count: int, stages: int) -> tuple[int, ...]:
-        if stages > 2 and self.stride:
-            raise TokenselError(f"agg_layer: method 'feather' has one or two stages, not {stages}")
         if stages == 1 or not self.stride:
             return geometric(kept, count, stages)
-        uniform = math.ceil(math.isqrt(count) / self.stride) ** 2
-        share = _share(kept, count, uniform) if self.ratio is None else 1 - self.ratio
-        first = min(count, round(count * share + uniform * (1 - share)))
-        return first, min(first, kept if self.ratio is None else int(first * share**2))
+        return _two_stages(kept, count, stages, self.stride, self.ratio)
 
 
 def _check(ratio: float | None, stride: int | None) -> None:
@@ -91,6 +80,23 @@ def _check(ratio: float | None, stride: int | None) -> None:
         raise TokenselError(f"ratio={ratio!r}: must be a number from 0 and below 1, or null")
     if stride is not None and (not isinstance(stride, int) or isinstance(stride, bool) or stride < 1):
         raise TokenselError(f"stride={stride!r}: must be an integer from 1, or null")
+
+
+def _union(best: Tensor, uniform: Tensor) -> Selection:
+    """The best tokens, LongTensor[B, M], with the uniform ones, BoolTensor[N]: in order, and how many each row has."""
+    chosen = uniform.expand(len(best), -1).clone().scatter(1, best, True)
+    width = min(len(uniform), best.shape[1] + int(uniform.sum()))
+    return Selection((~chosen).view(torch.uint8).sort(dim=1, stable=True).indices[:, :width], counts=chosen.sum(1))
+
+
+def _two_stages(kept: int, count: int, stages: int, stride: int, ratio: float | None) -> tuple[int, ...]:
+    """How many of `count` tokens each stage leaves, in the second `kept`; with a ratio, how many on average."""
+    if stages > 2:
+        raise TokenselError(f"agg_layer: method 'feather' has one or two stages, not {stages}")
+    uniform = math.ceil(math.isqrt(count) / stride) ** 2
+    share = _share(kept, count, uniform) if ratio is None else 1 - ratio
+    first = min(count, round(count * share + uniform * (1 - share)))
+    return first, min(first, kept if ratio is None else int(first * share**2))
 
 
 def _share(kept: int, count: int, uniform: int) -> float:

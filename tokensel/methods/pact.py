@@ -57,35 +57,23 @@ class Pact(Method):
     proportional: bool = True
 
     def __post_init__(self) -> None:
-        for name, low, high in (("cutoff", 0, 2), ("keep", 0, 1), ("recover", 0, 100)):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not low <= value <= high):
-                raise TokenselError(f"{name}={value!r}: must be a number from {low} to {high}")
+        _check(cutoff=(self.cutoff, 2), keep=(self.keep, 1), recover=(self.recover, 100))
 
     def select(self, context: Context) -> Selection:
         left = keep_best(_importance(context), self._unpruned(context.kept, context.count))
         if not self.clustering:
             return Selection(left)
         keys = cast(Tensor, context.project("key", "visual", "next", rotary=True)).flatten(2)
-        distances = cosine_distances(take(keys, left), take(keys, left))
-        order = density_order(distances)
-        if self.cutoff is None:
-            centers, cutoff = bounded_centers_of_number(distances, order, context.kept)
-        else:
-            centers, cutoff = bounded_centers(distances, order, self.cutoff), keys.new_tensor(self.cutoff).float()
+        centers, cutoff = _centers(take(keys, left), context.kept, self.cutoff)
         cluster = _clusters(cosine_distances(keys, take(keys, left)), left, centers, cutoff * self.recover)
         means, sizes = cluster_means(context.tokens, cluster, left.shape[1] + 1)
-        first = (~centers).view(torch.uint8).sort(dim=1, stable=True).indices
-        width = context.kept if self.cutoff is None else left.shape[1]
-        first, counts = first[:, :width], None if self.cutoff is None else centers.sum(1)
+        width, counts = (context.kept, None) if self.cutoff is None else (left.shape[1], centers.sum(1))
+        first = (~centers).view(torch.uint8).sort(dim=1, stable=True).indices[:, :width]
         weights = sizes.gather(1, first).clamp_min(1) if self.proportional else None
         return Selection(left.gather(1, first), take(means, first), weights, counts)
 
     def flops(self, sizes: Sizes) -> int:
-        length, left = sizes.count + sizes.text, self._unpruned(sizes.kept, sizes.count)
-        importance = 2 * length * (sizes.hidden * (sizes.query_width + sizes.key_width) + sizes.query_width)
-        clustering = 2 * left * (left + sizes.count) * sizes.key_width + 2 * (left + 1) * sizes.count * sizes.hidden
-        return importance + (sizes.keys() + clustering if self.clustering else 0)
+        return _flops(sizes, self._unpruned(sizes.kept, sizes.count), self.clustering)
 
     def remaining(self, kept: int, count: int, layer: int = 0, stage: int = 0) -> int | None:
         if self.cutoff is None:
@@ -93,9 +81,30 @@ class Pact(Method):
         return None if self.clustering else self._unpruned(kept, count)
 
     def _unpruned(self, kept: int, count: int) -> int:
-        if self.cutoff is None:
-            return max(kept, int(count * self.keep)) if self.clustering else kept
-        return max(1, int(count * self.keep))
+        share = max(1, int(count * self.keep))
+        return share if self.cutoff is not None else max(kept, share) if self.clustering else kept
+
+
+def _flops(sizes: Sizes, left: int, clusters: bool) -> int:
+    length = sizes.count + sizes.text
+    importance = 2 * length * (sizes.hidden * (sizes.query_width + sizes.key_width) + sizes.query_width)
+    clustering = 2 * left * (left + sizes.count) * sizes.key_width + 2 * (left + 1) * sizes.count * sizes.hidden
+    return importance + (sizes.keys() + clustering if clusters else 0)
+
+
+def _check(**numbers: tuple[float | None, int]) -> None:
+    for name, (value, most) in numbers.items():
+        if value is not None and (isinstance(value, bool) or not 0 <= value <= most):
+            raise TokenselError(f"{name}={value!r}: must be a number from 0 to {most}")
+
+
+def _centers(keys: Tensor, kept: int, cutoff: float | None) -> tuple[Tensor, Tensor]:
+    """Which of the keys [B, M, D] are centres, BoolTensor[B, M], and the radius, [B] or one for all."""
+    distances = cosine_distances(keys, keys)
+    order = density_order(distances)
+    if cutoff is None:
+        return bounded_centers_of_number(distances, order, kept)
+    return bounded_centers(distances, order, cutoff), distances.new_tensor(cutoff)
 
 
 def _importance(context: Context) -> Tensor:
