@@ -4,15 +4,7 @@
 """
 
 import pytest
-from helpers.official import cases, check_of, folder, methods
-
-# Cases that cannot match, with the reason. At most 3% of all.
-UNMATCHED: dict[tuple[str, str], str] = {
-    (
-        "cdpruner",
-        "case22",
-    ): "float32 rounding decides among near-duplicates; float64 agrees with ours",
-}
+from helpers.official import UNMATCHED, cases, check_of, folder, methods
 
 
 @pytest.mark.parametrize("method", methods())

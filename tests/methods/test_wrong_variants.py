@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.official import SAMPLE, cases, check_of, folder
+from helpers.official import SAMPLE, UNMATCHED, cases, check_of, folder
 
 from tokensel import Context
-from tokensel.functional import merging
-from tokensel.methods import prumerge, prumerge_plus, sparsevlm, visionzip
+from tokensel.functional import clustering, merging, relevance, sampling
+from tokensel.methods import cdpruner, dart, divprune, mmtok, prumerge, prumerge_plus, sparsevlm, visionzip
+from tokensel.methods.base import geometric
+from tokensel.methods.dart import Dart
+from tokensel.methods.mmtok import MMTok
 from tokensel.methods.prumerge import PruMerge
 from tokensel.methods.prumerge_plus import PruMergePlus
+from tokensel.methods.pyramiddrop import PyramidDrop
 from tokensel.methods.sparsevlm import SparseVLM
 from tokensel.methods.visionzip import VisionZip
 from tokensel.models.vision import ClsTower
@@ -94,7 +98,130 @@ VISION: dict[str, Variant] = {
     "the order of the picture": (PruMerge, "choose", in_order_of_the_picture),
     "no token for the others": (PruMerge, "select", with_selection(without_last)),
 }
+
+
+def with_field(name, value):
+    """A `__post_init__` that sets a field, whatever it was made with."""
+    return lambda right: lambda self: setattr(self, name, value)
+
+
+DART: dict[str, Variant] = {
+    "the L2 norm of keys": (
+        Dart,
+        "_key_norms",
+        lambda right: staticmethod(
+            lambda context, tokens: (
+                context.project("key", tokens, "previous", rotary=True).float().flatten(2).norm(dim=2)
+            )
+        ),
+    ),
+    "keys before rotary embedding": (
+        Context,
+        "project",
+        lambda right: lambda self, part, tokens, layer, rotary: right(self, part, tokens, layer, False),
+    ),
+    "keys of the next layer": (
+        Context,
+        "project",
+        lambda right: lambda self, part, tokens, layer, rotary: right(self, part, tokens, "next", rotary),
+    ),
+    "keys summed over heads first": (
+        Dart,
+        "_key_norms",
+        lambda right: staticmethod(
+            lambda context, tokens: context.project("key", tokens, rotary=True).float().mean(2).abs().sum(2)
+        ),
+    ),
+    "states before the final norm": (Context, "final_norm", lambda right: lambda self, states: states),
+    "the most similar tokens": (
+        dart,
+        "least_similar",
+        lambda right: lambda states, pivots, kept, queries: right(states, pivots, kept, -queries),
+    ),
+    "pivots visited by falling norm": (
+        dart,
+        "set_order",
+        lambda right: lambda places: torch.arange(places.shape[1]).expand_as(places),
+    ),
+    "no text pivots": (Dart, "__post_init__", with_field("text_pivots", 0)),
+    "exactly as many as asked": (Dart, "__post_init__", with_field("exact", True)),
+}
+CDPRUNER: dict[str, Variant] = {
+    "relevance with a plus sign": (
+        cdpruner,
+        "text_relevance",
+        lambda right: lambda tokens, texts, real, sign=1: right(tokens, texts, real, -sign),
+    ),
+    "relevance without normalised texts": (
+        relevance,
+        "inverse_norms",
+        lambda right: lambda states: torch.ones_like(right(states)),
+    ),
+    "no relevance": (
+        cdpruner,
+        "dpp_greedy",
+        lambda right: lambda tokens, quality, kept: right(tokens, torch.ones_like(quality), kept),
+    ),
+    "relevance on one side": (
+        cdpruner,
+        "dpp_greedy",
+        lambda right: lambda tokens, quality, kept: right(tokens, quality.sqrt(), kept),
+    ),
+    "residuals below 1e-2 count as 0": (clustering, "EXHAUSTED", lambda right: 1e-2),
+}
+DIVPRUNE: dict[str, Variant] = {
+    "from the medoid": (
+        divprune,
+        "farthest_point_sampling",
+        lambda right: lambda tokens, kept, start: right(tokens, kept, "medoid"),
+    ),
+    "one choice less": (
+        divprune,
+        "farthest_point_sampling",
+        lambda right: lambda tokens, kept, start: right(tokens, kept - 1, start),
+    ),
+    "distances without norms": (
+        sampling,
+        "inverse_norms",
+        lambda right: lambda tokens: torch.full_like(right(tokens), 0.01),
+    ),
+}
+PYRAMIDDROP: dict[str, Variant] = {
+    "the largest head instead of the mean": (
+        Context,
+        "attention",
+        lambda right: lambda *rest, **given: largest_head(right(*rest, **given)),
+    ),
+    "all queries of the text": (
+        Context,
+        "attention",
+        lambda right: lambda self, queries, layer: right(self, "text", layer=layer),
+    ),
+    "equal factors": (PyramidDrop, "schedule", lambda right: lambda self, *counts: geometric(*counts)),
+    "positions as they were": (PyramidDrop, "default_position", lambda right: "source"),
+}
+MMTOK: dict[str, Variant] = {
+    "softmax over the words": (
+        MMTok,
+        "affinity",
+        lambda right: lambda self, context: right(self, context) / right(self, context).sum(2, keepdim=True),
+    ),
+    "words before their norm": (
+        mmtok,
+        "_unit",
+        lambda right: lambda states: states.float(),
+    ),
+    "the picture's weight as that of the words": (MMTok, "__post_init__", with_field("alpha", 1.0)),
+    "another temperature": (MMTok, "__post_init__", with_field("text_temperature", 0.05)),
+    "no repetitions where the release has them": (MMTok, "__post_init__", with_field("as_released", False)),
+    "bars like the picture": (MMTok, "__post_init__", with_field("picture_size", None)),
+}
 VARIANTS: dict[str, dict[str, Variant]] = {
+    "dart": DART,
+    "cdpruner": CDPRUNER,
+    "divprune": DIVPRUNE,
+    "pyramiddrop": PYRAMIDDROP,
+    "mmtok": MMTOK,
     "prumerge": VISION
     | {
         "the smallest attention": (prumerge, "rank", lambda right: lambda scores: right(-scores)),
@@ -216,7 +343,8 @@ VARIANTS: dict[str, dict[str, Variant]] = {
 def test_a_wrong_variant_fails_its_check(monkeypatch, method, mistake):
     owner, name, make_wrong = VARIANTS[method][mistake]
     monkeypatch.setattr(owner, name, make_wrong(getattr(owner, name)))
-    found = any(fails(method, case) for case in cases(method) if case.stable)
+    held = [case for case in cases(method) if case.stable and (method, case.name) not in UNMATCHED]
+    found = any(fails(method, case) for case in held)
     if not found and folder() == SAMPLE:
         pytest.skip("the committed sample has no case of this part of the rule")
     assert found

@@ -22,6 +22,7 @@ from tokensel.functional.indexing import first_of_best, keep_best, rank, take
 from tokensel.functional.merging import bipartite_soft_matching, contextual_tokens, soft_merge, weighted_merge
 from tokensel.functional.nearest import merge_nearest
 from tokensel.functional.outliers import insert_last, merge_outliers, outlier_counts, outliers_at_stride
+from tokensel.functional.padding import padding_patches
 from tokensel.functional.principal import principal_loadings
 from tokensel.functional.reconstruction import distant_points, keep_unexplained, reconstruction_errors
 from tokensel.functional.relevance import text_relevance
@@ -71,6 +72,7 @@ __all__ = [
     "nearest_mean",
     "outlier_counts",
     "outliers_at_stride",
+    "padding_patches",
     "principal_loadings",
     "random_subset",
     "rank",

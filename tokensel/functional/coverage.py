@@ -15,7 +15,12 @@ COMBINED = ("multi", "add")
 
 @torch.no_grad()
 def greedy_coverage(
-    affinity: Tensor, kept: int, weight: Tensor | None = None, combined: str = "multi", noise: float = 0.0
+    affinity: Tensor,
+    kept: int,
+    weight: Tensor | None = None,
+    combined: str = "multi",
+    noise: float = 0.0,
+    allowed: Tensor | None = None,
 ) -> Tensor:
     """Choices that maximise sum_r max(0, max over chosen j of affinity_jr), one at a time, each the best at its turn.
 
@@ -25,7 +30,8 @@ def greedy_coverage(
 
     weight: [B, N]; the choice maximises gain * weight for combined="multi", gain + weight for "add"; None = the gain.
     noise: an item's contribution to a gain counts as 0 up to this size. Scores within 1e-6 of the best, relative to it,
-    tie with it; ties go to the lowest index.
+    tie with it; ties go to the lowest index. allowed: BoolTensor[B, N], the candidates to choose; others follow only
+    when none of these is left. None = all.
 
     Raises TokenselError for kept < 1 or an unknown combined. Source: Nemhauser, Wolsey, Fisher 1978; SCOPE
     (arXiv 2510.24214); MMTok (arXiv 2508.18264).
@@ -44,7 +50,11 @@ def greedy_coverage(
         score = torch.threshold_(gains, noise, 0).sum(2)
         if weight is not None:
             score = score * weight if combined == "multi" else score + weight
-        score.masked_fill_(chosen, -torch.inf)
+        closed = chosen
+        if allowed is not None:
+            left = allowed & ~chosen
+            closed = torch.where(left.any(1, keepdim=True), ~left, chosen)
+        score.masked_fill_(closed, -torch.inf)
         best = score.amax(1, keepdim=True)
         current = (score >= best - ROUNDING * best.abs()).to(torch.uint8).argmax(1, keepdim=True)
         chosen.scatter_(1, current, True)

@@ -21,6 +21,7 @@ from tokensel.methods.grid import Grid
 from tokensel.methods.himap import HiMAP
 from tokensel.methods.holov import HoloV
 from tokensel.methods.lookup import find_method, make_method
+from tokensel.methods.mmtok import MMTok
 from tokensel.methods.no_image import NoImage
 from tokensel.methods.pact import Pact
 from tokensel.methods.pool import Pool
@@ -57,6 +58,7 @@ __all__ = [
     "Grid",
     "HiMAP",
     "HoloV",
+    "MMTok",
     "MedoidToMe",
     "Method",
     "NoImage",

@@ -21,6 +21,11 @@ from torch import Tensor
 SAMPLE = Path(__file__).parents[2] / "golden" / "official"
 FULL = Path(__file__).parents[4] / "shared" / "reference" / "official"
 
+# Cases that cannot match, with the reason. At most 3% of all.
+UNMATCHED: dict[tuple[str, str], str] = {
+    ("cdpruner", "case22"): "rounding decides among near-duplicates; float64 agrees with ours",
+}
+
 
 def folder() -> Path:
     """The folder named by TOKENSEL_OFFICIAL; else all cases where they are at hand; else the committed sample."""

@@ -1,0 +1,96 @@
+"""mmtok: tokens that cover the question and the picture."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tokensel.data.keywords import keywords
+from tokensel.errors import TokenselError
+from tokensel.functional import greedy_coverage, inverse_norms, padding_patches
+from tokensel.methods.base import Method
+from tokensel.methods.context import Context, Selection
+from tokensel.methods.registry import register_method
+from tokensel.methods.sizes import Sizes
+
+
+@register_method
+@dataclass
+class MMTok(Method):
+    """Keep tokens that together cover the words of the question and the tokens of the picture.
+
+    A word is covered as well as the largest share of its softmax, over cosines with the projected tokens, that a kept
+    token has; a token of the picture likewise, by the vision tower's features before the projector. Each choice
+    maximises its gain in the mean over the words plus alpha times the mean over the picture. Words are the decoder's
+    embeddings of the bare question without function words; where no question is known, the instruction's hidden states.
+    It runs before the first layer; survivors are in the order of the picture, and position ids are renumbered.
+
+    Source: Dong et al., MMTok: Multimodal Coverage Maximization for Efficient Inference of VLMs, 2025,
+        https://arxiv.org/abs/2508.18264.
+    Parameters:
+        alpha: the weight of the picture beside the words.
+        text_temperature, vision_temperature: of the two softmaxes.
+        picture_size: width and height of the picture before it was padded to a square of patches of 14 pixels, as
+            LLaVA-1.5 does: patches wholly inside the bars are kept last. null = all patches are alike.
+        as_released: where fewer patches than kept lie outside the bars, token 0 is repeated, as in the release.
+    Our reading: the release knows each picture's size; a sweep does not, so that it leaves out no bars.
+    """
+
+    name: ClassVar[str] = "mmtok"
+    default_layers: ClassVar[tuple[int, ...]] = (0,)
+    only_layer: ClassVar[int | None] = 0
+    default_position: ClassVar[str] = "renumber"
+    uses_vision: ClassVar[bool] = True
+    min_kept: ClassVar[int] = 1
+
+    alpha: float = 0.5
+    text_temperature: float = 0.02
+    vision_temperature: float = 0.2
+    picture_size: tuple[int, int] | None = None
+    as_released: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("text_temperature", "vision_temperature"):
+            if not getattr(self, name) > 0:
+                raise TokenselError(f"{name}={getattr(self, name)!r}: must be above 0")
+        if not self.alpha >= 0:
+            raise TokenselError(f"alpha={self.alpha!r}: must be at least 0")
+        size = self.picture_size
+        if size is not None and (len(size) != 2 or not all(isinstance(each, int) and each > 0 for each in size)):
+            raise TokenselError(f"picture_size={size!r}: must be [width, height] in pixels, or null")
+
+    def select(self, context: Context) -> Selection:
+        return Selection(self.order(context).sort(dim=1).values)
+
+    def order(self, context: Context) -> Tensor:
+        """The choices in the order in which they are made: LongTensor[B, M]."""
+        affinity = self.affinity(context)
+        if self.picture_size is None:
+            return greedy_coverage(affinity, context.kept)
+        allowed = torch.ones(affinity.shape[:2], dtype=torch.bool, device=affinity.device)
+        allowed[:, padding_patches(*self.picture_size, patches=context.grid[0])] = False
+        order = greedy_coverage(affinity, context.kept, allowed=allowed)
+        return order.masked_fill(~allowed.gather(1, order), 0) if self.as_released else order
+
+    def affinity(self, context: Context) -> Tensor:
+        """How well each visual token covers each word, then each visual token, weighted: [B, N, S + N]."""
+        if context.questions is None:
+            words, real = context.text, context.text_mask
+        else:
+            words, real = context.embed_words([keywords(question) for question in context.questions])
+        tokens, words, features = (_unit(each) for each in (context.tokens, words, context.vision.features))
+        # Softmaxes run over the visual tokens that cover.
+        by_word = (torch.bmm(tokens, words.transpose(1, 2)) / self.text_temperature).softmax(1)
+        by_token = (torch.bmm(features, features.transpose(1, 2)) / self.vision_temperature).softmax(1)
+        shares = real.unsqueeze(1) / real.sum(1).clamp_min(1).view(-1, 1, 1)
+        return torch.cat([by_word * shares, by_token * (self.alpha / context.count)], 2)
+
+    def flops(self, sizes: Sizes) -> int:
+        # As many words as the prompt has other tokens: exact without a bare question, else the most there can be.
+        return sizes.cosines(sizes.text) + sizes.vision_cosines()
+
+
+def _unit(states: Tensor) -> Tensor:
+    states = states.float()
+    return states * inverse_norms(states).unsqueeze(-1)
