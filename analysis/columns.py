@@ -15,21 +15,25 @@ CONTROLS = ("full", "no_image")
 TIMES = ("select_ms", "vision_ms", "prefill_ms", "decode_ms", "total_ms")
 _IDENTITY = ("model", "model_revision", "dtype", "data", "data_options", "data_digest", "questions", "scoring")
 _QUARTILES = tuple(f"{time}_{quartile}" for time in TIMES for quartile in ("p25", "p50", "p75"))
-_COSTS = ("speedup", "speedup_total", "flops", "flops_ratio", "kv_bytes", "tokens_layer_mean", "peak_memory_bytes")
-FIGURES = ("n", "correct", "skipped", "accuracy", "ci_low", "ci_high", *_COSTS, "min_margin", "near_ties")
+_TOKENS = ("tokens_layer_mean", "tokens_left")
+_COSTS = ("speedup", "speedup_total", "flops", "flops_ratio", "kv_bytes", *_TOKENS, "peak_memory_bytes")
+_TIES = ("near_ties", "n_tied_choice", "n_ties")
+FIGURES = ("n", "correct", "skipped", "accuracy", "ci_low", "ci_high", *_COSTS, "min_margin", *_TIES)
 # Every column, in order, with its type.
 COLUMN_TYPES = (
     dict.fromkeys(("key", "folder", "sweep", "status", "error"), "string")
     | {"in_table": "boolean"}
     | dict.fromkeys((*_IDENTITY, *PROTOCOL, "pool", "method"), "string")
-    | {"kept": "Int64", "agg_layer": "Int64", "stages": "string", "temperature": "Float64"}
+    | {"kept": "Int64", "kept_share": "string", "budget": "string"}
+    | {"agg_layer": "Int64", "stages": "string", "temperature": "Float64"}
     | dict.fromkeys(("aggregation", "layout", "position"), "string")
     | {"seed": "Int64", "code": "string"}
     | dict.fromkeys(("n", "correct", "skipped"), "Int64")
     | dict.fromkeys(("accuracy", "ci_low", "ci_high", "chance"), "Float64")
     | dict.fromkeys((*_QUARTILES, "speedup", "speedup_total"), "Float64")
     | {"flops": "Int64", "flops_ratio": "Float64", "kv_bytes": "Int64", "tokens_layer_mean": "Float64"}
-    | {"peak_memory_bytes": "Int64", "min_margin": "Float64", "near_ties": "Int64"}
+    | {"tokens_left": "Int64", "peak_memory_bytes": "Int64", "min_margin": "Float64"}
+    | dict.fromkeys(_TIES, "Int64")
     | {"command": "string", "device": "string", "threads": "Int64", "versions": "string", "commit": "string"}
 )
 

@@ -50,7 +50,7 @@ def compare(
     level: float = 0.95,
     power: float = 0.8,
 ) -> pd.DataFrame:
-    """Compares every complete point with the reference at the same kept and in the same pool.
+    """Compares every complete point with the reference at the same budget, else at the same kept, in the same pool.
 
     Only questions that both points answered count.
 
@@ -189,16 +189,24 @@ def _pairs(rows: pd.DataFrame, references: pd.DataFrame, reference: str) -> Iter
     if not references["method"].isin(CONTROLS).any():
         rows = rows[~rows["method"].isin(CONTROLS)]
     for row in rows[~rows["key"].isin(references["key"])].to_dict("records"):
-        fitting = [each for each in candidates if each["method"] in CONTROLS or _same(each, row, "kept")]
+        fitting = [each for each in candidates if each["method"] in CONTROLS or _same_budget(each, row)]
+        fitting = fitting or [each for each in candidates if _same(each, row, "kept")]
         # min takes the first of equally good candidates, so the order of the table decides.
         chosen = min(fitting, key=partial(_mismatch, row), default=None)
         named = {name: row[name] for name in ("pool", "key", *_names(rows))}
-        note = "" if chosen else f"no {reference} at this kept"
+        note = "" if chosen else f"no {reference} at this {'kept' if pd.isna(row['budget']) else 'budget'}"
         yield named | {"reference": reference, "reference_key": chosen["key"] if chosen else None, "note": note}
 
 
 def _mismatch(row: dict, other: dict) -> tuple[bool, ...]:
     return tuple(not _same(other, row, name) for name in ("layout", "agg_layer", "seed"))
+
+
+def _same_budget(one: dict, other: dict) -> bool:
+    """Whether both were solved for some budget."""
+    if pd.isna(one["budget"]) or pd.isna(other["budget"]):
+        return False
+    return bool(set(one["budget"].split(", ")) & set(other["budget"].split(", ")))
 
 
 def _same(one: dict, other: dict, name: str) -> bool:

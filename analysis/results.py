@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from analysis.columns import FIGURES, PROTOCOL, SETTINGS, TIMES, pool_of, tidy, typed
+from tokensel.engine.kept import count_of, read_kept
 from tokensel.errors import TokenselError
 from tokensel.evaluation.store import PointStore
 
@@ -32,6 +33,8 @@ def load_results(source: str | Path) -> pd.DataFrame:
     pool            identifies the model's revision, the data, the questions, the scoring and the protocol. Only rows of
                     the same pool may be compared or averaged
     code            digest of the code that computed the point
+    kept            a count. Where a share was asked for, kept_share has it, and kept is that share of a usual picture
+    budget          the budgets that kept was solved for, such as "average_tokens:64, flops:0.4"
     in_table        whether the sweep's latest table lists the point. A folder also keeps points of earlier runs and of
                     earlier code, which that table does not list
 
@@ -140,9 +143,21 @@ def _record(folder: Path) -> dict[str, Any]:
     record: dict[str, Any] = {"key": folder.name, "folder": str(folder), "sweep": folder.parent.name, "error": error}
     record["status"] = "failed" if error else "unfinished" if metrics is None else "complete"
     record |= _identity(settings)
-    record |= {name: settings.get(name) for name in ("method", "kept", *SETTINGS)}
+    record |= {name: settings.get(name) for name in ("method", *SETTINGS)}
+    record |= _kept(settings)
     record |= {f"method.{name}": value for name, value in (settings.get("method_options") or {}).items()}
     return record | _figures(metrics or {})
+
+
+def _kept(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """kept as a count, the share if it was one, and the budgets that it was solved for."""
+    kept = settings.get("kept")
+    budgets = ", ".join(settings.get("budgets") or ()) or None
+    if not isinstance(kept, str):
+        return {"kept": kept, "kept_share": None, "budget": budgets}
+    visual_tokens = ((settings.get("provenance") or {}).get("protocol") or {}).get("visual_tokens")
+    count = None if visual_tokens is None else count_of(read_kept(kept), visual_tokens)
+    return {"kept": count, "kept_share": kept, "budget": budgets}
 
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:

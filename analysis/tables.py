@@ -10,7 +10,8 @@ def accuracy_table(results: pd.DataFrame) -> pd.DataFrame:
     """Formats each point of `load_results` as one line of text.
 
     Columns: pool (if there are several), method, kept, setting (if a method has several), n, accuracy in percent with
-    its interval ("failed" or "unfinished" for points without one), prefill ms, speed-up, FLOPs ratio.
+    its interval ("failed" or "unfinished" for points without one), prefill ms, speed-up, visual tokens left after the
+    last stage and averaged over the decoder's layers, FLOPs ratio.
     """
     rows = tidy(results)
     shares = 100 * rows[["accuracy", "ci_low", "ci_high"]]
@@ -21,6 +22,8 @@ def accuracy_table(results: pd.DataFrame) -> pd.DataFrame:
     table = _named(rows, rows["pool"].map(pool_titles(rows))).assign(**{"accuracy % [95%]": accuracies})
     table["prefill ms"] = rows["prefill_ms_p50"].map("{:.1f}".format, na_action="ignore")
     table["speed-up"] = rows["speedup"].map("{:.2f}x".format, na_action="ignore")
+    table["tokens left"] = rows["tokens_left"]
+    table["tokens per layer"] = rows["tokens_layer_mean"].map("{:.1f}".format, na_action="ignore")
     table["FLOPs ratio"] = rows["flops_ratio"].map("{:.3f}".format, na_action="ignore")
     return _shown(table)
 

@@ -47,6 +47,13 @@ class TableRow:
         return self.point.get("kept")
 
     @property
+    def at(self) -> tuple[str, float]:
+        """The budget or else the kept at which this row is compared, in words and as a number."""
+        if budget := self.point.get("budget"):
+            return budget, float(budget.split(", ")[0].rpartition(":")[2])
+        return f"{self.kept} kept", self.kept or 0
+
+    @property
     def status(self) -> str:
         return self.point["status"]
 

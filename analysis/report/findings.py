@@ -1,4 +1,4 @@
-"""States the main results in sentences: the best method at each kept, its lead, and whether it is significant."""
+"""States the main results in sentences: the best method at each kept or budget, its lead, and its significance."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -17,10 +17,10 @@ def findings(evaluation: Evaluation) -> Html:
     if not rows:
         return tag("p", "No point of this evaluation is complete, so there is nothing to compare yet.", class_="lead")
     reduced = [row for row in rows if not row.is_control and row.kept is not None]
-    by_kept = sorted(reduced, key=lambda row: row.kept or 0)
+    by_cost = sorted(reduced, key=lambda row: row.at[::-1])
     items = [
-        tag("li", tag("span", f"{kept} kept", class_="at"), tag("span", *at_kept(list(same))))
-        for kept, same in groupby(by_kept, key=lambda row: row.kept)
+        tag("li", tag("span", at, class_="at"), tag("span", *at_kept(list(same))))
+        for (at, _), same in groupby(by_cost, key=lambda row: row.at)
     ]
     return join(
         tag("p", overall(evaluation), class_="lead"),

@@ -77,7 +77,8 @@ def _row(row: TableRow, columns: Sequence[Column], colors: Mapping[str, str]) ->
 def _columns(evaluation: Evaluation) -> list[Column]:
     rows = evaluation.rows
     columns = [Column("method", "method", lambda row: row.method, _plain, "text")]
-    columns.append(Column("kept", "kept", _figure("kept"), _plain))
+    columns.append(Column("kept", "kept", _figure("kept"), _kept))
+    columns.append(Column("budget", "budget", _figure("budget"), _plain, "text"))
     columns += [_setting(name, rows) for name in evaluation.varying]
     if any(row.status != "complete" for row in rows):
         columns.append(Column("status", "status", lambda row: row.status, _status, "text"))
@@ -95,12 +96,13 @@ def _columns(evaluation: Evaluation) -> list[Column]:
         Column("speedup", "speed-up", _figure("speedup"), _decimals(".2f", "\u00d7")),
         Column("flops_ratio", "FLOPs", _figure("flops_ratio"), lambda value, row: f"{100 * value:.1f}%"),
         Column("kv_bytes", "KV cache", _figure("kv_bytes"), lambda value, row: f"{value / 2**20:.2f} MiB"),
+        Column("tokens_left", "tokens left", _figure("tokens_left"), _plain),
         Column("tokens_layer_mean", "tokens per layer", _figure("tokens_layer_mean"), _decimals(".1f")),
         Column("skipped", "skipped", _figure("skipped"), _plain),
-        Column("near_ties", "near ties", _figure("near_ties"), _plain),
+        Column("n_ties", "hang on a tie", _figure("n_ties"), _plain),
     ]
     always = {"method", "kept", "n", "accuracy", *evaluation.varying}
-    unless_zero = {"skipped", "near_ties"}  # columns that are left out if they are 0 everywhere
+    unless_zero = {"skipped", "n_ties"}  # columns that are left out if they are 0 everywhere
     return [
         column
         for column in columns
@@ -125,6 +127,11 @@ def _setting(name: str, rows: Sequence[TableRow]) -> Column:
 
 def _plain(value: Any, row: TableRow) -> str:
     return str(value)
+
+
+def _kept(value: Any, row: TableRow) -> str:
+    share = row.point.get("kept_share")
+    return str(value) if share is None else f"{value} ({share})"
 
 
 def _short(value: str, row: TableRow) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -11,18 +12,28 @@ from tokensel.evaluation.summary import NEAR_TIE
 from tokensel.evaluation.sweep.results import TableRow, against_fastv, best_at_each_kept, value_of, varying_columns
 
 _DASH = "-"
+# Characters that rich puts between two columns of this form.
+_BETWEEN = 3
+# Columns that a narrow terminal does without, the first of them first. Those that say what a point costs stay.
+_FIRST_TO_GO = ("KV", "prefill ms", "speed-up", "n", "p", "vs fastv", "F1", "score")
 
 
 def caption(results: Sequence[TableRow]) -> str:
     """Notes below the table: what its columns mean, the chance level, skipped questions and near ties."""
     chances = {f"{result.setting['data']} {100 * result.chance:.1f}%" for result in results}
     notes = f"Chance: {', '.join(sorted(chances))}."
-    notes += " vs fastv: percentage points at the same kept, exact McNemar p."
+    budgets = dict.fromkeys(result.setting["budget"] for result in results if result.setting.get("budget"))
+    notes += f" vs fastv: percentage points at the same {'budget' if budgets else 'kept'}, exact McNemar p."
     notes += " Speed-up and FLOPs ratio: prefill with the vision tower, over the full model."
+    if budgets:
+        notes += f"\nkept is solved for the budget {', '.join(budgets)}."
+    notes += "\nleft: visual tokens after the last stage; tokens/layer: averaged over the decoder's layers."
     if skipped := max((result.metrics["skipped"] for result in results), default=0):
         notes += f" Skipped: {skipped} questions."
-    if near := max((result.metrics["near_ties"] or 0 for result in results), default=0):
-        notes += f"\nNear ties, with a margin below {NEAR_TIE:g}: up to {near} questions per point."
+    worst = max(results, key=lambda result: result.metrics.get("n_ties") or 0, default=None)
+    if worst is not None and (ties := worst.metrics.get("n_ties")):
+        notes += f"\nUp to {ties} of {worst.metrics['n']} answers hang on a tie, of the best two logits (margin below "
+        notes += f"{NEAR_TIE:g}) or of the chosen tokens: rounding may change them."
     return notes
 
 
@@ -33,21 +44,41 @@ def print_table(results: Sequence[TableRow], notes: str, console: Console | None
     varying = varying_columns(results)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     own = [name for name in ("score", "F1") if any(_own_figure(result, name) is not None for result in results)]
-    names = ["method", "kept", *varying, "tokens/layer", "n", "accuracy % [95%]", *own, "vs fastv", "p"]
+    names = ["method", "kept", *varying, "left", "tokens/layer", "n", "accuracy % [95%]", *own, "vs fastv", "p"]
     names += ["prefill ms", "speed-up", "FLOPs ratio", "KV"]
-    for name in names:
+    rows = [_cells(result, results, varying, own) for result in results]
+    shown = _fitting(names, rows, console.width)
+    for name in shown:
         table.add_column(name.removeprefix("method."), justify="left" if name == "method" else "right", no_wrap=True)
-    for result in results:
-        table.add_row(*_cells(result, results, varying, own))
+    for row in rows:
+        table.add_row(*(cell for name, cell in zip(names, row, strict=True) if name in shown))
     console.print(table)
+    if len(shown) < len(names):
+        dropped = [name.removeprefix("method.") for name in names if name not in shown]
+        console.print(f"No room for {', '.join(dropped)}: in a wider window, or in the files.", highlight=False)
     console.print(notes, highlight=False)
     for best in best_at_each_kept(results):
         where = ", ".join(f"{name} {value}" for name, value in best["where"].items() if value is not None)
-        line = f"kept {best['kept']}: best is {best['method']}{f' ({where})' if where else ''}"
+        line = f"{best['at']}: best is {best['method']}{f' ({where})' if where else ''}"
         line += f" at {100 * best['accuracy']:.1f}%"
         if best["runner_up"]:
             line += f", runner-up {best['runner_up']}, McNemar p = {_probability(best['p_value'])}"
         console.print(line, highlight=False, markup=False)
+
+
+def _fitting(names: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The columns that fit in this width, the least important left out first."""
+    shown = list(names)
+    widths = {
+        name: max(len(name.removeprefix("method.")), *(cell_len(cell.replace("\\", "")) for cell in column))
+        for name, *column in zip(names, *rows, strict=True)
+    }
+    for name in _FIRST_TO_GO:
+        if sum(widths[each] + _BETWEEN for each in shown) <= width:
+            break
+        if name in shown:
+            shown.remove(name)
+    return shown
 
 
 def _own_figure(result: TableRow, name: str) -> float | None:
@@ -70,6 +101,7 @@ def _cells(result: TableRow, results: Sequence[TableRow], varying: Sequence[str]
         result.setting["method"],
         _text(result.setting["kept"]),
         *(_text(result.setting.get(name)) for name in varying),
+        _text(figures.get("tokens_left")),
         _number(figures.get("tokens_layer_mean"), ".1f"),
         _text(figures.get("n")),
         "failed" if result.error else interval,

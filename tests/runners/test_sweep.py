@@ -449,3 +449,54 @@ def test_parquet_reads_back_with_mixed_options(sweep, tmp_path):
     sweep("method=fps", "kept=4", "method.start=medoid,0", "latency.repeats=0", "--multirun")
     frame = pd.read_parquet(tmp_path / "out/sweep/results.parquet")
     assert set(frame["method.start"].dropna()) == {"medoid", "0"}
+
+
+def test_a_budget_is_solved_for_every_method_and_shares_the_points_of_its_kept(sweep, tmp_path):
+    status, line, out, _ = sweep("method=fps,divprune", "budget=flops:0.8", "latency.repeats=0", "--multirun")
+    assert status == 0
+    reduced = [p for p in line["points"] if p["method"] not in ("full", "no_image")]
+    assert {p["method"] for p in reduced} == {"fps", "divprune", "fastv", "random"}
+    assert all(p["budget"] == "flops:0.8" and abs(p["flops_ratio"] - 0.8) < 0.03 for p in reduced)
+    assert [best["budget"] for best in line["best"]] == ["flops:0.8"]
+    assert all(p["vs_fastv_p"] is not None for p in reduced if p["method"] != "fastv")
+    assert "kept is solved for the budget flops:0.8" in out
+    (fps,) = (p for p in reduced if p["method"] == "fps")
+    before = files(tmp_path / "out")
+    _, again, _, _ = sweep("method=fps", f"kept={fps['kept']}", "controls=[]", "latency.repeats=0")
+    assert [p["key"] for p in again["points"]] == [fps["key"]]
+    assert files(tmp_path / "out") == before
+    frame = load_results(tmp_path / "out" / "sweep").set_index("key")
+    assert frame.loc[fps["key"], "budget"] == "flops:0.8"
+
+
+def test_a_share_is_shown_as_a_share_and_sorted_by_its_count(sweep, tmp_path):
+    status, line, out, _ = sweep("method=fps", "kept=4,25%,30", "controls=[]", "latency.repeats=0", "--multirun")
+    assert status == 0
+    visual = 36
+    assert [(p["kept"], p["kept_share"], p["tokens_left"]) for p in line["points"]] == [
+        (4, None, 4),
+        (visual // 4, "25%", visual // 4),
+        (30, None, 30),
+    ]
+    assert " 25% " in out
+    frame = load_results(tmp_path / "out" / "sweep")
+    assert frame["kept"].tolist() == [4, visual // 4, 30]
+    assert frame["kept_share"].fillna("").tolist() == ["", "25%", ""]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["kept=150%"], "kept=150%: must be an integer, a share above 0%"),
+        (["kept=1.5"], "kept=1.5: must be an integer, a share above 0%"),
+        (["kept=[50%,0%]"], "kept=['50%', '0%']: must be an integer, a share above 0%"),
+        (["budget=tokens:64"], "budget=tokens:64: must be average_tokens:NUMBER above 0, or flops:SHARE"),
+        (["kept=8", "budget=flops:0.4"], "kept=8: leave it out; budget=flops:0.4 decides it"),
+        (["method=fps", "budget=average_tokens:1"], "budget=average_tokens:1: method 'fps' cannot reach it"),
+    ],
+)
+def test_a_nonsensical_kept_or_budget_ends_in_one_line(sweep, given, told):
+    status, _, _, err = sweep(*given)
+    assert status == 2
+    assert err.startswith(f"error: {told}")
+    assert len(err.splitlines()) == 1

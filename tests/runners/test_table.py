@@ -1,8 +1,10 @@
 """What a sweep's rows are compared with, what is told beside accuracy, and where figures say they come from."""
 
+import io
 import subprocess
 
 import pytest
+from rich.console import Console
 
 from runners.terminal.table import caption, print_table
 from tokensel.data import Question
@@ -31,13 +33,45 @@ def test_no_row_is_compared_with_fastv_of_another_protocol(other):
     assert [best["runner_up"] for best in best_at_each_kept([fps, elsewhere])] == [None, None]
 
 
-def test_near_ties_are_told_below_the_table_where_there_are_any():
+def test_ties_are_told_below_the_table_where_there_are_any():
     rows = [result("fps", [True] * 9), result("tome", [True] * 9)]
     for row, ties in zip(rows, (None, 0), strict=True):
-        row.metrics |= {"near_ties": ties, "skipped": 0}
-    assert caption(rows).splitlines() == [caption(rows)]
-    rows[1].metrics["near_ties"] = 7
-    assert caption(rows).splitlines()[1:] == ["Near ties, with a margin below 0.001: up to 7 questions per point."]
+        row.metrics |= {"n_ties": ties, "skipped": 0}
+    assert "tie" not in caption(rows)
+    rows[1].metrics["n_ties"] = 7
+    assert caption(rows).splitlines()[-1].startswith("Up to 7 of 9 answers hang on a tie")
+
+
+def test_lines_of_one_budget_are_compared_whatever_their_kept(capsys):
+    fps = result("fps", [True] * 8, kept=30, budget="average_tokens:64")
+    fastv = result("fastv", [False] * 8, kept=29, budget="average_tokens:64")
+    other = result("fastv", [True] * 8, kept=30, budget="flops:0.4")
+    for row in (fps, fastv, other):
+        row.metrics["skipped"] = 0
+    assert against_fastv(fps, [other, fps, fastv])["difference"] == 100
+    assert [best["at"] for best in best_at_each_kept([fps, fastv])] == ["budget average_tokens:64"]
+    assert "kept is solved for the budget average_tokens:64" in caption([fps, fastv])
+
+
+def test_a_share_is_sorted_by_its_count_and_shown_as_a_share():
+    rows = [result("fps", [True] * 8, kept=kept) for kept in (8, "25%", 64)]
+    for row in rows:
+        row.metrics["provenance"] = {"protocol": {"visual_tokens": 36}}
+    assert [best["at"] for best in best_at_each_kept(rows)] == ["kept 8", "kept 25%", "kept 64"]
+    record = as_record(rows[1], rows)
+    assert (record["kept"], record["kept_share"]) == (9, "25%")
+
+
+def test_a_narrow_terminal_leaves_out_columns_and_says_so():
+    row = result("fps", [True] * 8)
+    row.metrics |= {"tokens_left": 4, "tokens_layer_mean": 12.0, "flops_ratio": 0.25, "kv_bytes": 2**20, "speedup": 2.0}
+    for width in (80, 200):
+        console = Console(width=width, file=io.StringIO())
+        print_table([row], "", console)
+        printed = console.file.getvalue()
+        assert max(map(len, printed.splitlines())) <= width
+        assert {"left", "tokens/layer", "FLOPs", "accuracy"} <= set(printed.split())
+        assert ("No room for" in printed) == (width == 80)
 
 
 def test_mme_and_pope_have_their_own_figure_in_the_table(capsys):

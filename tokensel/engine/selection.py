@@ -123,7 +123,7 @@ def _reduce_picture(stage: Stage, source: StateSource, kept: int) -> Survivors:
     )
     if alone or 0 < kept < context.count:
         with torch.no_grad():
-            selection = method.select(context)
+            selection = stage.select(context)
         _check(selection, context, stage)
     else:  # of several pictures, one that keeps all or nothing
         selection = Selection(torch.arange(kept, device=state.hidden.device).expand(batch, -1))

@@ -3,12 +3,13 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tokensel.engine.kept import Kept, count_of, kept_text, read_kept
+from tokensel.engine.ties import TieWatch
 from tokensel.errors import TokenselError
-from tokensel.methods import Method, NoImage, make_method
+from tokensel.methods import Context, Method, NoImage, Selection, make_method
 
 AGGREGATIONS = ("cross_attention", "mean", "none")
 LAYOUTS = ("compact", "zero_fill", "mask")
@@ -25,7 +26,7 @@ class Stage:
     most: a count, or a share as "25%" or 0.25 (stored as 0.25) of those that the pictures had before any reduction;
     None only for methods that leave no choice. aggregation, layout, position: see `reduce_tokens`; None takes the
     method's default. index, of: which of how many stages this is; scheduled: kept is what remains after the last of
-    them, and the method says how many after this one.
+    them, and the method says how many after this one. watch: finds choices that hang on a tie.
 
     Raises TokenselError for a value out of its range.
     """
@@ -40,6 +41,7 @@ class Stage:
     index: int = 0
     of: int = 1
     scheduled: bool = False
+    watch: TieWatch | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         method = self.method
@@ -90,9 +92,16 @@ class Stage:
             return kept
         return self.method.schedule(kept, count, self.of)[self.index]
 
-    def _default(self, field: str, value: str) -> None:
-        if getattr(self, field) is None:
-            object.__setattr__(self, field, value)
+    def select(self, context: Context) -> Selection:
+        """The method's choice."""
+        selection = self.method.select(context)
+        if self.watch is not None:
+            self.watch.look(self, context, selection)
+        return selection
+
+    def _default(self, name: str, value: str) -> None:
+        if getattr(self, name) is None:
+            object.__setattr__(self, name, value)
 
 
 def _check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
@@ -169,9 +178,9 @@ def _layers(method: Method, agg_layer: int | Sequence[int] | None, num_layers: i
 
 def default_layers(method: Method, num_layers: int | None = None) -> list[int]:
     """The method's own layers. In a decoder of fewer than 32 layers, several stages move down in proportion, each at
-    least one layer above the one before; a single stage stays where it is."""
+    least one layer above the one before; a single stage stays where it is if the decoder is deeper than that."""
     layers = list(method.default_layers)
-    if len(layers) == 1 or num_layers is None or num_layers >= USUAL_DEPTH:
+    if num_layers is None or num_layers >= USUAL_DEPTH or (len(layers) == 1 and layers[0] < num_layers):
         return layers
     scaled: list[int] = []
     for layer in layers:

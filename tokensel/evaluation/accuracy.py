@@ -17,9 +17,10 @@ from tokensel.engine.cached import CachedModel, cannot_cache
 from tokensel.engine.reduce import reduce_tokens
 from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
+from tokensel.engine.ties import TieWatch
 from tokensel.engine.writing import SharedWriter, cannot_share, changes_answers, stop_tokens
 from tokensel.errors import BadSampleError, TokenselError
-from tokensel.evaluation.answers import add_positions, row_keys, score_letters
+from tokensel.evaluation.answers import add_choice, add_ties, read_answers, row_keys, score_letters
 from tokensel.evaluation.batches import count_workers, cut_batches, order_questions
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.pass_data import Computed, Group, PredictionStore, Prepared
@@ -46,6 +47,7 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     keep_positions: Collection[str] = (),
     compiled: bool = False,
+    check_ties: bool = False,
 ) -> dict[int, Exception]:
     """Predicts every question that a point's store lacks, for all points, and appends the predictions batch by batch.
 
@@ -56,6 +58,7 @@ def evaluate(
     progress         called with the number of predictions just stored
     keep_positions   ids of questions whose kept visual tokens are stored too
     compiled         run the layers behind a reduction as compiled graphs; with scoring=generate all layers and steps
+    check_ties       store tied_choice with each prediction, see `tokensel.engine.ties`
 
     Returns the points that failed, by index, with what they raised; the others are complete. Batches are cut from the
     full list of questions: a run that resumes has the same batches, and so the same bits.
@@ -74,9 +77,7 @@ def evaluate(
             assert split.graphs is not None
             split.graphs.go_without("generate", why)
             split = SplitModel(loaded.model, tokenizer=tokenizer)
-    run = _OnePass(
-        loaded, split, points, stores, scoring, on_bad_sample, progress or (lambda count: None), keep_positions
-    )
+    run = _OnePass(loaded, split, points, stores, scoring, on_bad_sample, progress, keep_positions, check_ties)
     workers = 1 if compiled else count_workers(loaded, [point.make_method() for point in points], scoring)
     # The next batch's pictures are prepared while this batch is computed.
     with closing(prefetch(run.prepare, cut_batches(order_questions(questions), batch_size))) as prepared:
@@ -101,12 +102,13 @@ class _OnePass:
         stores: Sequence[PredictionStore],
         scoring: str,
         on_bad_sample: str,
-        progress: Callable[[int], None],
+        progress: Callable[[int], None] | None,
         keep_positions: Collection[str],
+        check_ties: bool,
     ) -> None:
         self.loaded, self.split, self.points, self.stores = loaded, split, points, stores
-        self.scoring, self.on_bad_sample, self.progress = scoring, on_bad_sample, progress
-        self.keep_positions = keep_positions
+        self.scoring, self.on_bad_sample, self.progress = scoring, on_bad_sample, progress or (lambda count: None)
+        self.keep_positions, self.check_ties = keep_positions, check_ties
         self.cached = CachedModel(split) if split.graphs is not None and scoring == "generate" else None
         self.shares = cannot_share(split, loaded.model.generation_config) is None
         self.answers: dict[tuple[str, int], list[int]] = {}
@@ -177,7 +179,7 @@ class _OnePass:
 
     def score(self, group: Group, todo: list[int], computed: Computed) -> None:
         """Answers by the letters' logits."""
-        stages = {index: self.points[index].stages(self.split.num_layers) for index in todo}
+        stages = self.stages(todo)
         state = self.embed(group, stages.values())
         # Points that reduce early come first, so that the shared layers run once, in order.
         for index in sorted(todo, key=lambda index: stages[index][0].layer):
@@ -188,8 +190,14 @@ class _OnePass:
             except Exception as error:  # a user's method may raise anything; the other points go on
                 computed.failures[index] = error
                 continue
-            records = add_positions(records, group.questions, reduced.positions, self.keep_positions)
+            records = add_ties(records, group.questions, stages[index][0].watch)
+            records = add_choice(records, group.questions, reduced, stages[index], self.keep_positions)
             computed.results.append((index, group.questions, records))
+
+    def stages(self, todo: Iterable[int]) -> dict[int, list[Stage]]:
+        """Each point's stages, for one batch."""
+        watches = {index: TieWatch() if self.check_ties else None for index in todo}
+        return {index: self.points[index].stages(self.split.num_layers, watches[index]) for index in todo}
 
     def embed(self, group: Group, stages: Iterable[Sequence[Stage]]) -> State:
         """The prompts as they enter the first layer. stages: those of all points, whose methods say what they need."""
@@ -252,14 +260,14 @@ class _OnePass:
             except Exception as error:
                 computed.failures[index] = error
                 continue
-            records = self.read(group.questions, written[:, input_ids.shape[1] :])
-            records = add_positions(records, group.questions, record.positions, self.keep_positions)
+            records = read_answers(self.loaded, group.questions, written[:, input_ids.shape[1] :])
+            records = add_choice(records, group.questions, record, point.stages(), self.keep_positions)
             computed.results.append((index, group.questions, records))
 
     def write(self, group: Group, todo: list[int], computed: Computed) -> None:
         """Answers written by greedy decoding. Every picture is encoded once; and without compiled graphs, the layers
         below each point's first stage run once for all points."""
-        stages = {index: self.points[index].stages(self.split.num_layers) for index in todo}
+        stages = self.stages(todo)
         state = self.embed(group, stages.values())
         writer: SharedWriter | CachedModel = self.cached or SharedWriter(self.split)
         if isinstance(writer, SharedWriter):
@@ -273,18 +281,10 @@ class _OnePass:
             except Exception as error:
                 computed.failures[index] = error
                 continue
-            records = self.read(group.questions, written)
-            positions = None if reduced.positions is None else reduced.positions[: len(written)]
-            records = add_positions(records, group.questions, positions, self.keep_positions)
+            records = read_answers(self.loaded, group.questions, written)
+            records = add_ties(records, group.questions, stages[index][0].watch)
+            records = add_choice(records, group.questions, reduced, stages[index], self.keep_positions)
             computed.results.append((index, group.questions, records))
-
-    def read(self, questions: Sequence[Question], written: torch.Tensor) -> list[dict[str, Any]]:
-        """Reads the answers out of written tokens, LongTensor[B, n]."""
-        texts = self.loaded.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
-        return [
-            {"prediction": self.loaded.protocol.read(text, question), "margin": None, "text": text}
-            for text, question in zip(texts, questions, strict=True)
-        ]
 
     def append(self, index: int, questions: list[Question], records: list[dict[str, Any]]) -> None:
         """Stores the records that the point lacks; a batch may hold questions that it already has."""

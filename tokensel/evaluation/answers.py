@@ -1,12 +1,17 @@
 """From logits to predictions, as records for a point's predictions.jsonl."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokensel.data import Question, stable_hash
+from tokensel.engine.running import Record
+from tokensel.engine.stages import Stage
+from tokensel.engine.state import State
+from tokensel.engine.ties import TieWatch
+from tokensel.models import LoadedModel
 
 
 def score_letters(
@@ -31,21 +36,82 @@ def score_letters(
     return records
 
 
-def add_positions(
+def read_answers(loaded: LoadedModel, questions: Sequence[Question], written: Tensor) -> list[dict[str, Any]]:
+    """Reads the answers out of written tokens, LongTensor[B, n], by the model's protocol."""
+    texts = loaded.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
+    return [
+        {"prediction": loaded.protocol.read(text, question), "margin": None, "text": text}
+        for text, question in zip(texts, questions, strict=True)
+    ]
+
+
+def add_ties(
+    records: list[dict[str, Any]], questions: Sequence[Question], watch: TieWatch | None
+) -> list[dict[str, Any]]:
+    """Adds to each record whether its choice of visual tokens hangs on a tie, if that was watched.
+
+    watch: of the stages that reduced the questions. A point that chooses nothing gets no such entry.
+    """
+    tied = None if watch is None else watch.of(row_keys(questions))
+    if tied is None:
+        return records
+    return [record | {"tied_choice": each} for record, each in zip(records, tied, strict=True)]
+
+
+def add_choice(
+    records: list[dict[str, Any]],
+    questions: Sequence[Question],
+    chosen: State | Record,
+    stages: Sequence[Stage],
+    wanted: Collection[str],
+) -> list[dict[str, Any]]:
+    """Adds what was chosen of the pictures: how many visual tokens remain, where that depends on the picture, as
+    {"kept": {"4": 37}} by layer; and to the records of the wanted question ids which ones, as indices into the grid.
+
+    chosen: the reduced prompts; rows behind the questions' are ignored. Padding, and tokens that are none of the
+    picture's, are not among the indices. Records of questions without a picture do not change.
+    """
+    records = _add_kept(records, questions, chosen.remaining, stages)
+    positions = None if chosen.positions is None else chosen.positions[: len(records)]
+    return _add_positions(records, questions, positions, wanted)
+
+
+def varies(stages: Sequence[Stage]) -> bool:
+    """Whether the number of visual tokens that remain depends on the picture."""
+    return any(
+        not stage.method.passes_through and stage.method.remaining(1, 2, stage.layer, stage.index) is None
+        for stage in stages
+    )
+
+
+def _add_kept(
+    records: list[dict[str, Any]],
+    questions: Sequence[Question],
+    remaining: Mapping[int, Tensor],
+    stages: Sequence[Stage],
+) -> list[dict[str, Any]]:
+    if not varies(stages):
+        return records
+    counts = {str(layer): each.tolist() for layer, each in sorted(remaining.items())}
+    return [
+        record if question.image is None else record | {"kept": {layer: each[row] for layer, each in counts.items()}}
+        for row, (record, question) in enumerate(zip(records, questions, strict=True))
+    ]
+
+
+def _add_positions(
     records: list[dict[str, Any]], questions: Sequence[Question], positions: Tensor | None, wanted: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Adds the kept visual tokens to the records of the wanted question ids, as indices into the picture's grid.
-
-    positions: LongTensor[B, M], or None if nothing was removed; then no record changes.
-    """
     if positions is None or not any(question.id in wanted for question in questions):
         return records
     return [
-        record | {"positions": kept} if question.id in wanted and question.image is not None else record
+        record | {"positions": [each for each in kept if each >= 0]}
+        if question.id in wanted and question.image is not None
+        else record
         for record, question, kept in zip(records, questions, positions.tolist(), strict=True)
     ]
 
 
-def row_keys(questions: Sequence[Question], device: torch.device) -> Tensor:
+def row_keys(questions: Sequence[Question], device: torch.device | str = "cpu") -> Tensor:
     """LongTensor[B], one key per question. Methods draw their random choices from it and their seed."""
     return torch.tensor([int(stable_hash(question.id)[:15], 16) for question in questions], device=device)

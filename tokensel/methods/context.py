@@ -1,6 +1,6 @@
 """What a method is given (Context) and what it returns (Selection)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -73,6 +73,18 @@ class Context:
     ) -> None:
         self.kept, self.count, self.layer, self.row_keys = kept, count, layer, row_keys
         self.stage, self.stages, self._source = stage, stages, source
+
+    def through(self, view: Callable[[ContextSource], ContextSource]) -> "Context":
+        """The same context, with all that it offers seen through a view of its source."""
+        return Context(
+            kept=self.kept,
+            count=self.count,
+            layer=self.layer,
+            row_keys=self.row_keys,
+            source=view(self._source),
+            stage=self.stage,
+            stages=self.stages,
+        )
 
     @cached_property
     def tokens(self) -> Tensor:

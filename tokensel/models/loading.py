@@ -32,8 +32,8 @@ _SINGLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _WEIGHTS = "model.safetensors, model.safetensors.index.json with its shards, or pytorch_model.bin"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Errors that transformers raises for damaged, unsupported and unreachable checkpoints.
-_LOAD_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, LookupError, TypeError)
-_LOAD_ERRORS += (ImportError, SafetensorError, UnpicklingError)
+LOAD_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, LookupError, TypeError)
+LOAD_ERRORS += (ImportError, SafetensorError, UnpicklingError)
 
 
 def load_model(
@@ -68,7 +68,7 @@ def load_model(
     """
     path = str(path)
     check_choice("model.dtype", dtype, DTYPES)
-    target = _find_device(device)
+    target = find_device(device)
     placement = _placement(device_map, quantization, dtype)
     folder = checkpoint_folder(path)
     source = str(folder) if folder else path
@@ -96,8 +96,8 @@ def load_model(
             model = model if placement else model.to(target)
     except TokenselError:
         raise
-    except _LOAD_ERRORS as error:
-        raise TokenselError(_explain(path, folder, error)) from error
+    except LOAD_ERRORS as error:
+        raise TokenselError(explain(path, folder, error)) from error
     model.requires_grad_(False).eval()
     return LoadedModel(
         model=model,
@@ -193,7 +193,7 @@ def checkpoint_config(path: str | Path, revision: str | None = None, trust_remot
     hub: dict[str, Any] = {} if folder else hub_options(str(path), revision)
     try:
         return AutoConfig.from_pretrained(folder or path, trust_remote_code=trust_remote_code, **hub)
-    except _LOAD_ERRORS:  # load_model's error will say more precisely what is wrong
+    except LOAD_ERRORS:  # load_model's error will say more precisely what is wrong
         return None
 
 
@@ -262,7 +262,8 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _find_device(device: str) -> torch.device:
+def find_device(device: str) -> torch.device:
+    """The device that a name means; auto: cuda if available. Raises TokenselError for one that torch does not see."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
@@ -275,7 +276,8 @@ def _find_device(device: str) -> torch.device:
     return target
 
 
-def _explain(path: str, folder: Path | None, error: Exception) -> str:
+def explain(path: str, folder: Path | None, error: Exception) -> str:
+    """One line on why a checkpoint cannot be loaded. error: one of LOAD_ERRORS."""
     reason = first_line(error)
     if folder is not None:
         if isinstance(error, SafetensorError):

@@ -90,6 +90,11 @@ def random_llava(
     return model, build_processor(tokenizer)
 
 
+def random_processor() -> LlavaProcessor:
+    """The processor that `random_llava` gives, whatever the shape; creates no weights."""
+    return build_processor(PreTrainedTokenizerFast.from_pretrained(_TOKENIZER))
+
+
 def random_config(shape: str) -> LlavaConfig:
     """The configuration of one of RANDOM_SHAPES; creates no weights."""
     return shape_config(RANDOM_SHAPES[shape], PreTrainedTokenizerFast.from_pretrained(_TOKENIZER))

@@ -6,16 +6,12 @@ import warnings
 from functools import lru_cache
 from typing import Any, Protocol
 
-import torch
-
 from tokensel.data import Question
-from tokensel.errors import BadSampleError
 from tokensel.evaluation.accuracy import evaluate
-from tokensel.evaluation.batches import order_questions
-from tokensel.evaluation.flops import prefill_cost
 from tokensel.evaluation.keys import ids_digest
 from tokensel.evaluation.latency import LatencyMeter
 from tokensel.evaluation.provenance import provenance
+from tokensel.evaluation.sweep.costs import costed_prompt, middle_question
 from tokensel.evaluation.sweep.plan import SweepPlan
 from tokensel.evaluation.sweep.work import GroupWork, PointWork
 from tokensel.models import LoadedModel, load_model
@@ -63,7 +59,7 @@ def compute(work: GroupWork, plan: SweepPlan, progress: Progress) -> None:
         if point.metrics is not None and not point.missing and not point.lacks_times:
             # Only the figures are missing, for another set of questions: that needs no model.
             figures = point.figures(point.questions) | {"questions": ids_digest(point.questions)}
-            point.finish(point.metrics | figures)
+            point.finish(point.metrics | figures | {"budgets": point.known_budgets})
             progress.finished_point(timed=False)
         else:
             points.append(point)
@@ -78,7 +74,7 @@ def compute(work: GroupWork, plan: SweepPlan, progress: Progress) -> None:
     # One pass for each set of questions. All points of a grid usually have the same one.
     for digest in dict.fromkeys(ids_digest(point.questions) for point in points):
         _predict(loaded, [point for point in points if ids_digest(point.questions) == digest], work, plan, progress)
-    meter = _Meter(loaded, plan, points[0].questions)
+    meter = _Meter(loaded, plan, work.questions)
     for begin in range(0, len(points), TIMED_TOGETHER):
         together = points[begin : begin + TIMED_TOGETHER]
         times = meter.times([point for point in together if point.lacks_times and not point.error])
@@ -126,6 +122,7 @@ def _predict(
             progress=progress.predicted,
             keep_positions={question.id for question in questions[:POSITION_SAMPLE]},
             compiled=settings.compile,
+            check_ties=settings.check_ties,
         )
     for index, error in failures.items():
         _fail(points[index], error)
@@ -136,16 +133,11 @@ class _Meter:
 
     def __init__(self, loaded: LoadedModel, plan: SweepPlan, questions: list[Question]) -> None:
         self.loaded = loaded
-        question = _middle(questions)
+        question = middle_question(questions)
         self.meter: LatencyMeter | None = None
-        self.text_tokens = self.visual_tokens = 0
-        self.pictures: dict[str, torch.Tensor] = {}
+        self.prompt = costed_prompt(loaded, question)
         if question is None:
             return
-        encoded = loaded.encode([question])
-        ids, self.pictures = encoded.input_ids, encoded.pictures
-        self.visual_tokens = int((ids == loaded.processor.image_token_id).sum())
-        self.text_tokens = ids.shape[1] - self.visual_tokens
         if plan.settings.latency.repeats:
             self.meter = LatencyMeter(loaded, question, **plan.settings.latency_protocol())
 
@@ -161,42 +153,6 @@ class _Meter:
         _log.info("timing %d points", len(points))
         found = self.meter.measure_together([point.point for point in points])
         return dict(zip((point.key for point in points), found, strict=True))
-
-    def costs(self, point: PointWork) -> dict[str, Any]:
-        """flops, flops_ratio (to the full model), flops_parts, kv_bytes, tokens_layer_mean, and selection_counted:
-        whether the FLOPs of selection are among them."""
-        config = self.loaded.model.config
-        sizes: dict[str, Any] = {"text_tokens": self.text_tokens, "visual_tokens": self.visual_tokens}
-        sizes["bytes_per_value"] = torch.finfo(self.loaded.model.dtype).bits // 8
-        sizes |= {"pictures": self.pictures, "device": self.loaded.device.type}
-        full = prefill_cost(config, **sizes)
-        cost = full
-        stages = point.point.stages(getattr(config, "text_config", config).num_hidden_layers)
-        if not stages[0].method.passes_through:
-            cost = prefill_cost(config, **sizes, stages=stages)
-        parts = ("vision", "projector", "decoder", "head", "selection")
-        return {
-            "flops": cost.total,
-            "flops_ratio": cost.total / full.total,
-            "flops_parts": {part: getattr(cost, part) for part in parts},
-            "kv_bytes": cost.kv_bytes,
-            "tokens_layer_mean": cost.tokens_layer_mean,
-            "selection_counted": cost.selection_counted,
-        }
-
-
-def _middle(questions: list[Question]) -> Question | None:
-    """The question of middling length, or the next one whose picture can be read; None if it has no picture."""
-    ordered = order_questions(questions)
-    half = len(ordered) // 2
-    for question in ordered[half:] + ordered[:half]:
-        try:
-            if question.image is not None:
-                question.load_image()
-                return question
-        except BadSampleError:
-            continue
-    return ordered[half] if ordered[half].image is None else None
 
 
 def _write_metrics(point: PointWork, meter: _Meter, plan: SweepPlan, times: dict[str, Any] | Exception | None) -> None:
@@ -216,15 +172,16 @@ def _write_metrics(point: PointWork, meter: _Meter, plan: SweepPlan, times: dict
         "compile": plan.settings.compile,
         "not_compiled": meter.not_compiled,
         "latency": timing,
-        "text_tokens": meter.text_tokens,
-        "visual_tokens": meter.visual_tokens,
+        "text_tokens": meter.prompt.text_tokens,
+        "visual_tokens": meter.prompt.visual_tokens,
     }
     point.finish(
         {
             "key": point.key,
             **point.settings,
             **figures,
-            **meter.costs(point),
+            **meter.prompt.figures(point.point, point.predictions(point.questions)),
+            "budgets": point.known_budgets,
             "questions": ids_digest(point.questions),
             "provenance": provenance(meter.loaded, protocol),
         }

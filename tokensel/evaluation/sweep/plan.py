@@ -3,23 +3,34 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tokensel.data.protocol import Protocol
+from tokensel.engine.kept import count_of
 from tokensel.errors import TokenselError
 from tokensel.evaluation.grid_point import GridPoint
+from tokensel.evaluation.sweep.budget import Budget, read_budget, solve
+from tokensel.evaluation.sweep.costs import CostedPrompt
 from tokensel.evaluation.sweep.reading import one_value
-from tokensel.evaluation.sweep.settings import DataSettings, ModelSettings, SweepSettings
+from tokensel.evaluation.sweep.settings import USUAL_KEPT, DataSettings, ModelSettings, SweepSettings
 from tokensel.methods import METHODS, find_method
+
+# Of a picture, where nobody has counted: LLaVA-1.5's.
+USUAL_TOKENS = 576
 
 
 @dataclass(frozen=True)
 class PlannedPoint:
-    """A line of the final table: a grid point on the first `limit` questions; None: on all."""
+    """A line of the final table: a grid point on the first `limit` questions; None: on all.
+
+    budget: what its kept is solved for, see `tokensel.evaluation.sweep.budget`; None: kept was given. In a plan, the
+    kept of a point with a budget is not solved yet, as that takes the data set's questions.
+    """
 
     point: GridPoint
     limit: int | None
+    budget: Budget | None = None
 
 
 @dataclass
@@ -67,19 +78,21 @@ def make_plan(jobs: Sequence[SweepSettings]) -> SweepPlan:
     for job in jobs:
         group = Group(job.model, job.data, job.scoring, job.protocol())
         group = groups.setdefault(group.identity, group)
-        group.points.append(PlannedPoint(_point(job), job.limit))
+        group.points.append(_planned(job))
     for group in groups.values():
-        group.points = _distinct([*_controls(group.points, shared.controls), *group.points])
+        group.points = in_order([*_controls(group.points, shared.controls), *group.points])
     return SweepPlan(shared, list(groups.values()))
 
 
-def _point(job: SweepSettings) -> GridPoint:
+def _planned(job: SweepSettings) -> PlannedPoint:
     # If another process composed this job, a user's method is not registered here yet: it is loaded from its file.
     method = find_method(job.method.file or job.method.name)
     reduces = method.takes_kept()
-    return GridPoint(
+    budget = read_budget(job.budget) if reduces and job.budget is not None else None
+    kept = USUAL_KEPT if job.kept is None else job.kept
+    point = GridPoint(
         method=job.method.name,
-        kept=_one_or_several(job.kept) if reduces else None,
+        kept=(_one_or_several(kept) if budget is None else max(1, method.min_kept)) if reduces else None,
         # The control no_image removes the picture before the first layer, wherever the other points reduce.
         agg_layer=_one_or_several(job.agg_layer) if reduces else None,
         temperature=job.temperature,
@@ -89,6 +102,7 @@ def _point(job: SweepSettings) -> GridPoint:
         seed=job.seed,
         method_options=job.method.options,
     )
+    return PlannedPoint(point, job.limit, budget)
 
 
 def _one_or_several(value: Any) -> Any:
@@ -96,8 +110,8 @@ def _one_or_several(value: Any) -> Any:
 
 
 def _controls(points: Sequence[PlannedPoint], names: Sequence[str]) -> list[PlannedPoint]:
-    """The controls of these points: full and no_image once per limit, the others at every kept, first layer and layout
-    that the points have."""
+    """The controls of these points: full and no_image once per limit, the others at every kept or budget, first layer
+    and layout that the points have."""
     controls = []
     for planned in points:
         for name in names:
@@ -109,20 +123,37 @@ def _controls(points: Sequence[PlannedPoint], names: Sequence[str]) -> list[Plan
                 layout = point.layout
                 if layout == "mask" and (method.returns_values or method.default_aggregation != "none"):
                     layout = "compact"
-                control = GridPoint(name, point.final_kept, layer, layout=layout, seed=point.seed)
-                controls.append(PlannedPoint(control, planned.limit))
+                kept = point.final_kept if planned.budget is None else max(1, method.min_kept)
+                control = GridPoint(name, kept, layer, layout=layout, seed=point.seed)
+                controls.append(PlannedPoint(control, planned.limit, planned.budget))
     return controls
 
 
-def _distinct(points: Sequence[PlannedPoint]) -> list[PlannedPoint]:
-    """The points without repetition, in the table's order: full, then by kept, no_image last."""
-    distinct = {json.dumps([planned.point.settings(), planned.limit], sort_keys=True): planned for planned in points}
+def solved(points: Sequence[PlannedPoint], prompt: CostedPrompt) -> list[PlannedPoint]:
+    """The points with every budget solved for this prompt. Raises TokenselError for a budget that cannot be reached."""
+    found = [
+        each if each.budget is None else replace(each, point=solve(each.budget, each.point, prompt)) for each in points
+    ]
+    return in_order(found, prompt.visual_tokens)
+
+
+def in_order(points: Sequence[PlannedPoint], visual_tokens: int = USUAL_TOKENS) -> list[PlannedPoint]:
+    """The points without repetition, in the table's order: full, then by budget and kept, no_image last.
+
+    visual_tokens: of a picture, to compare counts with shares.
+    """
+    distinct = {
+        json.dumps([planned.point.settings(), planned.limit, str(planned.budget)], sort_keys=True): planned
+        for planned in points
+    }
 
     def order(planned: PlannedPoint) -> tuple:
-        point = planned.point
+        point, budget = planned.point, planned.budget
         method = find_method(point.method)
         end = 0 if method.takes_kept() else -1 if method.passes_through else 1
+        kept = count_of(point.final_kept or 0, visual_tokens)
         layers = [stage.layer for stage in point.stages()]
-        return (planned.limit or math.inf, end, point.final_kept or 0, point.method, layers)
+        spent = ("", 0.0) if budget is None else (budget.kind, budget.target)
+        return (planned.limit or math.inf, end, *spent, kept, point.method, layers)
 
     return sorted(distinct.values(), key=order)

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tokensel.errors import TokenselError
-from tokensel.evaluation.sweep.settings import GROUPS, LatencySettings, SweepSettings, declaration
+from tokensel.evaluation.sweep.declaration import declaration
+from tokensel.evaluation.sweep.settings import GROUPS, LatencySettings, SweepSettings
 
 
 def read_settings(values: Mapping[str, Any]) -> SweepSettings:
@@ -19,9 +20,12 @@ def read_settings(values: Mapping[str, Any]) -> SweepSettings:
         if group in values and not isinstance(values[group], Mapping):
             raise TokenselError(f"{group}={values[group]}: must be the name of a file in conf/{group}")
     try:
-        return SweepSettings.model_validate(dict(values))
+        settings = SweepSettings.model_validate(dict(values))
     except ValidationError as error:
         raise TokenselError(_one_line(error, values)) from error
+    if settings.budget is not None and settings.kept is not None:
+        raise TokenselError(f"kept={_typed(settings.kept)}: leave it out; budget={settings.budget} decides it")
+    return settings
 
 
 def one_value(settings: list[SweepSettings]) -> SweepSettings:

@@ -8,7 +8,9 @@ from statistics import mean
 from typing import Any
 
 from tokensel.data.protocol import CHOICES
+from tokensel.engine.kept import count_of, read_kept
 from tokensel.evaluation.statistics import mcnemar_exact
+from tokensel.evaluation.sweep.budget import read_budget
 from tokensel.evaluation.sweep.plan import PlannedPoint
 from tokensel.evaluation.sweep.work import GroupWork, PointWork
 
@@ -19,6 +21,7 @@ OPTIONAL = (
     "scoring",
     *CHOICES,
     "limit",
+    "budget",
     "stages",
     "agg_layer",
     "temperature",
@@ -50,9 +53,25 @@ class TableRow:
         return tuple(str(self.setting[name]) for name in ("model", "data", "scoring", *CHOICES, "limit"))
 
     @property
-    def compared_at(self) -> int | None:
-        """The kept at which this line competes; None for full, no_image and failed points."""
-        return None if self.error or self.setting["method"] in ("full", "no_image") else self.setting["kept"]
+    def kept(self) -> int | None:
+        """The count that kept asks for, after the last stage; None: nothing, or a share of an unknown number."""
+        kept = self.setting["kept"]
+        if not isinstance(kept, str):
+            return kept
+        visual_tokens = self.metrics.get("provenance", {}).get("protocol", {}).get("visual_tokens")
+        return None if visual_tokens is None else count_of(read_kept(kept), visual_tokens)
+
+    @property
+    def compared_at(self) -> tuple[str, float] | None:
+        """The budget or the kept, in words and as a number, at which this line competes with others.
+
+        None for full, no_image and failed points.
+        """
+        if self.error or self.setting["method"] in ("full", "no_image"):
+            return None
+        if budget := self.setting.get("budget"):
+            return f"budget {budget}", read_budget(budget).target
+        return f"kept {self.setting['kept']}", self.kept or 0
 
 
 def table_rows(works: Sequence[GroupWork]) -> list[TableRow]:
@@ -64,8 +83,10 @@ def _table_row(work: GroupWork, planned: PlannedPoint, point: PointWork) -> Tabl
     questions = work.first(planned.limit)
     setting: dict[str, Any] = {"model": work.group.model.path, "data": work.group.data.name}
     setting |= {"scoring": work.group.scoring, **work.group.protocol_settings, "limit": planned.limit}
+    setting["budget"] = None if planned.budget is None else str(planned.budget)
     own = planned.point.settings()
-    options = {f"method.{name}": value for name, value in own.pop("method_options").items()}
+    del own["method_options"]  # as they are stored: a method may say what takes effect on this model
+    options = {f"method.{name}": value for name, value in point.settings["method_options"].items()}
     not_figures = ("key", "code", "protocol", "questions", *setting, *own)
     metrics = {name: value for name, value in (point.metrics or {}).items() if name not in not_figures}
     answered = [record for record in point.predictions(questions) if not record.get("skipped")]
@@ -96,8 +117,10 @@ def compare(one: TableRow, other: TableRow) -> dict[str, float] | None:
 
 
 def against_fastv(result: TableRow, results: Sequence[TableRow]) -> dict[str, float] | None:
-    """A line compared with fastv at the same kept and layout, preferably at the same layer; None for fastv itself, and
-    if there is no such line."""
+    """A line compared with fastv at the same kept or budget and layout, preferably at the same layer.
+
+    None for fastv itself, and if there is no such line.
+    """
     if result.compared_at is None or result.setting["method"] == "fastv":
         return None
     fastv = [
@@ -114,19 +137,21 @@ def against_fastv(result: TableRow, results: Sequence[TableRow]) -> dict[str, fl
 
 
 def best_at_each_kept(results: Sequence[TableRow]) -> list[dict[str, Any]]:
-    """For every pool and kept: the most accurate line, the best one of another method, and their McNemar p-value."""
+    """For every pool and kept or budget: the most accurate line, the best of another method, and their McNemar p."""
     varying = varying_columns(results)
     best = []
     competing = [result for result in results if result.compared_at is not None and result.metrics.get("n")]
-    order: Callable[[TableRow], tuple] = lambda result: (result.pool, result.compared_at)  # noqa: E731
-    for (_, kept), same in groupby(sorted(competing, key=order), key=order):
+    order: Callable[[TableRow], tuple] = lambda result: (result.pool, *(result.compared_at or ())[::-1])  # noqa: E731
+    for (_, _, at), same in groupby(sorted(competing, key=order), key=order):
         # On equal accuracy the name decides, so that the same results always give the same line.
         ranked = sorted(same, key=lambda result: (-result.metrics["accuracy"], result.setting["method"], result.key))
         first = ranked[0]
         second = next((r for r in ranked if r.setting["method"] != first.setting["method"]), None)
         best.append(
             {
-                "kept": kept,
+                "at": at,
+                "kept": first.kept,
+                "budget": first.setting.get("budget"),
                 "method": first.setting["method"],
                 "where": {name: first.setting.get(name) for name in varying},
                 "accuracy": first.metrics["accuracy"],
@@ -167,6 +192,8 @@ def as_record(result: TableRow, results: Sequence[TableRow]) -> dict[str, Any]:
     return {
         "key": result.key,
         **result.setting,
+        "kept": result.kept,
+        "kept_share": result.setting["kept"] if isinstance(result.setting["kept"], str) else None,
         **figures,
         "chance": result.chance,
         "vs_fastv_points": value_of(fastv, "difference"),

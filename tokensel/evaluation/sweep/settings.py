@@ -3,58 +3,32 @@
 `tokensel.evaluation.sweep.reading` makes and checks them. conf/sweep.yaml has the same keys and defaults.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tokensel.data.protocol import CHOICES, Protocol
-from tokensel.engine.kept import read_kept
 from tokensel.engine.stages import AGGREGATIONS, LAYOUTS, POSITIONS
-from tokensel.errors import TokenselError
 from tokensel.evaluation.accuracy import BAD_SAMPLE_POLICIES, SCORINGS
+from tokensel.evaluation.sweep.budget import ALLOWED
+from tokensel.evaluation.sweep.declaration import (
+    MOST,
+    among,
+    checked_budget,
+    checked_kept,
+    folder_name,
+    names_in_key,
+    one_of,
+    setting,
+)
 from tokensel.models.loading import DTYPES, QUANTIZATIONS
 
 # The folders of conf/ of which every job chooses one file.
 GROUPS = ("method", "model", "data", "logger")
 LOGGERS = ("none", "wandb")
 WANDB_MODES = ("online", "offline", "disabled")
-# The largest integer that everything downstream can hold.
-MOST = 2**31 - 1
-# Who a setting belongs to. point: one grid point. group: the points that share a model, questions and scoring. Both may
-# differ between the jobs of a grid. sweep: one value for all of them.
-Scope = Literal["point", "group", "sweep"]
-
-
-def _setting(
-    default: Any, meaning: str, allowed: str, scope: Scope = "sweep", in_key: bool = False, **limits: Any
-) -> Any:
-    """Declares a setting.
-
-    meaning: for `--help`. allowed: its values in words, for `--help` and errors. in_key: whether it can change a
-    prediction, and so is part of the point's key. limits: pydantic's, such as ge=1.
-    """
-    return Field(
-        default, description=meaning, json_schema_extra={"allowed": allowed, "scope": scope, "in_key": in_key}, **limits
-    )
-
-
-def _one_of(choices: tuple[str, ...]) -> str:
-    return f"choose one of {', '.join(choices)}"
-
-
-def _in(choices: tuple[str, ...]) -> AfterValidator:
-    def check(value: Any) -> Any:
-        if value is not None and value not in choices:
-            raise ValueError(value)
-        return value
-
-    return AfterValidator(check)
-
-
-def _folder_name(value: str | int) -> str:
-    if not str(value).strip(".") or "/" in str(value):
-        raise ValueError(value)
-    return str(value)
+# The kept of a sweep that sets neither kept nor budget.
+USUAL_KEPT = 64
 
 
 class _Settings(BaseModel):
@@ -68,7 +42,7 @@ class _Choice(_Settings):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str = _setting(..., "of the choice", "must be the name of a file in conf/")
+    name: str = setting(..., "of the choice", "must be the name of a file in conf/")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -89,13 +63,13 @@ class DataSettings(_Choice):
 class LoggerSettings(_Settings):
     """Where results are logged besides the files; none has no options."""
 
-    name: Annotated[str, _in(LOGGERS)] = _setting("none", "the logger", _one_of(LOGGERS))
-    project: str | None = _setting(None, "in W&B", "must be a name")
-    entity: str | None = _setting(None, "in W&B", "must be a name, or null")
-    mode: Annotated[str | None, _in(WANDB_MODES)] = _setting(
+    name: Annotated[str, among(LOGGERS)] = setting("none", "the logger", one_of(LOGGERS))
+    project: str | None = setting(None, "in W&B", "must be a name")
+    entity: str | None = setting(None, "in W&B", "must be a name, or null")
+    mode: Annotated[str | None, among(WANDB_MODES)] = setting(
         None, "null: online if logged in, else offline", f"null or one of {', '.join(WANDB_MODES)}"
     )
-    pictures: int = _setting(
+    pictures: int = setting(
         4, "questions of a point that are logged with a picture", "must be an integer from 0", ge=0, le=MOST
     )
 
@@ -108,30 +82,30 @@ class LoggerSettings(_Settings):
 class ModelSettings(_Settings):
     """A checkpoint and how it is loaded, see `tokensel.models.load_model`; null takes that function's default."""
 
-    path: str = _setting("tiny", "checkpoint", "a folder, a hub id, tiny, or random:SHAPE", "group")
-    dtype: Annotated[str | None, _in(DTYPES)] = _setting(
-        "float32", "of weights and activations", _one_of(DTYPES), "group", True
+    path: str = setting("tiny", "checkpoint", "a folder, a hub id, tiny, or random:SHAPE", "group")
+    dtype: Annotated[str | None, among(DTYPES)] = setting(
+        "float32", "of weights and activations", one_of(DTYPES), "group", True
     )
-    device: str | None = _setting("auto", "where it runs", "auto, cpu, cuda or cuda:INDEX", "group")
-    device_map: Annotated[str | None, _in(("auto",))] = _setting(
+    device: str | None = setting("auto", "where it runs", "auto, cpu, cuda or cuda:INDEX", "group")
+    device_map: Annotated[str | None, among(("auto",))] = setting(
         None, "auto spreads the weights over all GPUs", "must be auto or null", "group"
     )
-    attn_implementation: str | None = _setting(
+    attn_implementation: str | None = setting(
         "sdpa", "attention kernel", "sdpa, eager or flash_attention_2", "group", True
     )
-    revision: str | None = _setting(None, "of a hub checkpoint", "a branch, tag or commit", "group")
-    trust_remote_code: bool | None = _setting(False, "runs code of the checkpoint", "must be true or false", "group")
-    quantization: Annotated[str | None, _in(QUANTIZATIONS)] = _setting(
+    revision: str | None = setting(None, "of a hub checkpoint", "a branch, tag or commit", "group")
+    trust_remote_code: bool | None = setting(False, "runs code of the checkpoint", "must be true or false", "group")
+    quantization: Annotated[str | None, among(QUANTIZATIONS)] = setting(
         None, "of the weights, on a GPU", f"must be null or one of {', '.join(QUANTIZATIONS)}", "group", True
     )
-    vision_tower: str | None = _setting(
+    vision_tower: str | None = setting(
         None, "CLIP tower of a checkpoint in the original layout", "a folder or hub id", "group", True
     )
-    conv: Annotated[str, _in(CHOICES["conv"])] = _setting(
-        "model", "the checkpoint's own conv", _one_of(CHOICES["conv"]), "group"
+    conv: Annotated[str, among(CHOICES["conv"])] = setting(
+        "model", "the checkpoint's own conv", one_of(CHOICES["conv"]), "group"
     )
-    image_aspect: Annotated[str, _in(CHOICES["image_aspect"])] = _setting(
-        "pad", "the checkpoint's own image_aspect", _one_of(CHOICES["image_aspect"]), "group"
+    image_aspect: Annotated[str, among(CHOICES["image_aspect"])] = setting(
+        "pad", "the checkpoint's own image_aspect", one_of(CHOICES["image_aspect"]), "group"
     )
 
     def load_arguments(self) -> dict[str, Any]:
@@ -140,27 +114,19 @@ class ModelSettings(_Settings):
 
     def in_key(self) -> dict[str, Any]:
         """The settings that can change a prediction; the weights themselves are identified by the revision."""
-        return {name: getattr(self, name) for name in _names_in_key(type(self))}
+        return {name: getattr(self, name) for name in names_in_key(type(self))}
 
 
 class LatencySettings(_Settings):
     """How times are taken: at batch 1 on one question, each point in turn with the full model."""
 
-    repeats: int = _setting(5, "timed runs of each point; 0 skips timing", "must be an integer from 0", ge=0, le=MOST)
-    warmup: int = _setting(1, "runs before them that do not count", "must be an integer from 0", ge=0, le=MOST)
-    decode_tokens: int = _setting(4, "tokens decoded after the first", "must be an integer from 1", ge=1, le=MOST)
-
-
-def _kept(value: int | float | str) -> int | float | str:
-    try:
-        read_kept(value)
-    except TokenselError as error:
-        raise ValueError(value) from error
-    return value
+    repeats: int = setting(5, "timed runs of each point; 0 skips timing", "must be an integer from 0", ge=0, le=MOST)
+    warmup: int = setting(1, "runs before them that do not count", "must be an integer from 0", ge=0, le=MOST)
+    decode_tokens: int = setting(4, "tokens decoded after the first", "must be an integer from 1", ge=1, le=MOST)
 
 
 _Integer = Annotated[int, Field(le=MOST)]
-_Kept = Annotated[_Integer | float | str, AfterValidator(_kept)]
+_Kept = Annotated[_Integer | float | str, AfterValidator(checked_kept)]
 
 
 class SweepSettings(_Settings):
@@ -172,49 +138,55 @@ class SweepSettings(_Settings):
     # Ignored: plain keys such as path and image_folder, which a data set's file adds and its options refer to.
     model_config = ConfigDict(extra="ignore")
 
-    name: Annotated[str | int, AfterValidator(_folder_name)] = _setting(
+    name: Annotated[str | int, AfterValidator(folder_name)] = setting(
         "sweep", "folder below output_dir, and group in W&B", "must be a folder name without /"
     )
-    output_dir: str = _setting("outputs", "where results go", "must be a folder", min_length=1)
+    output_dir: str = setting("outputs", "where results go", "must be a folder", min_length=1)
 
-    kept: _Kept | list[_Kept] = _setting(
-        64,
-        "visual tokens that remain (M)",
+    kept: _Kept | list[_Kept] | None = setting(
+        None,
+        "visual tokens that remain (M); null: 64, or what budget asks for",
         'must be an integer, a share above 0% and below 100% ("25%" or 0.25), or a list of these, one per stage: '
-        "kept=[..]",
+        "kept=[..]; or null, and beside a budget only null",
         "point",
         True,
     )
-    agg_layer: _Integer | list[_Integer] | None = _setting(
+    budget: Annotated[str | None, AfterValidator(checked_budget)] = setting(
+        None,
+        "instead of kept, which is then solved: visual tokens per layer, or a share of the full model's FLOPs",
+        f"{ALLOWED}; or null",
+        "point",
+    )
+    agg_layer: _Integer | list[_Integer] | None = setting(
         None,
         "reduction happens before this decoder layer, 0-based; null: where the method's paper has it",
         "must be an integer, or a list of them, one per stage: agg_layer=[..]; or null for each method's own",
         "point",
         True,
     )
-    temperature: float | int = _setting(0.1, "of cross-attention", "must be a number above 0", "point", True)
-    aggregation: str | None = _setting(
+    temperature: float | int = setting(0.1, "of cross-attention", "must be a number above 0", "point", True)
+    aggregation: str | None = setting(
         None,
         "what the survivors carry; null: the method's own",
         f"null or one of {', '.join(AGGREGATIONS)}",
         "point",
         True,
     )
-    layout: str = _setting(
-        "compact", "the sequence after a reduction; only compact saves time", _one_of(LAYOUTS), "point", True
+    layout: str = setting(
+        "compact", "the sequence after a reduction; only compact saves time", one_of(LAYOUTS), "point", True
     )
-    position: str | None = _setting(
+    position: str | None = setting(
         None,
         "position ids of the survivors; null: the method's own",
         f"null or one of {', '.join(POSITIONS)}",
         "point",
         True,
     )
-    seed: int = _setting(
+    seed: int = setting(
         0, "of methods that choose at random", "must be an integer from 0 to 2147483647", "point", True, ge=0, le=MOST
     )
 
-    limit: int | None = _setting(
+    limit: int | None = setting(
         200,
         "questions, a fixed random part of the data set; raising it adds to them",
         "must be an integer from 1, or null for all questions",
@@ -222,38 +194,42 @@ class SweepSettings(_Settings):
         ge=1,
         le=MOST,
     )
-    scoring: Annotated[str, _in(SCORINGS)] = _setting(
+    scoring: Annotated[str, among(SCORINGS)] = setting(
         "letter",
         "letter: the option letters' logits; generate: an answer is written and read",
-        _one_of(SCORINGS),
+        one_of(SCORINGS),
         "group",
         True,
     )
-    prompt: Annotated[str, _in(CHOICES["prompt"])] = _setting(
-        "llava", "whose wording of the question", _one_of(CHOICES["prompt"]), "group", True
+    prompt: Annotated[str, among(CHOICES["prompt"])] = setting(
+        "llava", "whose wording of the question", one_of(CHOICES["prompt"]), "group", True
     )
-    conv: Annotated[str | None, _in(CHOICES["conv"])] = _setting(
-        None, "conversation template; null: the model's own", _one_of(CHOICES["conv"]), "group", True
+    conv: Annotated[str | None, among(CHOICES["conv"])] = setting(
+        None, "conversation template; null: the model's own", one_of(CHOICES["conv"]), "group", True
     )
-    image_aspect: Annotated[str | None, _in(CHOICES["image_aspect"])] = _setting(
+    image_aspect: Annotated[str | None, among(CHOICES["image_aspect"])] = setting(
         None,
         "pad to a square, or leave it to the processor; null: the model's own",
-        _one_of(CHOICES["image_aspect"]),
+        one_of(CHOICES["image_aspect"]),
         "group",
         True,
     )
-    reading: Annotated[str, _in(CHOICES["reading"])] = _setting(
-        "llava", "whose reading of a written answer", _one_of(CHOICES["reading"]), "group", True
+    reading: Annotated[str, among(CHOICES["reading"])] = setting(
+        "llava", "whose reading of a written answer", one_of(CHOICES["reading"]), "group", True
     )
-    on_bad_sample: Annotated[str, _in(BAD_SAMPLE_POLICIES)] = _setting(
-        "error", "for a picture that is missing or truncated", _one_of(BAD_SAMPLE_POLICIES)
+    on_bad_sample: Annotated[str, among(BAD_SAMPLE_POLICIES)] = setting(
+        "error", "for a picture that is missing or truncated", one_of(BAD_SAMPLE_POLICIES)
     )
-    batch_size: int = _setting(
+    batch_size: int = setting(
         8, "changes time and memory, never a prediction", "must be an integer from 1", ge=1, le=MOST
     )
-    compile: bool = _setting(False, "compiled graphs, for GPUs and long sweeps", "must be true or false")
+    compile: bool = setting(False, "compiled graphs, for GPUs and long sweeps", "must be true or false")
 
-    controls: list[str] = _setting(
+    check_ties: bool = setting(
+        True, "stores with each answer whether its choice of tokens hangs on a tie", "must be true or false"
+    )
+
+    controls: list[str] = setting(
         ["full", "no_image", "fastv", "random"],
         "points that are added to every grid",
         "must be a list of methods; or []",
@@ -274,12 +250,3 @@ class SweepSettings(_Settings):
     def latency_protocol(self) -> dict[str, Any]:
         """How times are taken, as metrics.json states it. Times that were taken in another way are taken again."""
         return self.latency.model_dump() | ({"compiled": True} if self.compile else {})
-
-
-def _names_in_key(kind: type[BaseModel]) -> list[str]:
-    return [name for name, field in kind.model_fields.items() if declaration(field).get("in_key")]
-
-
-def declaration(field: Any) -> dict[str, Any]:
-    """What `_setting` declared of a field: allowed, scope, in_key."""
-    return field.json_schema_extra or {}

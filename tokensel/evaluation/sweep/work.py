@@ -15,9 +15,11 @@ from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.keys import code_digest, ids_digest, questions_digest
 from tokensel.evaluation.store import PointStore, point_key
 from tokensel.evaluation.summary import summarize
-from tokensel.evaluation.sweep.plan import Group, PlannedPoint, SweepPlan
+from tokensel.evaluation.sweep.costs import costed_prompt, middle_question
+from tokensel.evaluation.sweep.plan import Group, PlannedPoint, SweepPlan, solved
 from tokensel.models.families import family_of
-from tokensel.models.loading import checkpoint_config, checkpoint_revision
+from tokensel.models.loading import checkpoint_config, checkpoint_revision, find_device
+from tokensel.models.weightless import load_without_weights
 
 _ERROR = "error.json"
 _log = logging.getLogger(__name__)
@@ -27,9 +29,10 @@ _log = logging.getLogger(__name__)
 class PointWork:
     """A grid point, its folder, and what the folder lacks when the sweep starts.
 
-    settings: those hashed into the key, and the model's path. questions: those it has to answer. metrics: the stored
-    figures, if any. missing: how many predictions are missing. lacks_times, lacks_figures: whether times must be taken,
-    and metrics.json written. error: why the point failed in this start, or "".
+    settings: those hashed into the key, and the model's path. questions: those it has to answer. metrics: the
+    stored figures, if any. budgets: those that its kept was solved for. missing: how many predictions are missing.
+    lacks_times, lacks_figures: whether times must be taken, and metrics.json written. error: why the point failed
+    in this start, or "".
     """
 
     point: GridPoint
@@ -38,6 +41,7 @@ class PointWork:
     settings: dict[str, Any]
     questions: list[Question]
     metrics: dict[str, Any] | None = None
+    budgets: set[str] = field(default_factory=set)
     missing: int = 0
     lacks_times: bool = False
     lacks_figures: bool = False
@@ -51,7 +55,13 @@ class PointWork:
         self.missing = sum(question.id not in done for question in self.questions)
         self.lacks_times = latency["repeats"] > 0 and (self.metrics is None or _timed_as(self.metrics) != latency)
         stale = self.metrics is None or self.metrics["questions"] != ids_digest(self.questions)
-        self.lacks_figures = stale or self.lacks_times or self.missing > 0 or self._error_file.exists()
+        unnamed = bool(self.budgets - set((self.metrics or {}).get("budgets", ())))
+        self.lacks_figures = stale or unnamed or self.lacks_times or self.missing > 0 or self._error_file.exists()
+
+    @property
+    def known_budgets(self) -> list[str]:
+        """All budgets that its kept was ever solved for in this folder."""
+        return sorted(self.budgets | set((self.metrics or {}).get("budgets", ())))
 
     def predictions(self, questions: list[Question]) -> list[dict[str, Any]]:
         """The stored predictions for these questions."""
@@ -120,6 +130,7 @@ def prepare(plan: SweepPlan, folder: Path) -> list[GroupWork]:
         _check_against_config(group)
         options = json.dumps(group.data.options, sort_keys=True)
         work = GroupWork(group, _questions(group.data.name, options))
+        _solve_budgets(work)
         _find_points(work, _shared_settings(group, revision, work.questions), folder)
         for point in work.points.values():
             point.compare_with_folder(plan.settings.latency_protocol())
@@ -127,6 +138,16 @@ def prepare(plan: SweepPlan, folder: Path) -> list[GroupWork]:
             _refuse_skipped(work)
         works.append(work)
     return works
+
+
+def _solve_budgets(work: GroupWork) -> None:
+    """Replaces budgets by the kept that meets them, and sorts shares among counts. Loads the processor if need be."""
+    group = work.group
+    if not any(each.budget or isinstance(each.point.final_kept, float) for each in group.points):
+        return
+    loaded = load_without_weights(**group.model.load_arguments()).with_protocol(group.protocol)
+    device = find_device(group.model.device or "cpu").type
+    group.points = solved(group.points, costed_prompt(loaded, middle_question(work.questions), device))
 
 
 def _shared_settings(group: Group, revision: str, questions: list[Question]) -> dict[str, Any]:
@@ -142,8 +163,10 @@ def _shared_settings(group: Group, revision: str, questions: list[Question]) -> 
 
 def _find_points(work: GroupWork, shared: dict[str, Any], folder: Path) -> None:
     """Adds the group's points, each with the largest set of questions that a line of the table asks of it."""
+    model = work.group.model
+    config = checkpoint_config(model.path, model.revision, bool(model.trust_remote_code))
     for planned in work.group.points:
-        settings = shared | planned.point.settings()
+        settings = shared | planned.point.settings(config)
         settings["code"] = code_digest(planned.point.method, work.group.data.name)
         key = point_key(settings)
         work.lines.append((planned, key))
@@ -154,6 +177,8 @@ def _find_points(work: GroupWork, shared: dict[str, Any], folder: Path) -> None:
             work.points[key] = PointWork(planned.point, key, PointStore(folder / key), settings, questions)
         elif len(questions) > len(known.questions):
             known.questions = questions
+        if planned.budget is not None:
+            work.points[key].budgets.add(str(planned.budget))
 
 
 @lru_cache(maxsize=4)

@@ -5,6 +5,7 @@
 In that layout tensors have other names, there is no image token, and the vision tower is a checkpoint of its own.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tokensel.models.original.config import check_config, is_original_layout, ll
 from tokensel.models.original.files import CheckpointFiles, read_tensors, reason_of
 from tokensel.models.original.processor import build_processor
 
-__all__ = ["is_original_layout", "load_original"]
+__all__ = ["is_original_layout", "load_original", "original_processor"]
 
 _TOWER = "model.vision_tower.vision_tower."
 _PROJECTOR = "model.mm_projector."
@@ -65,21 +66,11 @@ def load_original(
     that differs from LLaVA-1.5's, and a vision tower that cannot be found.
     """
     label = f"model.path={source}"
-    files = CheckpointFiles(
-        source, folder, label, "set model.path to a folder, or HF_HOME to a cache that holds it", revision
-    )
-    config = files.read_json("config.json")
-    check_config(config, label)
-    tower = _tower_files(vision_tower or config.get("mm_vision_tower"), label)
-    vision = _vision_config(tower)
-    processor = build_processor(files, tower, config, vision.patch_size)
+    parts = _parts(source, folder, revision, vision_tower)
+    files, tower, config = parts.files, parts.tower, parts.stored
     weights = files.weights()
     target = device or torch.device("cpu")
-    model: Any = build_on_meta(
-        llava_config(config, vision, _token_ids(processor), _rows(config, processor), label),
-        _dtype(dtype, weights[0], label),
-        attn_implementation,
-    )
+    model: Any = build_on_meta(parts.config, _dtype(dtype, weights[0], label), attn_implementation)
     _WeightReader(model, config["vocab_size"], target, label).fill(files, weights, tower)
     model.tie_weights()
     restore_buffers(model, target)
@@ -89,7 +80,40 @@ def load_original(
     if folder is None:
         # In the hub's cache, a file's folder is named after its commit.
         model.config._commit_hash = files.require("config.json").parent.name
-    return model, processor
+    return model, parts.processor
+
+
+def original_processor(
+    source: str, folder: Path | None, revision: str | None = None, vision_tower: str | None = None
+) -> tuple[Any, LlavaProcessor]:
+    """The configuration and processor that `load_original` gives; reads no weights. Raises TokenselError as it does."""
+    parts = _parts(source, folder, revision, vision_tower)
+    return parts.config, parts.processor
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a checkpoint's small files say. stored: its config as it is; config: as transformers' LLaVA has it."""
+
+    files: CheckpointFiles
+    tower: CheckpointFiles
+    stored: dict[str, Any]
+    config: Any
+    processor: LlavaProcessor
+
+
+def _parts(source: str, folder: Path | None, revision: str | None, vision_tower: str | None) -> _Parts:
+    label = f"model.path={source}"
+    files = CheckpointFiles(
+        source, folder, label, "set model.path to a folder, or HF_HOME to a cache that holds it", revision
+    )
+    stored = files.read_json("config.json")
+    check_config(stored, label)
+    tower = _tower_files(vision_tower or stored.get("mm_vision_tower"), label)
+    vision = _vision_config(tower)
+    processor = build_processor(files, tower, stored, vision.patch_size)
+    config = llava_config(stored, vision, _token_ids(processor), _rows(stored, processor), label)
+    return _Parts(files, tower, stored, config, processor)
 
 
 class _WeightReader:

@@ -1,0 +1,58 @@
+"""A checkpoint without its weights: enough to word questions and to count their tokens."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from tokensel.errors import TokenselError, check_choice
+from tokensel.models.families import FAMILIES
+from tokensel.models.hub import hub_options
+from tokensel.models.loaded import LoadedModel
+from tokensel.models.loading import LOAD_ERRORS, RANDOM, checkpoint_config, checkpoint_folder, explain
+from tokensel.models.original import is_original_layout, original_processor
+from tokensel.models.processors import load_processor
+from tokensel.models.random_weights import random_processor
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What LoadedModel asks of a model when it encodes questions."""
+
+    config: Any
+    dtype: torch.dtype = torch.float32
+
+
+def load_without_weights(
+    path: str | Path = "tiny",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    vision_tower: str | None = None,
+    **unused: Any,
+) -> LoadedModel:
+    """A LoadedModel that encodes questions as `load_model`'s does, on the CPU, and cannot answer them.
+
+    Takes the arguments of `load_model`, and ignores those that concern the weights. Raises TokenselError as it does.
+    """
+    path = str(path)
+    folder = checkpoint_folder(path)
+    source = str(folder) if folder else path
+    try:
+        if path.startswith(RANDOM):
+            config, processor = checkpoint_config(path), random_processor()
+        else:
+            hub: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+            hub |= {} if folder else hub_options(path, revision)
+            if is_original_layout(PreTrainedConfig.get_config_dict(source, **hub)[0]):
+                config, processor = original_processor(source, folder, revision, vision_tower)
+            else:
+                config = checkpoint_config(path, revision, trust_remote_code)
+                check_choice(f"model.path={path}: model_type", str(getattr(config, "model_type", None)), FAMILIES)
+                processor = load_processor(source, path, config, hub)
+    except TokenselError:
+        raise
+    except LOAD_ERRORS as error:
+        raise TokenselError(explain(path, folder, error)) from error
+    return LoadedModel(_Described(config), processor, path, Path(path).name, torch.device("cpu"))
