@@ -39,6 +39,11 @@ class Reduction:
         return 0 if self.keep is None else self.length - self.keep.shape[1]
 
     @property
+    def left(self) -> Tensor:
+        """How many visual tokens each row has left: LongTensor[B]."""
+        return self.slots.new_full((len(self.slots),), self.slots.shape[1]) if self.counts is None else self.counts
+
+    @property
     def padding(self) -> Tensor | int:
         """How many positions of padding each row of the reduced sequence begins with: LongTensor[B, 1], or 0."""
         if self.keep is None or self.counts is None:

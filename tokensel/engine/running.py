@@ -23,6 +23,7 @@ class Record:
     indices: the same in the input sequence.
     counts: LongTensor[B], where rows keep unequal numbers: the first counts[b] entries of row b remain, what follows is
     padding; None = all M remain.
+    remaining: how many visual tokens each row was left with at each layer where some were removed: LongTensor[B] each.
     unreduced: why visual tokens of the last prompt stayed although a stage might have removed them, or None.
     """
 
@@ -30,14 +31,16 @@ class Record:
     indices: Tensor | None = None
     counts: Tensor | None = None
     unreduced: str | None = None
+    remaining: dict[int, Tensor] = field(default_factory=dict)
 
     def note(self, state: State | None, unreduced: str | None) -> None:
         """Records what was chosen of a prompt; state: the reduced one, None = nothing was removed."""
         self.positions = self.indices = self.counts = None
-        self.unreduced = unreduced
+        self.unreduced, self.remaining = unreduced, {}
         if state is not None:
             self.positions, self.indices = state.positions, state.indices
             self.counts = None if state.counts is None else state.counts.sum(1)
+            self.remaining = state.remaining
 
 
 @dataclass

@@ -83,6 +83,11 @@ class State:
             return torch.ones_like(self.visual_index, dtype=torch.bool)
         return torch.arange(self.visual_index.shape[1], device=counts.device) < counts.sum(1, keepdim=True)
 
+    @property
+    def remaining(self) -> dict[int, Tensor]:
+        """How many visual tokens each row was left with at each layer where some were removed: LongTensor[B] each."""
+        return {layer: reduction.left for layer, reduction in self.reductions.items()}
+
     def followed_by(self, **changes: Any) -> "State":
         """The state with these changes; attention rows are computed anew."""
         return replace(self, attention_rows={}, **changes)

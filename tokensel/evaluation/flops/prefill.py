@@ -56,10 +56,10 @@ class _Step:
     index: int
     masks: bool
 
-    def left(self, count: int) -> int:
-        """How many of `count` visual tokens remain; kept where that depends on the picture."""
+    def left(self, count: int, measured: Mapping[int, int]) -> int:
+        """How many of `count` visual tokens remain; where that depends on the picture, the measured number or kept."""
         remaining = None if self.method is None else self.method.remaining(self.kept, count, self.layer, self.index)
-        return self.kept if remaining is None else remaining
+        return measured.get(self.layer, self.kept) if remaining is None else remaining
 
 
 def prefill_cost(
@@ -77,6 +77,7 @@ def prefill_cost(
     images: int = 1,
     pictures: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    remaining: Mapping[int, int] | None = None,
 ) -> Cost:
     """The cost of one prefill at batch size 1, with logits at the last position only.
 
@@ -93,6 +94,8 @@ def prefill_cost(
     pictures         the processor's output for the prompt's pictures, needed by families whose pictures vary in size;
                      None estimates it from visual_tokens and images, which is exact for LLaVA-1.5
     device           cpu or cuda; tome computes less on a CPU
+    remaining        visual tokens that were left at each layer, for methods that let the picture decide; None: as many
+                     as these were asked for
 
     Raises TokenselError if the configuration lacks a size that this needs.
     """
@@ -114,9 +117,9 @@ def prefill_cost(
             if step.method is not None:
                 selection += step.method.flops(sizes)
                 counted = counted and _reports_flops(step.method)
+            left = step.left(count, remaining or {})
             if step.aggregation not in (None, "none"):
-                selection += 2 * sizes.cosines(step.kept)
-            left = step.left(count)
+                selection += 2 * sizes.cosines(left)
             if step.compact:
                 length -= count - left
             count = left
