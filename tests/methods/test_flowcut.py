@@ -10,8 +10,8 @@ from tokensel import make_stages, reduce_tokens
 from tokensel.evaluation.flops import prefill_cost
 from tokensel.methods.flowcut import prune_tower
 from tokensel.models.families import family_of
+from tokensel.models.tap import VisionTap
 from tokensel.models.tower_layer import run_layer
-from tokensel.models.vision import VisionTap
 
 
 def deep_llava(layers: int, feature_layer: int = -2) -> LlavaForConditionalGeneration:
@@ -38,7 +38,7 @@ def states_of(model, pictures=3):
     model.model.get_image_features(pixels)
     for handle in handles:
         handle.remove()
-    return tap.take()
+    return tap.take({"pixel_values": pixels})
 
 
 @torch.no_grad()
