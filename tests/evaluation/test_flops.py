@@ -37,7 +37,7 @@ POINTS = [
     ("pyramiddrop", {"kept": 3, "agg_layer": [1, 2], "layout": "zero_fill", "position": "source"}),
     ("sparsevlm", {"kept": [25, 17], "agg_layer": [1, 3]}),
     ("sparsevlm", {"kept": 10, "agg_layer": 2, "recycled": 0}),
-    ("sparsevlm", {"kept": [25, 17], "agg_layer": [1, 3], "version": "2"}),
+    ("sparsevlm", {"kept": [25, 17], "agg_layer": [1, 3], "version": 2}),
     ("dart", {"kept": 2, "agg_layer": 1}),
     ("tome_merge", {"kept": 5, "agg_layer": 0, "proportional": True}),
     ("visionzip", {"kept": 9, "contextual": 0.4}),

@@ -35,7 +35,7 @@ class SparseVLM(Method):
         where they act, the averages are 206.5, 145.4 and 82.2. Version 2 has 300, 200 and 118, 238, 108 and 60, or 66,
         34 and 20 for these names.
     Parameters:
-        version: "1", or "2" for the release's later version: attention is divided by the product of rotated vectors of
+        version: 1, or 2 for the release's later version: attention is divided by the product of rotated vectors of
             ones, only the 14 heads with the largest sums count, nothing is recycled, and tokens keep their positions.
         recycled: the share of the dropped tokens that is clustered; 0 = no recycling. Version 1 only.
     Our reading: with a single kept, the number of tokens falls to it by equal factors.
@@ -48,21 +48,21 @@ class SparseVLM(Method):
     uses_attention: ClassVar[bool] = True
     min_kept: ClassVar[int] = 1
 
-    version: str = "1"
+    version: int | str = 1
     recycled: float = 0.3
 
     def __post_init__(self) -> None:
-        self.version = str(self.version)
-        if self.version not in ("1", "2"):
+        if str(self.version) not in ("1", "2"):
             raise TokenselError(f"version={self.version!r}: choose from 1, 2")
         if not 0 <= self.recycled < 1:
             raise TokenselError(f"recycled={self.recycled!r}: must be from 0 to below 1")
-        if self.version == "2":
+        self.version = int(self.version)
+        if self.version == 2:
             vars(self).update(default_position="source", returns_values=False)
 
     def select(self, context: Context) -> Selection:
         score = self.score(context)
-        if self.version == "2":
+        if self.version == 2:
             return Selection(keep_best(score, context.kept))
         return with_clusters(context.tokens, rank(score), context.kept, *self._recycling(context.kept, context.count))
 
@@ -70,19 +70,19 @@ class SparseVLM(Method):
         """The raters' attention to each visual token: [B, N]."""
         visual, text = context.inputs
         weights = text_raters(visual, text, context.text_mask)
-        if self.version == "2":
+        if self.version == 2:
             weights = weights.unsqueeze(2) / rotary_products(context.rotary("text"), context.rotary("visual"))
         attention = context.attention("text", weights=weights)
         if attention is None:
             raise TokenselError("agg_layer=0: sparsevlm ranks by the previous layer's attention; use agg_layer >= 1")
-        if self.version == "2":
+        if self.version == 2:
             attention = take(attention, keep_best(attention.sum(2), HEADS))
         return attention.mean(1)
 
     def _recycling(self, kept: int, count: int) -> tuple[int, int]:
         """The number of dropped tokens that are clustered, and the number of clusters."""
         pool = int(self.recycled * (count - kept)) + 1
-        unused = self.version == "2" or self.recycled == 0 or kept >= count
+        unused = self.version == 2 or self.recycled == 0 or kept >= count
         return (0, 0) if unused else (pool, int(pool / PER_CLUSTER) + 1)
 
     def remaining(self, kept: int, count: int, layer: int = 0, stage: int = 0) -> int | None:
@@ -90,7 +90,7 @@ class SparseVLM(Method):
 
     def flops(self, sizes: Sizes) -> int:
         rating = 2 * sizes.image_count * sizes.text_count * sizes.hidden + sizes.attention("text")
-        if self.version == "2":
+        if self.version == 2:
             return rating + 2 * sizes.text * sizes.count * sizes.head_width
         return rating + sizes.clustering(*self._recycling(sizes.kept, sizes.count))
 

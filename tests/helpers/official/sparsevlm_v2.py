@@ -9,7 +9,7 @@ from tokensel.methods.sparsevlm import rotary_products
 
 
 def check(case: Case) -> None:
-    settings, method = case.settings, make_method("sparsevlm", version="2")
+    settings, method = case.settings, make_method("sparsevlm", version=2)
     picture = torch.arange(settings["n"]) + settings["before"]
     text = torch.arange(settings["text"]) + settings["before"] + settings["n"]
     rotary = {"visual": angles(picture, settings), "text": angles(text, settings)}
