@@ -257,7 +257,7 @@ def test_defaults_follow_the_method():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"method": "pfs", "kept": 8}, "cdpruner, dart, density, divprune, fastv"),
+        ({"method": "pfs", "kept": 8}, "apet, cdpruner, dart, density, divprune"),
         ({"method": "fps", "kept": 8, "begin": 3}, "start, seed"),
         ({"method": "fps", "kept": 0}, "kept=0: must be an integer from 1"),
         ({"method": "tome", "kept": -4}, "kept=-4"),

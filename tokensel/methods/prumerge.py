@@ -66,5 +66,5 @@ class PruMerge(Method):
         return None if self.adaptive else kept + 1
 
     def flops(self, sizes: Sizes) -> int:
-        merging = 2 * (sizes.kept + 1) * sizes.count * sizes.vision_width
+        merging = 2 * sizes.count * (sizes.kept * sizes.vision_width + sizes.feature_width)
         return sizes.cls_attention() + merging + (sizes.kept + 1) * sizes.projector

@@ -71,7 +71,7 @@ class PruneSID(Method):
     def flops(self, sizes: Sizes) -> int:
         if sizes.kept == 1:
             return sizes.projector
-        groups = self._groups(sizes.kept, sizes.count, sizes.vision_width)
+        groups = self._groups(sizes.kept, sizes.count, sizes.feature_width)
         components = sizes.vision_components(groups, self.exact)
         return sizes.cls_attention() + components + sizes.vision_cosines() + sizes.projector
 

@@ -80,9 +80,9 @@ class Sizes:
 
     def vision_components(self, components: int, exact: bool) -> int:
         """FLOPs of `principal_loadings` of the vision tower's features, without its orthogonalisations."""
-        values, tall = self.count * self.vision_width, self.count > self.vision_width
+        values, tall = self.count * self.feature_width, self.count > self.feature_width
         if exact:
-            return 2 * values * (min(self.count, self.vision_width) + components * tall)
+            return 2 * values * (min(self.count, self.feature_width) + components * tall)
         return 12 * values * components + 2 * self.count * components**2 * tall
 
     def vision_keys(self) -> int:
