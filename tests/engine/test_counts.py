@@ -261,3 +261,48 @@ def test_padding_predicts_no_label():
                 **given, labels=labels[row : row + 1, -given["input_ids"].shape[1] :], num_items_in_batch=1
             ).loss
     torch.testing.assert_close(together, total, atol=1e-4, rtol=1e-4)
+
+
+def two_pictures():
+    """Rows of two pictures with text before, between and behind them."""
+    generator = torch.Generator().manual_seed(5)
+    words = torch.randint(4, 97, (len(TEXTS), 9), generator=generator)
+    picture = torch.full((len(TEXTS), VISUAL), IMAGE_TOKEN)
+    ids = torch.cat([words[:, :2], picture, words[:, 2:4], picture, words[:, 4:]], 1)
+    pixels = torch.randn(2 * len(TEXTS), 3, 84, 84, generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("layout", "position"), [("compact", "renumber"), ("compact", "source"), ("zero_fill", "front")]
+)
+def test_several_pictures_keep_unequal_numbers_each(layout, position):
+    model, inputs = model_of("sdpa"), two_pictures()
+    setting = {"kept": (12, 8), "agg_layer": (1, 3), "layout": layout, "position": position}
+    with reduce_tokens(model, ByNorm(), **setting) as record:
+        logits = model(**inputs).logits[:, -1]
+        counts, positions = record.counts.tolist(), record.positions
+        cached = model.generate(**inputs, **NEW)
+    assert len(set(counts)) > 1
+    for row, count in enumerate(counts):
+        pixels = inputs["pixel_values"][2 * row : 2 * row + 2]
+        given = {name: value[row : row + 1] for name, value in inputs.items()} | {"pixel_values": pixels}
+        with reduce_tokens(model, ByNorm(), **setting) as single:
+            torch.testing.assert_close(logits[row], model(**given).logits[0, -1], atol=1e-4, rtol=1e-4)
+            assert torch.equal(cached[row, -5:], model.generate(**given, **NEW)[0, -5:])
+        assert positions[row, :count].tolist() == single.positions[0, :count].tolist()
+
+
+@dataclass
+class ByNorm(Method):
+    """Keeps the tokens whose norm is above the picture's mean, one at least."""
+
+    name: ClassVar[str] = "by_norm"
+
+    def remaining(self, kept, count, layer=0, stage=0):
+        return None
+
+    def select(self, context):
+        norm = context.tokens.norm(dim=-1)
+        return Selection(rank(norm), counts=(norm >= norm.mean(1, keepdim=True)).sum(1).clamp_min(1))
