@@ -54,6 +54,13 @@ POINTS = [
     ("prunesid", {"kept": 1}),
     ("prunesid", {"kept": 16, "exact": True}),
     ("prunesid", {"kept": 16, "groups": 9, "as_released": True}),
+    ("apet", {"kept": [20, 12], "agg_layer": [0, 2]}),
+    ("apet", {"kept": 15, "agg_layer": 0, "basis": 3}),
+    ("apet", {"kept": 15, "agg_layer": 1, "blend": 0.5}),
+    ("vscan", {"kept": [20, 7], "agg_layer": [0, 2], "rotary": False}),
+    ("vscan", {"kept": 17, "agg_layer": 0, "window": 3}),
+    ("vscan", {"kept": 17, "agg_layer": 0, "windows": "limit", "window": 4}),
+    ("flowcut", {"kept": [20, 7], "agg_layer": [0, 2]}),
     ("no_image", {"agg_layer": 2}),
 ]
 
