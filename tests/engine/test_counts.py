@@ -9,6 +9,7 @@ import torch
 from helpers.by_hand import by_hand
 from helpers.graphs import CpuCapture, recorded_split
 from helpers.models import IMAGE_TOKEN, llava_inputs, single_row, tiny_llava
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from tokensel import Method, Selection, TokenselError, make_stages, reduce_tokens
 from tokensel.engine.cached import CachedModel
@@ -306,3 +307,40 @@ class ByNorm(Method):
     def select(self, context):
         norm = context.tokens.norm(dim=-1)
         return Selection(rank(norm), counts=(norm >= norm.mean(1, keepdim=True)).sum(1).clamp_min(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", [(0,), (1,), (1, 2)])
+def test_deepstack_features_stay_with_their_tokens(layers):
+    torch.manual_seed(0)
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0, "mrope_interleaved": True}
+    text = tiny_llava().config.text_config.to_dict()
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    text = {name: text[name] for name in (*names, "num_key_value_heads", "initializer_range")} | {"head_dim": 8}
+    vision = {"depth": 3, "hidden_size": 24, "intermediate_size": 48, "num_heads": 2, "patch_size": 14}
+    vision |= {"out_hidden_size": 32, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
+    ids = {"image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5, "vision_end_token_id": 6}
+    config = Qwen3VLConfig(text_config=text | {"rope_parameters": rope}, vision_config=vision, **ids)
+    model = Qwen3VLForConditionalGeneration(config).eval()
+    pixels = torch.randn(3 * 64, 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(0))
+    words = torch.tensor([[9, 5] + [3] * 16 + [6, 11, 12, 13]])
+
+    def given(rows):
+        tokens = words.expand(len(rows), -1)
+        seen = torch.cat([pixels[64 * row : 64 * row + 64] for row in rows])
+        return {
+            "input_ids": tokens,
+            "attention_mask": torch.ones_like(tokens),
+            "pixel_values": seen,
+            "image_grid_thw": torch.tensor([[1, 8, 8]] * len(rows)),
+            "mm_token_type_ids": (tokens == 3).int(),
+        }
+
+    setting = {"kept": (8, 4)[: len(layers)], "agg_layer": layers, "family": "qwen2_5_vl"}
+    keys = torch.tensor([3, 11, 6])
+    with reduce_tokens(model, Varying(), row_keys=keys, **setting) as record:
+        together = model(**given([0, 1, 2])).logits[:, -1]
+        assert record.counts is not None
+    for row in range(3):
+        with reduce_tokens(model, Varying(), row_keys=keys[row : row + 1], **setting):
+            torch.testing.assert_close(together[row], model(**given([row])).logits[0, -1], atol=1e-4, rtol=1e-4)
