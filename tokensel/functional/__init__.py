@@ -23,9 +23,9 @@ from tokensel.functional.merging import bipartite_soft_matching, contextual_toke
 from tokensel.functional.nearest import merge_nearest
 from tokensel.functional.outliers import insert_last, merge_outliers, outlier_counts, outliers_at_stride
 from tokensel.functional.padding import padding_patches
-from tokensel.functional.principal import principal_loadings
+from tokensel.functional.principal import principal_loadings, random_start
 from tokensel.functional.reconstruction import distant_points, keep_unexplained, reconstruction_errors
-from tokensel.functional.relevance import text_relevance
+from tokensel.functional.relevance import shared_affinity, text_relevance
 from tokensel.functional.sampling import farthest_point_sampling
 from tokensel.functional.seeding import random_subset, row_scores
 from tokensel.functional.set_order import set_order
@@ -74,12 +74,14 @@ __all__ = [
     "outliers_at_stride",
     "padding_patches",
     "principal_loadings",
+    "random_start",
     "random_subset",
     "rank",
     "reconstruction_errors",
     "remove_duplicates",
     "row_scores",
     "set_order",
+    "shared_affinity",
     "soft_merge",
     "suppress_similar",
     "take",

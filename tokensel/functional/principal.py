@@ -9,6 +9,12 @@ from torch import Tensor
 from tokensel.errors import TokenselError
 
 
+def random_start(tokens: Tensor, components: int, seed: int) -> Tensor:
+    """The start of `principal_loadings` that torch.pca_lowrank would draw on a CPU after torch.manual_seed(seed)."""
+    drawn = torch.randn(min(tokens.shape[1:]), components, generator=torch.Generator().manual_seed(seed))
+    return drawn.to(tokens.device)
+
+
 @torch.no_grad()
 def principal_loadings(tokens: Tensor, components: int, start: Tensor | None = None) -> Tensor:
     """The absolute loading of each token on the first principal components: tokens [B, N, D] -> [B, N, G].

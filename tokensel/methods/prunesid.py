@@ -1,17 +1,18 @@
 """prunesid: [CLS], and tokens of each group that the picture's principal components make."""
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional import keep_in_groups, principal_loadings, take
+from tokensel.functional import keep_in_groups, principal_loadings, random_start, take
 from tokensel.methods.base import Method
 from tokensel.methods.context import Context, Selection
 from tokensel.methods.registry import register_method
 from tokensel.methods.sizes import Sizes
+from tokensel.models.vision import VisionStates
 
 
 @register_method
@@ -22,7 +23,7 @@ class PruneSID(Method):
     It runs before the projector, on the features and the [CLS] attention (summed over heads) of the vision tower's
     second-to-last layer. A token belongs to the component on which it loads most. In a group, tokens similar to one
     with more attention are suppressed; groups share the tokens to keep by how many are left. [CLS] is one of the kept
-    tokens and stands first.
+    tokens and stands first; a tower without one gives one more patch instead.
 
     Source: Fang et al., PruneSID, https://arxiv.org/abs/2603.09480.
     Parameters:
@@ -54,29 +55,36 @@ class PruneSID(Method):
             raise TokenselError(f"groups={self.groups}: must be at least 1, or null")
 
     def select(self, context: Context) -> Selection:
-        cls = context.vision.project(cast(Tensor, context.vision.cls).unsqueeze(1))
-        chosen = self.patches(context) if context.kept > 1 else context.row_keys.new_empty(len(cls), 0)
-        indices = torch.cat([torch.full_like(context.row_keys, -1).unsqueeze(1), chosen], 1)
-        return Selection(indices, torch.cat([cls, take(context.tokens, chosen)], 1))
-
-    def patches(self, context: Context) -> Tensor:
-        """The tokens that are kept beside [CLS]: LongTensor[B, M - 1]."""
-        features, attention = context.vision.features, context.vision.cls_attention().sum(1)
-        groups = self._groups(context.kept, *features.shape[1:])
-        drawn = torch.randn(min(features.shape[1:]), groups, generator=torch.Generator().manual_seed(self.seed))
-        loadings = principal_loadings(features, groups, None if self.exact else drawn.to(features.device))
-        chosen = keep_in_groups(features, attention, loadings.argmax(2), groups, context.kept - 1)
-        return chosen if self.as_released else chosen.sort(dim=1).values
+        vision, own = context.vision, context.vision.cls
+        seed = None if self.exact else self.seed
+        chosen = _patches(vision, context.kept - (own is not None), self.groups, seed)
+        chosen = chosen if self.as_released else chosen.sort(dim=1).values
+        values = take(context.tokens, chosen)
+        if own is None:
+            return Selection(chosen, values)
+        first = torch.full_like(context.row_keys, -1).unsqueeze(1)
+        return Selection(torch.cat([first, chosen], 1), torch.cat([vision.project(own.unsqueeze(1)), values], 1))
 
     def flops(self, sizes: Sizes) -> int:
-        if sizes.kept == 1:
-            return sizes.projector
-        groups = self._groups(sizes.kept, sizes.count, sizes.feature_width)
-        components = sizes.vision_components(groups, self.exact)
-        return sizes.cls_attention() + components + sizes.vision_cosines() + sizes.projector
+        kept, cls = sizes.kept - sizes.vision_cls, sizes.projector * sizes.vision_cls
+        components = sizes.vision_components(_count(self.groups, kept, sizes.count, sizes.feature_width), self.exact)
+        return cls + (sizes.cls_attention() + components + sizes.vision_cosines()) * (kept > 0)
 
     def draws(self, layer: int) -> bool:
         return not self.exact
 
-    def _groups(self, kept: int, count: int, width: int) -> int:
-        return max(1, min(kept // 4 if self.groups is None else self.groups, kept - 1, count, width))
+
+def _patches(vision: VisionStates, kept: int, groups: int | None, seed: int | None) -> Tensor:
+    """The visual tokens that are kept, group after group: LongTensor[B, kept]. seed None: exact components."""
+    features = vision.features
+    if kept == 0:
+        return torch.empty(len(features), 0, dtype=torch.long, device=features.device)
+    number = _count(groups, kept, *features.shape[1:])
+    start = None if seed is None else random_start(features, number, seed)
+    group = principal_loadings(features, number, start).argmax(2)
+    return keep_in_groups(features, vision.cls_attention().sum(1), group, number, kept)
+
+
+def _count(groups: int | None, kept: int, count: int, width: int) -> int:
+    """The number of groups for `kept` of `count` patches beside [CLS]: a quarter of all that is kept unless given."""
+    return max(1, min(groups or (kept + 1) // 4, kept, count, width))
