@@ -1,4 +1,4 @@
-"""How relevant each visual token is to a text."""
+"""How relevant each visual token is to a text, and how well it covers text and picture."""
 
 import torch
 from torch import Tensor
@@ -24,3 +24,33 @@ def text_relevance(tokens: Tensor, texts: Tensor, real: Tensor, sign: int = 1) -
     cosine = sign * torch.bmm(tokens, mean.unsqueeze(2)).squeeze(2) * inverse_norms(tokens)
     low, high = cosine.amin(1, keepdim=True), cosine.amax(1, keepdim=True)
     return (cosine - low + LEAST) / (high - low).clamp_min(LEAST)
+
+
+@torch.no_grad()
+def shared_affinity(
+    tokens: Tensor,
+    texts: Tensor,
+    real: Tensor,
+    features: Tensor,
+    alpha: float = 0.5,
+    text_temperature: float = 0.02,
+    vision_temperature: float = 0.2,
+) -> Tensor:
+    """How well each visual token covers each text token and each visual token, for `greedy_coverage`.
+
+    A text token's softmax over its cosines with all visual tokens, divided by temperature, says how much of it each
+    covers; a visual token's likewise, by other features of the visual tokens. The texts together weigh 1, the visual
+    tokens alpha. tokens [B, N, D], texts [B, S, D], real BoolTensor[B, S]: which texts count, features [B, N, D'] ->
+    [B, N, S + N] in float32. O(N S D + N^2 D').
+
+    Source: MMTok (arXiv 2508.18264) and its release.
+    """
+    tokens, texts, features = (_unit(each.float()) for each in (tokens, texts, features))
+    by_text = (torch.bmm(tokens, texts.transpose(1, 2)) / text_temperature).softmax(1)
+    by_token = (torch.bmm(features, features.transpose(1, 2)) / vision_temperature).softmax(1)
+    shares = real.unsqueeze(1) / real.sum(1).clamp_min(1).view(-1, 1, 1)
+    return torch.cat([by_text * shares, by_token * (alpha / tokens.shape[1])], 2)
+
+
+def _unit(states: Tensor) -> Tensor:
+    return states * inverse_norms(states).unsqueeze(-1)

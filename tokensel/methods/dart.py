@@ -53,10 +53,10 @@ class Dart(Method):
         return kept if self.exact else min(count, self.pivots + visited * (kept // visited))
 
     def select(self, context: Context) -> Selection:
-        pivots = rank(self._key_norms(context, "visual"))[:, : self.pivots]
+        pivots = rank(_key_norms(context, "visual"))[:, : self.pivots]
         mask = context.text_mask
         # Where the instruction has too few tokens, the first visual pivot is visited again.
-        norms = self._key_norms(context, "text").masked_fill(~mask, -torch.inf)
+        norms = _key_norms(context, "text").masked_fill(~mask, -torch.inf)
         words = rank(pad(norms, (0, self.text_pivots), value=-1.0))[:, : self.text_pivots]
         text = torch.cat([context.text, take(context.tokens, pivots[:, :1]).expand(-1, self.text_pivots, -1)], 1)
         start = context.before_picture.sum(1, keepdim=True)
@@ -67,12 +67,13 @@ class Dart(Method):
         states, kept = context.final_norm(context.tokens), self.remaining(context.kept, context.count)
         return Selection(least_similar(states, pivots, kept, queries))
 
-    @staticmethod
-    def _key_norms(context: Context, tokens: str) -> Tensor:
-        layer = "previous" if context.layer else "next"
-        keys = context.project("key", tokens, layer, rotary=True)
-        assert keys is not None
-        return keys.float().abs().sum((2, 3))
-
     def flops(self, sizes: Sizes) -> int:
         return sizes.prompt_keys() + sizes.cosines(min(self.pivots, sizes.count) + self.text_pivots)
+
+
+def _key_norms(context: Context, tokens: str) -> Tensor:
+    """The L1 norms of the rotated keys of the "visual" tokens or of the "text": [B, n]."""
+    layer = "previous" if context.layer else "next"
+    keys = context.project("key", tokens, layer, rotary=True)
+    assert keys is not None
+    return keys.float().abs().sum((2, 3))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tokensel.data.keywords import keywords
 from tokensel.errors import TokenselError
-from tokensel.functional import greedy_coverage, inverse_norms, padding_patches
+from tokensel.functional import greedy_coverage, padding_patches, shared_affinity
 from tokensel.methods.base import Method
 from tokensel.methods.context import Context, Selection
 from tokensel.methods.registry import register_method
@@ -30,7 +30,8 @@ class MMTok(Method):
         https://arxiv.org/abs/2508.18264.
     Parameters:
         alpha: the weight of the picture beside the words.
-        text_temperature, vision_temperature: of the two softmaxes.
+        text_temperature: of the softmax over cosines with a word.
+        vision_temperature: of the softmax over cosines with a token of the picture.
         picture_size: width and height of the picture before it was padded to a square of patches of 14 pixels, as
             LLaVA-1.5 does: patches wholly inside the bars are kept last. null = all patches are alike.
         as_released: where fewer patches than kept lie outside the bars, token 0 is repeated, as in the release.
@@ -51,14 +52,7 @@ class MMTok(Method):
     as_released: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("text_temperature", "vision_temperature"):
-            if not getattr(self, name) > 0:
-                raise TokenselError(f"{name}={getattr(self, name)!r}: must be above 0")
-        if not self.alpha >= 0:
-            raise TokenselError(f"alpha={self.alpha!r}: must be at least 0")
-        size = self.picture_size
-        if size is not None and (len(size) != 2 or not all(isinstance(each, int) and each > 0 for each in size)):
-            raise TokenselError(f"picture_size={size!r}: must be [width, height] in pixels, or null")
+        _check(self)
 
     def select(self, context: Context) -> Selection:
         return Selection(self.order(context).sort(dim=1).values)
@@ -66,10 +60,9 @@ class MMTok(Method):
     def order(self, context: Context) -> Tensor:
         """The choices in the order in which they are made: LongTensor[B, M]."""
         affinity = self.affinity(context)
-        if self.picture_size is None:
-            return greedy_coverage(affinity, context.kept)
         allowed = torch.ones(affinity.shape[:2], dtype=torch.bool, device=affinity.device)
-        allowed[:, padding_patches(*self.picture_size, patches=context.grid[0])] = False
+        if self.picture_size is not None:
+            allowed[:, padding_patches(*self.picture_size, patches=context.grid[0])] = False
         order = greedy_coverage(affinity, context.kept, allowed=allowed)
         return order.masked_fill(~allowed.gather(1, order), 0) if self.as_released else order
 
@@ -79,18 +72,21 @@ class MMTok(Method):
             words, real = context.text, context.text_mask
         else:
             words, real = context.embed_words([keywords(question) for question in context.questions])
-        tokens, words, features = (_unit(each) for each in (context.tokens, words, context.vision.features))
-        # Softmaxes run over the visual tokens that cover.
-        by_word = (torch.bmm(tokens, words.transpose(1, 2)) / self.text_temperature).softmax(1)
-        by_token = (torch.bmm(features, features.transpose(1, 2)) / self.vision_temperature).softmax(1)
-        shares = real.unsqueeze(1) / real.sum(1).clamp_min(1).view(-1, 1, 1)
-        return torch.cat([by_word * shares, by_token * (self.alpha / context.count)], 2)
+        temperatures = self.text_temperature, self.vision_temperature
+        return shared_affinity(context.tokens, words, real, context.vision.features, self.alpha, *temperatures)
 
     def flops(self, sizes: Sizes) -> int:
         # As many words as the prompt has other tokens: exact without a bare question, else the most there can be.
         return sizes.cosines(sizes.text) + sizes.vision_cosines()
 
 
-def _unit(states: Tensor) -> Tensor:
-    states = states.float()
-    return states * inverse_norms(states).unsqueeze(-1)
+def _check(method: MMTok) -> None:
+    """Raises TokenselError for an option out of its range."""
+    if not method.alpha >= 0:
+        raise TokenselError(f"alpha={method.alpha!r}: must be at least 0")
+    for name in ("text_temperature", "vision_temperature"):
+        if not getattr(method, name) > 0:
+            raise TokenselError(f"{name}={getattr(method, name)!r}: must be above 0")
+    size = method.picture_size
+    if size is not None and not (len(size) == 2 and min(size) > 0):
+        raise TokenselError(f"picture_size={size!r}: must be [width, height] in pixels, or null")
