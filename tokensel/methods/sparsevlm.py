@@ -61,41 +61,50 @@ class SparseVLM(Method):
             vars(self).update(default_position="source", returns_values=False)
 
     def select(self, context: Context) -> Selection:
-        score = self.score(context)
+        score = rater_attention(context, self.version == 2)
         if self.version == 2:
             return Selection(keep_best(score, context.kept))
-        return with_clusters(context.tokens, rank(score), context.kept, *self._recycling(context.kept, context.count))
-
-    def score(self, context: Context) -> Tensor:
-        """The raters' attention to each visual token: [B, N]."""
-        visual, text = context.inputs
-        weights = text_raters(visual, text, context.text_mask)
-        if self.version == 2:
-            weights = weights.unsqueeze(2) / rotary_products(context.rotary("text"), context.rotary("visual"))
-        attention = context.attention("text", weights=weights)
-        if attention is None:
-            raise TokenselError("agg_layer=0: sparsevlm ranks by the previous layer's attention; use agg_layer >= 1")
-        if self.version == 2:
-            attention = take(attention, keep_best(attention.sum(2), HEADS))
-        return attention.mean(1)
-
-    def _recycling(self, kept: int, count: int) -> tuple[int, int]:
-        """The number of dropped tokens that are clustered, and the number of clusters."""
-        pool = int(self.recycled * (count - kept)) + 1
-        unused = self.version == 2 or self.recycled == 0 or kept >= count
-        return (0, 0) if unused else (pool, int(pool / PER_CLUSTER) + 1)
+        pool, clusters = recycling(context.kept, context.count, self.recycled)
+        return with_clusters(context.tokens, rank(score), context.kept, pool, clusters)
 
     def remaining(self, kept: int, count: int, layer: int = 0, stage: int = 0) -> int | None:
-        return kept + self._recycling(kept, count)[1]
+        return kept if self.version == 2 else kept + recycling(kept, count, self.recycled)[1]
 
     def flops(self, sizes: Sizes) -> int:
         rating = 2 * sizes.image_count * sizes.text_count * sizes.hidden + sizes.attention("text")
         if self.version == 2:
             return rating + 2 * sizes.text * sizes.count * sizes.head_width
-        return rating + sizes.clustering(*self._recycling(sizes.kept, sizes.count))
+        return rating + sizes.clustering(*recycling(sizes.kept, sizes.count, self.recycled))
 
     def schedule(self, kept: int, count: int, stages: int) -> tuple[int, ...]:
         return geometric(kept, count, stages)
+
+
+def recycling(kept: int, count: int, recycled: float) -> tuple[int, int]:
+    """The number of dropped tokens that are clustered, and the number of clusters; recycled = 0: none."""
+    if recycled == 0 or kept >= count:
+        return 0, 0
+    pool = int(recycled * (count - kept)) + 1
+    return pool, int(pool / PER_CLUSTER) + 1
+
+
+def rater_attention(context: Context, corrected: bool) -> Tensor:
+    """The raters' attention to each visual token in the previous layer, averaged over raters and heads: [B, N].
+
+    corrected: as version 2 does it: divided by `rotary_products`, over the heads with the largest sums only.
+
+    Raises TokenselError at layer 0.
+    """
+    visual, text = context.inputs
+    weights = text_raters(visual, text, context.text_mask)
+    if corrected:
+        weights = weights.unsqueeze(2) / rotary_products(context.rotary("text"), context.rotary("visual"))
+    attention = context.attention("text", weights=weights)
+    if attention is None:
+        raise TokenselError("agg_layer=0: sparsevlm ranks by the previous layer's attention; use agg_layer >= 1")
+    if corrected:
+        attention = take(attention, keep_best(attention.sum(2), HEADS))
+    return attention.mean(1)
 
 
 def with_clusters(tokens: Tensor, order: Tensor, kept: int, pool: int, clusters: int) -> Selection:

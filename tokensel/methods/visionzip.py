@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from tokensel.errors import TokenselError
 from tokensel.functional import contextual_tokens, rank, take
@@ -49,25 +50,8 @@ class VisionZip(Method):
             raise TokenselError(f"contextual={self.contextual!r}: must be from 0 to 1")
 
     def select(self, context: Context) -> Selection:
-        vision, own = context.vision, context.vision.cls if self.cls else None
-        cls = int(own is not None)
-        extra = self._extra(context.kept, cls)
-        attention, keys = vision.cls_attention_and_keys() if extra else (vision.cls_attention(), None)
-        order = rank(attention.sum(1))
-        split = context.kept - cls - extra
-        dominant, rest = order[:, :split].sort(dim=1).values, order[:, split:].sort(dim=1).values
-        indices, made = [dominant], []
-        if own is not None:
-            indices.insert(0, torch.full_like(order[:, :1], -1))
-            made.append(own.unsqueeze(1))
-        if keys is not None:
-            targets, values = contextual_tokens(take(vision.features, rest), take(keys.mean(2), rest), extra)
-            indices.append(rest.gather(1, targets))
-            made.append(values)
-        # The dominant tokens are projected already: only what is new is.
-        new = vision.project(torch.cat(made, 1)) if made else context.tokens[:, :0]
-        parts = [new[:, :cls], take(context.tokens, dominant), new[:, cls:]]
-        return Selection(torch.cat(indices, 1), torch.cat(parts, 1))
+        cls = context.vision.cls if self.cls else None
+        return zip_picture(context, cls, self._extra(context.kept, int(cls is not None)))
 
     def flops(self, sizes: Sizes) -> int:
         cls = int(self.cls and sizes.vision_cls)
@@ -75,3 +59,25 @@ class VisionZip(Method):
 
     def _extra(self, kept: int, cls: int) -> int:
         return min(round(self.contextual * kept), kept - cls)
+
+
+def zip_picture(context: Context, cls: Tensor | None, contextual: int) -> Selection:
+    """[CLS]'s state [B, D_vision] where it is given, the dominant tokens, and `contextual` contextual ones."""
+    vision = context.vision
+    attention, keys = vision.cls_attention_and_keys() if contextual else (vision.cls_attention(), None)
+    order = rank(attention.sum(1))
+    first = 0 if cls is None else 1
+    split = context.kept - first - contextual
+    dominant, rest = order[:, :split].sort(dim=1).values, order[:, split:].sort(dim=1).values
+    indices, new = [dominant], []
+    if cls is not None:
+        indices.insert(0, torch.full_like(order[:, :1], -1))
+        new.append(cls.unsqueeze(1))
+    if keys is not None:
+        targets, values = contextual_tokens(take(vision.features, rest), take(keys.mean(2), rest), contextual)
+        indices.append(rest.gather(1, targets))
+        new.append(values)
+    # The dominant tokens are among the projected ones that the decoder was given; only what is new is projected here.
+    made = vision.project(torch.cat(new, 1)) if new else context.tokens[:, :0]
+    values = torch.cat([made[:, :first], take(context.tokens, dominant), made[:, first:]], 1)
+    return Selection(torch.cat(indices, 1), values)

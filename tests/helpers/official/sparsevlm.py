@@ -4,13 +4,13 @@ import torch
 
 from helpers.official import Case, assert_close, assert_same
 from tokensel import Context, make_method
-from tokensel.methods.sparsevlm import text_raters
+from tokensel.methods.sparsevlm import rater_attention, text_raters
 from tokensel.testing import make_context
 
 
 def check(case: Case) -> None:
     context, method = text_context(case, case["tokens"]), make_method("sparsevlm")
-    check_raters_and_score(case, context, method)
+    check_raters_and_score(case, context, corrected=False)
     selection = method.select(context)
     budget, total = case.settings["budget"], case.settings["tokens"]
     assert method.remaining(budget, case.settings["n"]) == total
@@ -34,10 +34,10 @@ def check_centers(case: Case, ours: torch.Tensor) -> None:
     assert_same(torch.where(torch.tensor(tied), official, ours), official, "centers")
 
 
-def check_raters_and_score(case: Case, context: Context, method) -> None:
+def check_raters_and_score(case: Case, context: Context, corrected: bool) -> None:
     raters = text_raters(*context.inputs, context.text_mask)[0].nonzero().flatten()
     assert_same(raters, case["raters"], "raters")
-    assert_close(method.score(context)[0], case["score"], "score", atol=0)
+    assert_close(rater_attention(context, corrected)[0], case["score"], "score", atol=0)
 
 
 def text_context(case: Case, tokens: torch.Tensor, **given) -> Context:

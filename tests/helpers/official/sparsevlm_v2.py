@@ -15,7 +15,7 @@ def check(case: Case) -> None:
     rotary = {"visual": angles(picture, settings), "text": angles(text, settings)}
     assert_close(rotary_products(rotary["text"], rotary["visual"])[0], case["rope_weights"], "rope_weights")
     context = text_context(case, case["visual_inputs"], rotary=rotary)
-    check_raters_and_score(case, context, method)
+    check_raters_and_score(case, context, corrected=True)
     assert method.remaining(settings["budget"], settings["n"]) == settings["tokens"]
     selection = method.select(context)
     assert_same(selection.indices[0], case["kept"], "kept")
