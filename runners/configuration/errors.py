@@ -50,7 +50,7 @@ def _allowed(key: str, conf: Path) -> str:
 def _keys(file: Path) -> Sequence[str]:
     loaded: Any = OmegaConf.load(file)
     loaded = loaded.get(file.parent.name, loaded)
-    hidden = ("defaults", "hydra") if file.stem == "sweep" else ("name",)
+    hidden = ("defaults", "hydra", "method") if file.stem == "sweep" else ("name",)
     return [str(key) for key in loaded if key not in hidden]
 
 

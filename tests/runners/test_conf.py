@@ -18,7 +18,7 @@ from tokensel.errors import TokenselError
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.sweep.plan import make_plan
 from tokensel.evaluation.sweep.reading import described, read_settings
-from tokensel.evaluation.sweep.settings import SweepSettings
+from tokensel.evaluation.sweep.settings import MethodSettings, SweepSettings
 from tokensel.methods import METHODS
 from tokensel.models import load_model
 
@@ -102,6 +102,7 @@ def test_a_reading_makes_points_of_its_own_only_where_answers_are_written(scorin
 def test_the_file_of_defaults_has_the_declared_settings_and_defaults():
     values = OmegaConf.to_container(OmegaConf.load(CONF / "sweep.yaml"))
     del values["defaults"]
+    assert values.pop("method") == {"precision": MethodSettings.model_fields["precision"].default}
     declared = {}
     for key, default, _, _ in described():
         group, _, name = key.rpartition(".")

@@ -27,6 +27,7 @@ def reduce_tokens(
     aggregation: str | None = None,
     layout: str = "compact",
     position: str | None = None,
+    precision: str = "float32",
     image_mask: Tensor | None = None,
     row_keys: Tensor | None = None,
     questions: Sequence[str] | None = None,
@@ -51,6 +52,7 @@ def reduce_tokens(
     zeros elsewhere) or "mask" (length kept, the others masked as keys). position: a survivor keeps its own position id
     ("source") or takes one of the first M image places ("front"), where everything after may close up ("renumber", as
     if the picture had been that small from the start). None takes the method's default.
+    precision: "float32", or "model": choices are computed in the model's dtype, as official code does.
     image_mask: BoolTensor[B, T], where the visual tokens are, for callers that pass inputs_embeds or a plain decoder.
     family: which tested family a model of another one is like, "llava" say.
     row_keys: LongTensor[B], one key per question for methods that draw at random; None = the same for all rows.
@@ -73,6 +75,7 @@ def reduce_tokens(
         aggregation=aggregation,
         layout=layout,
         position=position,
+        precision=precision,
         num_layers=parts.num_layers,
         **method_options,
     )

@@ -110,7 +110,7 @@ def _choose_alike(state: State, stage: Stage, parts: ModelParts, kept: int) -> S
 
 def _reduce_picture(stage: Stage, source: StateSource, kept: int) -> Survivors:
     """What remains of one picture; indices are among its own visual tokens."""
-    state, method = source.state, stage.method
+    state = source.state
     batch, alone = len(state.hidden), len(state.pictures) == 1
     context = Context(
         kept=kept,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokensel.engine.kept import Kept, count_of, kept_text, read_kept
+from tokensel.engine.precision import PRECISIONS, in_precision
 from tokensel.engine.ties import TieWatch
 from tokensel.errors import TokenselError
 from tokensel.methods import Context, Method, NoImage, Selection, make_method
@@ -26,7 +27,8 @@ class Stage:
     most: a count, or a share as "25%" or 0.25 (stored as 0.25) of those that the pictures had before any reduction;
     None only for methods that leave no choice. aggregation, layout, position: see `reduce_tokens`; None takes the
     method's default. index, of: which of how many stages this is; scheduled: kept is what remains after the last of
-    them, and the method says how many after this one. watch: finds choices that hang on a tie.
+    them, and the method says how many after this one. precision: in which the method computes, see
+    `tokensel.engine.precision`. watch: finds choices that hang on a tie.
 
     Raises TokenselError for a value out of its range.
     """
@@ -41,6 +43,7 @@ class Stage:
     index: int = 0
     of: int = 1
     scheduled: bool = False
+    precision: str = "float32"
     watch: TieWatch | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -54,6 +57,7 @@ class Stage:
         _check_choice("aggregation", self.aggregation, AGGREGATIONS)
         _check_choice("layout", self.layout, LAYOUTS)
         _check_choice("position", self.position, POSITIONS)
+        _check_choice("precision", self.precision, PRECISIONS)
         _check_integer("agg_layer", self.layer, 0)
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
             raise TokenselError(f"temperature={self.temperature}: must be a finite number above 0")
@@ -94,10 +98,18 @@ class Stage:
 
     def select(self, context: Context) -> Selection:
         """The method's choice."""
-        selection = self.method.select(context)
+        selection = self.choose(context)
         if self.watch is not None:
             self.watch.look(self, context, selection)
         return selection
+
+    def choose(self, context: Context) -> Selection:
+        """The method's choice, in the stage's precision."""
+        if self.precision == "float32":
+            return self.method.select(context)
+        tokens = context.tokens  # outside: the model computes them as ever
+        with in_precision(tokens.dtype):
+            return self.method.select(context)
 
     def _default(self, name: str, value: str) -> None:
         if getattr(self, name) is None:
@@ -123,6 +135,7 @@ def make_stages(
     aggregation: str | None = None,
     layout: str = "compact",
     position: str | None = None,
+    precision: str = "float32",
     num_layers: int | None = None,
     **method_options: Any,
 ) -> list[Stage]:
@@ -142,7 +155,9 @@ def make_stages(
         raise TokenselError(f"kept={kept!r}, agg_layer={layers}: must name as many kept as layers")
     scheduled = not one_by_one and len(layers) > 1
     stages = [
-        Stage(chosen, count, layer, temperature, aggregation, layout, position, index, len(layers), scheduled)
+        Stage(
+            chosen, count, layer, temperature, aggregation, layout, position, index, len(layers), scheduled, precision
+        )
         for index, (count, layer) in enumerate(zip(counts, layers, strict=True))
     ]
     _check_order(stages, num_layers)

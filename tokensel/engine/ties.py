@@ -10,15 +10,15 @@ Batches of other sizes, other processors and other kernels round differently: a 
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokensel.functional import nearest_mean, take
-from tokensel.methods import Context, Method, Selection
+from tokensel.methods import Context, Selection
 from tokensel.models.vision import VisionStates
 
 # Relative to each number. In half precision: a quarter of the spacing of numbers, which moves some of them.
@@ -29,17 +29,6 @@ VALUES_CHANGED = 1e-3
 _PATTERN = 65_537
 
 
-class _Stage(Protocol):
-    """What is needed of a Stage."""
-
-    @property
-    def method(self) -> Method: ...
-    @property
-    def position(self) -> str | None: ...
-    @property
-    def aggregation(self) -> str | None: ...
-
-
 @dataclass
 class TieWatch:
     """Collects which rows chose differently under noise, over all stages and pictures of a batch."""
@@ -47,18 +36,19 @@ class TieWatch:
     keys: list[Tensor] = field(default_factory=list)
     changed: list[Tensor] = field(default_factory=list)
 
-    def look(self, stage: _Stage, context: Context, selection: Selection) -> None:
-        """Lets the stage's method choose twice more, under some noise and under its opposite, and compares.
+    def look(self, stage: Any, context: Context, selection: Selection) -> None:
+        """Lets a Stage choose twice more, under some noise and under its opposite, and compares.
 
         Of two numbers that are all but equal, one noise or the other changes the order.
         """
-        method = _apart(stage.method)
         ours = type(stage.method).__module__.startswith("tokensel.")
+        # A user's method may keep state: a copy of it is asked.
+        stage = stage if ours else replace(stage, method=copy.deepcopy(stage.method))
         changed = torch.zeros(len(context.row_keys), dtype=torch.bool, device=selection.indices.device)
         for sign in (1.0, -1.0):
             noisy = with_noise(context, sign)
             with torch.random.fork_rng(enabled=not ours):  # a user's method may draw numbers
-                again = method.select(noisy)
+                again = stage.choose(noisy)
             changed |= _differs(stage, context, selection, noisy, again)
         self.keys.append(context.row_keys)
         self.changed.append(changed)
@@ -78,11 +68,6 @@ def with_noise(context: Context, sign: float = 1.0) -> Context:
     """
     offsets = [(key ^ (context.layer * 0x9E3779B1)) % _PATTERN for key in context.row_keys.tolist()]
     return context.through(lambda source: _Noisy(source, offsets, sign))
-
-
-def _apart(method: Method) -> Method:
-    """The method itself, or a copy of a user's, which may keep state."""
-    return method if type(method).__module__.startswith("tokensel.") else copy.deepcopy(method)
 
 
 class _Noisy:
@@ -142,7 +127,7 @@ def _pattern(device: torch.device, repeats: int) -> Tensor:
     return numbers.repeat(repeats + 1).to(device)
 
 
-def _differs(stage: _Stage, context: Context, one: Selection, noisy: Context, other: Selection) -> Tensor:
+def _differs(stage: Any, context: Context, one: Selection, noisy: Context, other: Selection) -> Tensor:
     """BoolTensor[B]: rows whose survivors differ. Their order counts where they take other tokens' places."""
     a, b = _entries(one, stage.position != "source"), _entries(other, stage.position != "source")
     width = max(a.shape[1], b.shape[1])
@@ -168,7 +153,7 @@ def _entries(selection: Selection, ordered: bool) -> Tensor:
     return indices if ordered else indices.sort(dim=1, descending=True).values
 
 
-def _carried(stage: _Stage, context: Context, selection: Selection) -> Tensor | None:
+def _carried(stage: Any, context: Context, selection: Selection) -> Tensor | None:
     """What the survivors carry where that hangs on a choice too: which tokens belong to which survivor."""
     if selection.values is None and stage.aggregation == "mean" and selection.counts is None:
         return nearest_mean(take(context.tokens, selection.indices.clamp_min(0)), context.tokens)

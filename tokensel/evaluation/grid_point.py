@@ -19,6 +19,7 @@ class GridPoint:
     agg_layer       the layer, or a tuple of them; None: the method's own
     seed            for methods that choose at random
     method_options  values of the method's fields
+    precision       in which the method computes: float32, or model, see `tokensel.engine.precision`
 
     Raises TokenselError for a setting that no model could run.
     """
@@ -32,6 +33,7 @@ class GridPoint:
     position: str | None = None
     seed: int = 0
     method_options: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         stages = self.stages()
@@ -66,7 +68,7 @@ class GridPoint:
 
     def reduction(self) -> dict[str, Any]:
         """The keyword arguments of `reduce_tokens`, without the method."""
-        names = ("kept", "agg_layer", "temperature", "aggregation", "layout", "position")
+        names = ("kept", "agg_layer", "temperature", "aggregation", "layout", "position", "precision")
         return {name: getattr(self, name) for name in names}
 
     def settings(self, config: Any | None = None) -> dict[str, Any]:
@@ -79,10 +81,13 @@ class GridPoint:
         options = {name: value for name, value in asdict(method).items() if name != "seed"}
         options |= method.resolved_settings(config)
         settings: dict[str, Any] = {"method": self.method, "method_options": options}
-        reduced = dict.fromkeys((*self.reduction(), "stages", "seed"))
+        names = [name for name in self.reduction() if name != "precision"]
+        if self.precision != "float32" and not method.passes_through:
+            options["precision"] = self.precision
+        reduced = dict.fromkeys((*names, "stages", "seed"))
         if not method.passes_through:
             first = stages[0]
-            reduced |= {name: getattr(first, name) for name in self.reduction() if name not in ("kept", "agg_layer")}
+            reduced |= {name: getattr(first, name) for name in names if name not in ("kept", "agg_layer")}
             kept = self.final_kept
             reduced |= {"kept": kept_text(kept) if isinstance(kept, float) else kept, "agg_layer": first.layer}
             if len(stages) > 1:

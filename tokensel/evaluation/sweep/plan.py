@@ -101,6 +101,7 @@ def _planned(job: SweepSettings) -> PlannedPoint:
         position=job.position if reduces else None,
         seed=job.seed,
         method_options=job.method.options,
+        precision=job.method.precision,
     )
     return PlannedPoint(point, job.limit, budget)
 

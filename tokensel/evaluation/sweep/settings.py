@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tokensel.data.protocol import CHOICES, Protocol
+from tokensel.engine.precision import PRECISIONS
 from tokensel.engine.stages import AGGREGATIONS, LAYOUTS, POSITIONS
 from tokensel.evaluation.accuracy import BAD_SAMPLE_POLICIES, SCORINGS
 from tokensel.evaluation.sweep.budget import ALLOWED
@@ -54,6 +55,9 @@ class MethodSettings(_Choice):
     """A method and its options. file: FILE.py:CLASS of a user's method."""
 
     file: str | None = None
+    precision: Annotated[str, among(PRECISIONS)] = setting(
+        "float32", "in which it computes; model: in the model's own, as official code does", one_of(PRECISIONS)
+    )
 
 
 class DataSettings(_Choice):

@@ -1,0 +1,74 @@
+"""Every prediction that changes with the batch is one that says it hangs on a tie: every method, and its options.
+
+TOKENSEL_QUESTIONS=200 pytest -n 0 -s tests/evaluation/test_ties_in_batches.py     prints the counts; takes an hour
+"""
+
+import os
+import random
+
+import pytest
+from helpers.evaluation import evaluate_points
+
+from tokensel import METHODS
+from tokensel.data import load_questions
+from tokensel.evaluation.grid_point import GridPoint
+from tokensel.evaluation.summary import hangs_on_a_tie
+from tokensel.models import load_model
+
+COUNT = int(os.environ.get("TOKENSEL_QUESTIONS", "4"))
+KEPT = 16
+OWN = sorted(name for name, kind in METHODS.items() if kind.__module__.startswith("tokensel."))
+OPTIONS = [
+    GridPoint("fastv", KEPT, method_options={"heads": "max_head"}),
+    GridPoint("fastv", KEPT, method_options={"heads": "weighted"}),
+    GridPoint("fps", KEPT, method_options={"start": "peripheral"}),
+    GridPoint("fps", KEPT, method_options={"start": None}),
+    GridPoint("fps", KEPT, aggregation="mean"),
+    GridPoint("tome_merge", KEPT, method_options={"proportional": True}),
+    GridPoint("random", KEPT, layout="mask"),
+]
+# With few questions a part of them: all methods with the answers of as many batches take long.
+POINTS = [*(GridPoint(name, KEPT if METHODS[name].takes_kept() else None) for name in OWN), *OPTIONS]
+SOME = [point for point in POINTS if point.method in ("fastv", "fps", "visionzip", "sparsevlm", "tome_merge", "random")]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The points, and their predictions at three batch sizes, shuffled in the last."""
+    loaded, questions = load_model("tiny"), load_questions("diagrams", limit=COUNT)
+    points = POINTS if COUNT >= 20 else SOME
+    found = []
+    for size in (1, 5, 8):
+        folder = tmp_path_factory.mktemp(f"batch{size}")
+        asked = random.Random(7).sample(questions, len(questions)) if size == 8 else questions
+        predicted, failures = evaluate_points(loaded, folder, asked, points, batch_size=size, check_ties=True)
+        assert not failures
+        found.append(predicted)
+    return points, found
+
+
+def test_each_prediction_that_differs_between_batches_is_flagged(runs):
+    points, (alone, *batched) = runs
+    unflagged = []
+    for index, point in enumerate(points):
+        differing = flagged = 0
+        for id, one in alone[index].items():
+            others = [predicted[index][id] for predicted in batched]
+            if any(other["prediction"] != one["prediction"] for other in others):
+                differing += 1
+                if any(map(hangs_on_a_tie, [one, *others])):
+                    flagged += 1
+                else:
+                    unflagged.append((point.method, dict(point.method_options), id))
+        ties = sum(map(hangs_on_a_tie, alone[index].values()))
+        options = " ".join(f"{name}={value}" for name, value in point.method_options.items())
+        print(f"{point.method} {options}: {differing} of {COUNT} differ, {flagged} flagged; {ties} hang on a tie")
+    assert not unflagged
+
+
+def test_points_that_choose_say_of_every_answer_whether_it_hangs_on_a_tie(runs):
+    points, (alone, *_) = runs
+    for point, predicted in zip(points, alone, strict=True):
+        checked = {record.get("tied_choice") for record in predicted.values()}
+        expected = {None} if point.method in ("full", "no_image") else {True, False}
+        assert checked <= expected, point.method
