@@ -187,6 +187,23 @@ def test_the_attention_of_cls_is_the_stock_towers(loaded, family, monkeypatch):
         torch.testing.assert_close(states.cls_attention(layer, one_head), expected, atol=1e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llava_next", "llava_onevision", "smolvlm", "qwen2_vl", "qwen2_5_vl"])
+def test_a_tokens_key_is_the_mean_of_its_patches_keys(loaded, family):
+    model, special = loaded(family), int(family in WITH_CLS)
+    pictures = pictures_of(model, WIDE)
+    kept, layer = [], layers_of(model)[-1]
+    attention = getattr(layer, "self_attn", None) or layer.attn
+    projection = attention.k_proj if hasattr(attention, "k_proj") else attention.qkv
+    handle = projection.register_forward_hook(lambda module, args, output: kept.append(output))
+    states = states_of(model, pictures)
+    handle.remove()
+    keys = kept[0] if hasattr(attention, "k_proj") else kept[0].chunk(3, -1)[1]
+    keys = keys[:, special:].flatten(0, 1) if keys.ndim == 3 else keys
+    for found, shares in zip(states.keys(-1), mixtures(model, pictures), strict=True):
+        torch.testing.assert_close(found.flatten(1), shares @ keys, atol=1e-5, rtol=1e-4)
+
+
 def test_a_layer_that_sees_windows_stands_for_the_next_that_sees_all(loaded):
     model = loaded("qwen2_5_vl")
     assert model.model.config.vision_config.fullatt_block_indexes == [1]
