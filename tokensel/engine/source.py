@@ -86,9 +86,20 @@ class StateSource:
     def rotary(self, tokens: str) -> tuple[Tensor, Tensor]:
         hidden = self.state.hidden
         index = self._index_of(tokens, hidden)
-        cos, sin = self.parts.rotary(hidden, self.state.position_ids)
+        cos, sin = self.parts.rotary(hidden, self._unpadded_positions())
         batch = len(hidden)
         return take(cos.expand(batch, -1, -1), index), take(sin.expand(batch, -1, -1), index)
+
+    def _unpadded_positions(self) -> Tensor:
+        """The position ids as if padding on the left were not there: a rotated vector depends on where it stands, as
+        attention does not."""
+        ids, mask = self.state.position_ids, self.state.attention_mask
+        if mask is None or self.state.right_padded:
+            return ids
+        first = mask.to(torch.uint8).argmax(1, keepdim=True)
+        ids = ids.expand(*ids.shape[:-2], len(mask), -1)
+        begin = ids.gather(-1, first.to(ids.device).expand(*ids.shape[:-1], 1))
+        return ids - torch.where(first.to(ids.device) > 0, begin, 0)
 
     def final_norm(self, states: Tensor) -> Tensor:
         norm = self.parts.decoder.norm
