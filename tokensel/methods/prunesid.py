@@ -42,7 +42,6 @@ class PruneSID(Method):
     default_position: ClassVar[str] = "renumber"
     returns_values: ClassVar[bool] = True
     uses_vision: ClassVar[bool] = True
-    needs_cls: ClassVar[bool] = True
     min_kept: ClassVar[int] = 1
 
     groups: int | None = None
