@@ -452,21 +452,21 @@ def test_parquet_reads_back_with_mixed_options(sweep, tmp_path):
 
 
 def test_a_budget_is_solved_for_every_method_and_shares_the_points_of_its_kept(sweep, tmp_path):
-    status, line, out, _ = sweep("method=fps,divprune", "budget=flops:0.8", "latency.repeats=0", "--multirun")
+    status, line, out, _ = sweep("method=fps,divprune", "budget=average_tokens:24", "latency.repeats=0", "--multirun")
     assert status == 0
     reduced = [p for p in line["points"] if p["method"] not in ("full", "no_image")]
     assert {p["method"] for p in reduced} == {"fps", "divprune", "fastv", "random"}
-    assert all(p["budget"] == "flops:0.8" and abs(p["flops_ratio"] - 0.8) < 0.03 for p in reduced)
-    assert [best["budget"] for best in line["best"]] == ["flops:0.8"]
+    assert all(p["budget"] == "average_tokens:24" and abs(p["tokens_layer_mean"] - 24) <= 1 for p in reduced)
+    assert [best["budget"] for best in line["best"]] == ["average_tokens:24"]
     assert all(p["vs_fastv_p"] is not None for p in reduced if p["method"] != "fastv")
-    assert "kept is solved for the budget flops:0.8" in out
+    assert "kept is solved for the budget average_tokens:24" in out
     (fps,) = (p for p in reduced if p["method"] == "fps")
     before = files(tmp_path / "out")
     _, again, _, _ = sweep("method=fps", f"kept={fps['kept']}", "controls=[]", "latency.repeats=0")
     assert [p["key"] for p in again["points"]] == [fps["key"]]
     assert files(tmp_path / "out") == before
     frame = load_results(tmp_path / "out" / "sweep").set_index("key")
-    assert frame.loc[fps["key"], "budget"] == "flops:0.8"
+    assert frame.loc[fps["key"], "budget"] == "average_tokens:24"
 
 
 def test_a_share_is_shown_as_a_share_and_sorted_by_its_count(sweep, tmp_path):
@@ -492,7 +492,7 @@ def test_a_share_is_shown_as_a_share_and_sorted_by_its_count(sweep, tmp_path):
         (["kept=[50%,0%]"], "kept=['50%', '0%']: must be an integer, a share above 0%"),
         (["budget=tokens:64"], "budget=tokens:64: must be average_tokens:NUMBER above 0, or flops:SHARE"),
         (["kept=8", "budget=flops:0.4"], "kept=8: leave it out; budget=flops:0.4 decides it"),
-        (["method=fps", "budget=average_tokens:1"], "budget=average_tokens:1: method 'fps' cannot reach it"),
+        (["controls=[]", "budget=average_tokens:1"], "budget=average_tokens:1: method 'fps' cannot reach it"),
     ],
 )
 def test_a_nonsensical_kept_or_budget_ends_in_one_line(sweep, given, told):
