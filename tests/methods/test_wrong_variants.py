@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.official import SAMPLE, UNMATCHED, cases, check_of, folder
+from helpers.official import SAMPLE, RoundingDecides, cases, check_of, folder
 
 from tokensel import Context
 from tokensel.functional import clustering, merging, relevance, sampling
@@ -341,8 +341,7 @@ def test_a_wrong_variant_fails_its_check(monkeypatch, method, mistake):
     check = check_of(method)  # imported before anything is replaced, so that no wrong function stays in its module
     owner, name, make_wrong = VARIANTS[method][mistake]
     monkeypatch.setattr(owner, name, make_wrong(getattr(owner, name)))
-    held = [case for case in cases(method) if case.stable and (method, case.name) not in UNMATCHED]
-    found = any(fails(check, case) for case in held)
+    found = any(fails(check, case) for case in cases(method) if case.stable)
     if not found and folder() == SAMPLE:
         pytest.skip("the committed sample has no case of this part of the rule")
     assert found
@@ -351,6 +350,6 @@ def test_a_wrong_variant_fails_its_check(monkeypatch, method, mistake):
 def fails(check, case):
     try:
         check(case)
-    except AssertionError:
-        return True
+    except AssertionError as error:
+        return not isinstance(error, RoundingDecides)
     return False
