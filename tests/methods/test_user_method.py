@@ -166,7 +166,8 @@ def test_the_config_says_where_the_class_is(sweep, written, monkeypatch, tmp_pat
     monkeypatch.chdir(tmp_path)
     _, _, out, _ = sweep("method=my_method.py:LastOnes", "--cfg", "job")
     node = OmegaConf.create(out).method
-    assert dict(node) == {"name": "last_ones", "file": f"{tmp_path / 'my_method.py'}:LastOnes", "step": 1}
+    own = {"name": "last_ones", "file": f"{tmp_path / 'my_method.py'}:LastOnes", "step": 1}
+    assert dict(node) == own | {"precision": "float32"}
     del METHODS["last_ones"]
     assert load_method(node.file) is METHODS["last_ones"]
 
