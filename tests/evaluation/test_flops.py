@@ -46,6 +46,7 @@ POINTS = [
     ("prumerge", {"kept": 20}),
     ("prumerge_plus", {"kept": 4}),
     ("prumerge_plus", {"kept": 12, "as_released": True}),
+    ("prumerge_plus", {"kept": 20, "as_released": True, "ratio": 0.2}),
     ("vispruner", {"kept": 9, "important_ratio": 1.0}),
     ("vispruner", {"kept": 8, "important_ratio": 0.25}),
     ("holov", {"kept": 9, "crops": 5}),

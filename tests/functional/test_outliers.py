@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
 from tokensel import TokenselError
-from tokensel.functional import insert_last, merge_outliers, outlier_counts, outliers_at_stride, rank, weighted_merge
+from tokensel.functional import (
+    insert_last,
+    kept_outliers,
+    merge_outliers,
+    outlier_counts,
+    outliers_at_stride,
+    rank,
+    weighted_merge,
+)
 
 sizes_of = st.tuples(st.integers(1, 3), st.integers(4, 80), st.integers(0, 10_000))
 
@@ -26,7 +34,7 @@ def random(seed, *shape):
 def slow_choice(scores, outliers, times=3):
     """What the release chooses for a given number of outliers, in its order: [N] -> indices."""
     count = len(scores)
-    best = rank(scores.unsqueeze(0))[0, :outliers].tolist()
+    best = rank(scores.unsqueeze(0))[0, : int(count * (outliers / count))].tolist()
     step = max(1, int(int(1 / (outliers / count)) / times))
     return best + [i for i in range(0, count - 1, step) if i not in best]
 
@@ -37,13 +45,14 @@ def test_outliers_are_what_numpys_percentiles_say(shape):
     for found, row in zip(outlier_counts(scores).tolist(), scores.numpy(), strict=True):
         first, third = np.percentile(row, [25, 75])
         number = int((row > third + 1.5 * (third - first)).sum())
-        assert found == int(len(row) * (number / len(row)))
+        assert found == number
+        assert int(kept_outliers(torch.tensor(number), len(row))) == int(len(row) * (number / len(row)))
 
 
 def test_a_share_that_floating_point_makes_smaller_loses_an_outlier_as_in_the_release():
     scores = torch.ones(1, 196) / 196
     scores[:, :32] = 1  # 196 * (32 / 196) is just below 32
-    assert outlier_counts(scores).tolist() == [31]
+    assert kept_outliers(outlier_counts(scores), 196).tolist() == [31]
 
 
 @given(sizes_of, st.data())

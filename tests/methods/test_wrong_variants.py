@@ -221,7 +221,7 @@ VARIANTS: dict[str, dict[str, Variant]] = {
     "mmtok": MMTOK,
     "prumerge": VISION
     | {
-        "the smallest attention": (prumerge, "rank", lambda right: lambda scores: right(-scores)),
+        "the smallest attention": (prumerge, "rank", lambda right: lambda scores, tie: right(-scores, tie)),
         "one outlier more": (prumerge, "outlier_counts", lambda right: lambda scores: right(scores) + 1),
     },
     "prumerge_plus": VISION

@@ -21,7 +21,7 @@ from tokensel.functional.flow import drop_count, token_importance
 from tokensel.functional.indexing import first_of_best, keep_best, rank, take
 from tokensel.functional.merging import bipartite_soft_matching, contextual_tokens, soft_merge, weighted_merge
 from tokensel.functional.nearest import merge_nearest
-from tokensel.functional.outliers import insert_last, merge_outliers, outlier_counts, outliers_at_stride
+from tokensel.functional.outliers import insert_last, kept_outliers, merge_outliers, outlier_counts, outliers_at_stride
 from tokensel.functional.padding import padding_patches
 from tokensel.functional.principal import principal_loadings, random_start
 from tokensel.functional.reconstruction import distant_points, keep_unexplained, reconstruction_errors
@@ -65,6 +65,7 @@ __all__ = [
     "keep_in_bands",
     "keep_in_groups",
     "keep_unexplained",
+    "kept_outliers",
     "least_similar",
     "local_global_scan",
     "merge_nearest",

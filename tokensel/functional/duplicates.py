@@ -8,10 +8,7 @@ from torch import Tensor
 
 from tokensel.errors import TokenselError
 from tokensel.functional.indexing import check_kept, rank, take
-from tokensel.functional.similarity import inverse_norms, unit_rows
-
-# Cosines here are float64; equal tokens differ by less than this.
-EXACT = 1e-9
+from tokensel.functional.similarity import EXACT, inverse_norms, unit_rows
 
 
 @torch.no_grad()

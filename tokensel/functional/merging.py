@@ -13,7 +13,7 @@ from torch.nn.functional import embedding_bag
 
 from tokensel.errors import TokenselError
 from tokensel.functional.indexing import check_kept, first_of_best, rank, take
-from tokensel.functional.similarity import EPSILON, ROUNDING, inverse_norms, query_cosines, unit_rows
+from tokensel.functional.similarity import EPSILON, EXACT, ROUNDING, inverse_norms, query_cosines, unit_rows
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ def weighted_merge(tokens: Tensor, keys: Tensor, weights: Tensor, positions: Ten
 
     tokens [B, N, D], keys [B, N, Dk] compared by cosine, weights [B, N], positions LongTensor[B, M] of the kept tokens
     -> [B, M, D] in the tokens' dtype. A token is not its own neighbour, but another kept token can be a neighbour.
-    neighbours is clamped to N - 1. O(N M Dk).
+    neighbours is clamped to N - 1. Tokens of a plain background are all alike, and their cosines differ by little more
+    than float32's rounding, so cosines are float64. O(N M Dk).
 
     Raises TokenselError for neighbours < 1. Source: Shang et al. 2024 (LLaVA-PruMerge, arXiv 2403.15388).
     """
@@ -154,11 +155,11 @@ def weighted_merge(tokens: Tensor, keys: Tensor, weights: Tensor, positions: Ten
         raise TokenselError(f"neighbours={neighbours}: must be at least 1")
     batch, count, _ = tokens.shape
     kept, neighbours = positions.shape[1], min(neighbours, count - 1)
-    values, keys = tokens.float(), keys.float()
+    values, keys = tokens.float(), keys.double()
     inverse = inverse_norms(keys)
     similarity = query_cosines(keys, inverse, unit_rows(keys, inverse, positions))
     similarity = similarity.scatter(2, positions.unsqueeze(2), -torch.inf).flatten(0, 1)
-    nearest = rank(similarity, ROUNDING)[:, :neighbours].view(batch, kept, -1)
+    nearest = rank(similarity, EXACT)[:, :neighbours].view(batch, kept, -1)
     shares = weights.float().unsqueeze(1).expand(-1, kept, -1).gather(2, nearest)
     members = nearest + torch.arange(0, batch * count, count, device=tokens.device).view(-1, 1, 1)
     starts = torch.arange(batch * kept, device=tokens.device) * neighbours

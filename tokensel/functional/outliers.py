@@ -9,21 +9,27 @@ from torch import Tensor
 from tokensel.errors import TokenselError
 from tokensel.functional.indexing import check_kept, rank, take
 from tokensel.functional.merging import weighted_merge
+from tokensel.functional.similarity import ROUNDING
 
 
 def outlier_counts(scores: Tensor) -> Tensor:
     """How many scores are outliers: above the third quartile by more than 1.5 interquartile ranges.
 
-    scores [B, N] -> LongTensor[B]. Quartiles are interpolated linearly. O(N log N). The release computes
-    int(N * (number / N)) in floating point, which is one less for some numbers; so does this.
+    scores [B, N] -> LongTensor[B]. Quartiles are interpolated linearly. O(N log N).
 
     Source: Shang et al. 2024 (LLaVA-PruMerge, arXiv 2403.15388).
     """
-    count = scores.shape[1]
     first, third = scores.float().quantile(torch.tensor([0.25, 0.75], device=scores.device), dim=1, keepdim=True)
-    number = (scores > third + 1.5 * (third - first)).sum(1)
-    released = [int(count * (each / count)) for each in range(count + 1)]
-    return torch.tensor(released, device=scores.device)[number]
+    return (scores > third + 1.5 * (third - first)).sum(1)
+
+
+def kept_outliers(outliers: Tensor, count: int) -> Tensor:
+    """How many of the outliers PruMerge's release keeps, of `count` tokens: LongTensor[...] -> LongTensor[...].
+
+    It computes int(N * (outliers / N)) in floating point, which is one less for some numbers: 28 of 29 for N = 400.
+    """
+    kept = [int(count * (each / count)) for each in range(count + 1)]
+    return torch.tensor(kept, device=outliers.device)[outliers]
 
 
 def outliers_at_stride(
@@ -31,8 +37,9 @@ def outliers_at_stride(
 ) -> tuple[Tensor, Tensor]:
     """PruMerge+'s choice: the tokens with the highest scores, and about `times` as many at a stride over the picture.
 
-    For n outliers the stride is int(int(N / n) / times), counted from token 0 and without the last token. n is the
-    largest number whose outliers and strided tokens are at most `kept`, and the next highest scores make up the rest.
+    For n outliers, of which `kept_outliers` are kept, the stride is int(int(N / n) / times), counted from token 0 and
+    without the last token. n is the largest number whose kept outliers and strided tokens are at most `kept`, and the
+    next highest scores make up the rest.
     outliers: LongTensor[B], the n of each row, whose result may be fewer tokens than `kept`; where it would be more,
     that row's n is chosen as above.
 
@@ -45,7 +52,7 @@ def outliers_at_stride(
     if times < 1:
         raise TokenselError(f"times={times}: must be at least 1")
     count = scores.shape[1]
-    kept, order = min(kept, count), rank(scores)
+    kept, order = min(kept, count), rank(scores, ROUNDING)
     everyone = torch.arange(count, device=scores.device)
     strided, totals = _strided(order, kept, times)
     numbers = torch.arange(1 + kept, device=scores.device)
@@ -56,7 +63,7 @@ def outliers_at_stride(
     at_stride = strided[number, torch.arange(len(scores), device=scores.device)]  # by rank, as `strided`
     leading = (~at_stride).cumsum(1) <= kept - at_stride.sum(1, keepdim=True)
     if outliers is not None:
-        leading = torch.where(own.unsqueeze(1), everyone < number.unsqueeze(1), leading)
+        leading = torch.where(own.unsqueeze(1), everyone < kept_outliers(number, count).unsqueeze(1), leading)
     key = torch.where(leading, everyone, torch.where(at_stride, count, 2 * count) + order)
     return order.gather(1, key.argsort(1)[:, :kept]), (leading | at_stride).sum(1)
 
@@ -73,8 +80,9 @@ def _strided(order: Tensor, kept: int, times: int) -> tuple[Tensor, Tensor]:
     table[0] = False
     strided = table[:, order]
     numbers = torch.arange(1 + kept, device=device)
-    met = strided.cumsum(2, dtype=torch.int32)[numbers, :, (numbers - 1).clamp_min(0)]
-    return strided, (numbers + table.sum(1)).unsqueeze(0) - met.T
+    leading = kept_outliers(numbers, count)
+    met = torch.nn.functional.pad(strided.cumsum(2, dtype=torch.int32), (1, 0))[numbers, :, leading]
+    return strided, (leading + table.sum(1)).unsqueeze(0) - met.T
 
 
 def merge_outliers(

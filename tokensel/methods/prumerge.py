@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional import insert_last, merge_outliers, outlier_counts, rank
+from tokensel.functional import insert_last, kept_outliers, merge_outliers, outlier_counts, rank
+from tokensel.functional.similarity import ROUNDING
 from tokensel.methods.base import Method
 from tokensel.methods.context import Context, Selection
 from tokensel.methods.registry import register_method
@@ -58,13 +59,16 @@ class PruMerge(Method):
 
     def choose(self, attention: Tensor, kept: int) -> tuple[Tensor, Tensor]:
         """attention [B, N] -> tokens in their order, LongTensor[B, kept], and how many are chosen, LongTensor[B]."""
-        order = rank(attention)[:, :kept]
-        counts = outlier_counts(attention) if self.adaptive else torch.full_like(order[:, 0], kept)
-        return order, counts.clamp_max(kept)
+        # The order is part of the choice, so only rounding counts as a tie.
+        order = rank(attention, ROUNDING)[:, :kept]
+        if not self.adaptive:
+            return order, torch.full_like(order[:, 0], kept)
+        return order, kept_outliers(outlier_counts(attention), attention.shape[1]).clamp_max(kept)
 
     def remaining(self, kept: int, count: int, layer: int = 0, stage: int = 0) -> int | None:
         return None if self.adaptive else kept + 1
 
     def flops(self, sizes: Sizes) -> int:
-        merging = 2 * sizes.count * (sizes.kept * sizes.vision_width + sizes.feature_width)
-        return sizes.cls_attention() + merging + (sizes.kept + 1) * sizes.projector
+        rows = self.remaining(sizes.kept, sizes.count) or sizes.kept + 1
+        merging = 2 * sizes.count * ((rows - 1) * sizes.vision_width + sizes.feature_width)
+        return sizes.cls_attention() + merging + rows * sizes.projector

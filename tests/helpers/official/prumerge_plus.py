@@ -14,4 +14,5 @@ def check(case: Case) -> None:
         indices, _ = chosen(select(case, "prumerge_plus", kept, **options))
         assert_same_set(indices[:-1], case["indices"], "indices of kept")
     else:
+        options["ratio"] = case.settings["reduction_ratio"]
         check_choice(case, *chosen(select(case, "prumerge_plus", kept, as_released=True, **options)))
