@@ -27,6 +27,13 @@ def test_distant_points_of_equal_tokens_fall_back_to_the_first():
         distant_points(tokens, 0, torch.tensor([2]))
 
 
+def test_distances_and_errors_apart_by_more_than_rounding_are_ranked():
+    tokens = torch.tensor([[[0.0], [1.0], [-1.000002]]])
+    assert distant_points(tokens, 2, torch.tensor([0])).tolist() == [[0, 2]]
+    tokens = torch.tensor([[[1.0, 0.0], [2.0, 1.0], [3.0, 1.000004]]])
+    assert keep_unexplained(tokens, 1, torch.tensor([[0]]))[0].tolist() == [[2]]
+
+
 def test_the_error_is_what_ridge_regression_on_the_basis_leaves():
     tokens, basis = tokens_of(), torch.tensor([[1, 5, 7], [0, 2, 39], [8, 8, 3]])
     errors = reconstruction_errors(tokens, basis, 0.1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from tokensel.errors import TokenselError
 from tokensel.functional.indexing import TIE, first_of_best, rank, take
 from tokensel.functional.nearest import merge_nearest
-from tokensel.functional.similarity import EPSILON
+from tokensel.functional.similarity import EPSILON, ROUNDING
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def distant_points(tokens: Tensor, count: int, start: Tensor) -> Tensor:
     for _ in range(min(count, values.shape[1]) - 1):
         distance = (values - take(values, chosen[-1])).square_().sum(2)
         nearest = torch.minimum(nearest, distance)
-        chosen.append(first_of_best(nearest / nearest.amax(1, keepdim=True).clamp_min(EPSILON)))
+        chosen.append(first_of_best(nearest / nearest.amax(1, keepdim=True).clamp_min(EPSILON), tolerance=ROUNDING))
     return torch.cat(chosen, 1)
 
 
@@ -72,7 +72,7 @@ def keep_unexplained(
     """
     if not 1 <= kept <= tokens.shape[1]:
         raise TokenselError(f"kept={kept}: must be from 1 to {tokens.shape[1]}, the number of tokens")
-    order = rank(reconstruction_errors(tokens, basis, ridge))
+    order = rank(reconstruction_errors(tokens, basis, ridge), ROUNDING)
     split = kept - min(basis.shape[1], kept - 1)
     targets, places, rest = order[:, :split], order[:, split:kept], order[:, kept:]
     if sort_places:
