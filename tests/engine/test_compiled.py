@@ -5,11 +5,13 @@ import warnings
 
 import pytest
 import torch
-from helpers.graphs import NEEDS_COMPILER, CpuCapture, recorded_split
+from helpers.graphs import NEEDS_COMPILER, CpuCapture, uncompiled_split
 from helpers.models import llava_inputs, tiny_llava
 
 from tokensel import make_stages
-from tokensel.engine.compiled import TEXT_MULTIPLE, WARMUP, Recorded
+from tokensel.engine.caches import Plan
+from tokensel.engine.compiled import TEXT_MULTIPLE, WARMUP, Graphs
+from tokensel.engine.layouts import Reduction
 from tokensel.engine.split import SplitModel
 
 
@@ -39,7 +41,7 @@ def test_compiled_logits_are_those_of_the_layers_and_shapes_repeat(caplog):
             check((1, 2, 3))
             check((4,))
             compiled = SplitModel(model, compiled=True)  # as the next pass over the questions has it
-            check((6, 7))
+            check((6, 7, 1))
 
 
 @torch.no_grad()
@@ -73,40 +75,44 @@ def test_what_is_not_reduced_is_not_compiled(monkeypatch):
 
 
 def test_a_recorded_function_sees_new_values_and_gives_copies():
-    runs, buffers, capture = [], [torch.zeros(2)], CpuCapture()
+    runs, capture = [], CpuCapture()
 
-    def function(values, nothing, buffers):
+    def function(layers, values, nothing, plan):
         runs.append(values)
         assert nothing is None
-        buffers[0].copy_(values[0])
-        return values * 2 + buffers[0]
+        return values * plan.length + plan.reductions[2].slots
 
-    recorded = Recorded(function, capture)
-    first = recorded(torch.ones(3, 2), None, buffers)
-    second = recorded(torch.full((3, 2), 5.0), None, buffers)
+    def plan(slot, length=2):
+        return Plan(length, {2: Reduction(length, torch.tensor([[slot]]))})
+
+    graphs = Graphs([torch.nn.Linear(1, 1)], capture)
+
+    def recorded(*given):
+        return graphs.call(("tail",), function, *given)
+
+    first = recorded(torch.ones(3, 2), None, plan(1))
+    second = recorded(torch.full((3, 2), 5.0), None, plan(4))
     assert first.unique().tolist() == [3.0]
-    assert second.unique().tolist() == [15.0]
-    assert buffers[0].tolist() == [5.0, 5.0]
+    assert second.unique().tolist() == [14.0]
     assert capture.count == 1
     assert len(runs) == WARMUP + 1 + 2
     assert len({id(values) for values in runs}) == 1
-    assert recorded(torch.ones(4, 2), None, buffers).shape == (4, 2)
-    assert recorded(torch.ones(3, 2), None, buffers).unique().tolist() == [3.0]
+    assert recorded(torch.ones(4, 2), None, plan(1)).shape == (4, 2)
+    assert recorded(torch.ones(3, 2), None, plan(1)).unique().tolist() == [3.0]
     assert capture.count == 2
+    assert recorded(torch.ones(3, 2), None, plan(1, length=7)).unique().tolist() == [8.0]
+    assert capture.count == 3
 
 
 @torch.inference_mode()
-def test_recorded_tails_give_the_logits_of_the_layers(monkeypatch):
-    whole, capture = [], CpuCapture()
-    monkeypatch.setattr(torch, "compile", lambda function, **options: whole.append(function) or function)
-    model = tiny_llava()
-    plain, compiled = SplitModel(model), recorded_split(model, capture)
+def test_recorded_tails_give_the_logits_of_the_layers():
+    capture, model = CpuCapture(), tiny_llava()
+    plain, compiled = SplitModel(model), uncompiled_split(model, capture)
     for texts in ((5, 9, 2), (8, 3, 1), (4,)):
         inputs = llava_inputs(model, texts)
         for kept in (4, 6):
             ours, theirs = (logits(split, inputs, kept=kept) for split in (compiled, plain))
             torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-    assert len(whole) == 1, "one graph of a layer serves them all"
     assert capture.count == 2
     assert len({id(layer.self_attn) for layer in compiled.graphs.layers}) == 4
     assert {layer.self_attn.layer_idx for layer in compiled.graphs.layers} == {0}

@@ -7,14 +7,13 @@ from typing import ClassVar
 import pytest
 import torch
 from helpers.by_hand import by_hand
-from helpers.graphs import CpuCapture, recorded_split
+from helpers.graphs import CpuCapture, uncompiled_split
 from helpers.models import IMAGE_TOKEN, llava_inputs, single_row, tiny_llava
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from tokensel import Method, Selection, TokenselError, make_stages, reduce_tokens
-from tokensel.engine.cached import CachedModel
-from tokensel.engine.compiled import through
 from tokensel.engine.split import SplitModel
+from tokensel.engine.writing import Writer
 from tokensel.functional import rank, take
 
 VISUAL = 36
@@ -83,12 +82,6 @@ def method_of(position, **options):
     method = Varying(**options)
     method.default_position = position
     return method
-
-
-def as_is(split):
-    """The compiled model in pieces, its functions run without a compiler."""
-    split.graphs._through = through
-    return split
 
 
 def alone(row):
@@ -172,13 +165,14 @@ def test_pieces_and_compiled_pieces_equal_the_rows_alone(position, layers, sizes
     setting = {"kept": (12, 6)[: len(layers)], "agg_layer": layers, "position": position}
     stages = make_stages(Varying(sizes=sizes), num_layers=4, **setting)
     capture = CpuCapture()
-    for split in (SplitModel(model), as_is(recorded_split(model, capture))):
+    for split in (SplitModel(model), uncompiled_split(model, capture)):
         state = split.reduce_all(split.embed(**inputs, row_keys=KEYS), stages)
         found = split.logits(state)
-        decoding = CachedModel(split).prefill(split.embed(**inputs, row_keys=KEYS), stages, room=5)
+        writer = Writer(split)
+        decoding = writer.prefill(writer.begin(split.embed(**inputs, row_keys=KEYS), 5), stages)
         written = [decoding.logits]
         for _ in range(4):
-            written.append(CachedModel.step(CachedModel(split), decoding, written[-1].argmax(-1, keepdim=True)))
+            written.append(writer.step(decoding, written[-1].argmax(-1, keepdim=True)))
         for row in range(len(TEXTS)):
             given, key = alone(row)
             with reduce_tokens(model, Varying(sizes=sizes), row_keys=key, **setting):

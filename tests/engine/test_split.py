@@ -69,8 +69,8 @@ def test_image_features_can_be_cached_and_shared():
     inputs = llava_inputs(model, (4, 4))
     split = SplitModel(model)
     expected = split.logits(split.embed(**inputs))
-    features = split.image_features(inputs.pop("pixel_values"))
-    assert features.shape == (2, 36, model.config.text_config.hidden_size)
+    features, _ = split.features({"pixel_values": inputs.pop("pixel_values")})
+    assert [each.shape for each in features] == [(36, model.config.text_config.hidden_size)] * 2
     assert torch.equal(split.logits(split.embed(**inputs, image_features=features)), expected)
 
 

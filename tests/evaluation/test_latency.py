@@ -4,9 +4,9 @@ import pytest
 import torch
 from helpers.checkpoints import make_questions, save_checkpoint
 
-from tokensel.engine.cached import CachedModel
+from tokensel.engine import split
 from tokensel.engine.compiled import Graphs
-from tokensel.evaluation import latency
+from tokensel.engine.writing import Writer
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.latency import LatencyMeter
 from tokensel.models import load_model
@@ -114,9 +114,9 @@ def test_compiled_runs_compile_the_full_model_too_and_pad_nothing(tmp_path, monk
     meter = LatencyMeter(loaded, make_questions(1)[0], repeats=2, warmup=0, decode_tokens=3, compiled=True)
     assert meter.not_compiled == {}
     lengths = []
-    prefill = CachedModel.prefill
+    prefill = Writer.prefill
     monkeypatch.setattr(
-        CachedModel,
+        Writer,
         "prefill",
         lambda self, state, *given: lengths.append(state.hidden.shape[1]) or prefill(self, state, *given),
     )
@@ -137,10 +137,10 @@ def test_compiled_runs_compile_the_full_model_too_and_pad_nothing(tmp_path, monk
 
 def test_what_cannot_be_compiled_is_timed_uncompiled_with_a_warning(tmp_path, monkeypatch):
     loaded = load_model(save_checkpoint(tmp_path))
-    monkeypatch.setattr(latency, "cannot_cache", lambda split: "attn_implementation=x: takes no 4-D mask")
+    monkeypatch.setattr(split, "cannot_compile", lambda parts: "attn_implementation=x: takes no 4-D mask")
     with pytest.warns(
-        UserWarning, match="^compile=true: not compiled: times, attn_implementation=x: takes no 4-D mask$"
+        UserWarning, match="^compile=true: not compiled: layers, attn_implementation=x: takes no 4-D mask$"
     ):
         meter = LatencyMeter(loaded, make_questions(1)[0], repeats=1, compiled=True)
-    assert meter.not_compiled == {"times": "attn_implementation=x: takes no 4-D mask"}
+    assert meter.not_compiled == {"layers": "attn_implementation=x: takes no 4-D mask"}
     assert meter.measure(GridPoint("fps", kept=4))["prefill_ms"]["p50"] > 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokensel.engine.compiled import WARMUP, Graphs
+from tokensel.engine.compiled import WARMUP, Graphs, through
 from tokensel.engine.split import SplitModel
 
 NEEDS_COMPILER = pytest.mark.skipif(
@@ -32,8 +32,9 @@ class CpuCapture:
         return output, lambda: output.copy_(function())
 
 
-def recorded_split(model: torch.nn.Module, capture: CpuCapture) -> SplitModel:
-    """The compiled model in pieces, its graphs recorded by `capture`."""
+def uncompiled_split(model: torch.nn.Module, capture: CpuCapture | None = None) -> SplitModel:
+    """The compiled model in pieces, with layers that run as they are; its graphs are recorded by `capture`."""
     split = SplitModel(model, compiled=True)
     split.graphs = Graphs(list(split.parts.layers)[: split.num_layers], capture)
+    split.graphs.through = through
     return split

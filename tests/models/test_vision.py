@@ -49,7 +49,7 @@ def pictures_of(loaded, questions):
 
 
 def states_of(loaded, pictures):
-    features, states = SplitModel(loaded.model).features_and_states(pictures)
+    features, states = SplitModel(loaded.model).features(pictures, uses_vision=True)
     return states.with_tokens(torch.stack(features))
 
 

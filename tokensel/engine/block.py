@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 from tokensel.engine import running
 from tokensel.engine.caches import Plan, ReducedCache, remember
 from tokensel.engine.calls import Call, key_mask
-from tokensel.engine.forward import Outputs, prefill, resume
+from tokensel.engine.forward import Outputs, advance, reduce_all, resume
 from tokensel.engine.pictures import find_pictures, row_pictures, row_vision, say_video
 from tokensel.engine.running import Forward, Generation, Record
 from tokensel.engine.stages import Stage
@@ -49,10 +49,8 @@ class Block:
     ) -> None:
         self.model: Any = model
         self.parts, self.image_mask, self.row_keys, self.questions = parts, image_mask, row_keys, questions
-        self.stages = {
-            stage.layer: stage for stage in stages if stage.layer < parts.num_layers and not stage.method.passes_through
-        }
-        reads = any(stage.method.reads_tower(self.model.config) for stage in self.stages.values())
+        self.stages = [stage for stage in stages if stage.acts(parts.num_layers)]
+        reads = any(stage.method.reads_tower(self.model.config) for stage in self.stages)
         self._tap = VisionTap(parts.llava, parts.family) if reads and parts.llava is not None else None
         self.record = Record()
         self._undo: list[Callable[[], None]] = []
@@ -240,7 +238,8 @@ class Block:
             cache=cache,
         )
         outputs: Outputs = []
-        state = prefill(self.parts, state, self.stages, outputs, **call.options)
+        state = reduce_all(self.parts, state, self.stages, outputs, **call.options)
+        state = advance(self.parts, state, self.parts.num_layers, outputs, normed=True, **call.options)
         plan = Plan(length, state.reductions)
         if plan.reductions:
             self.record.note(state, forward.unreduced)

@@ -1,4 +1,5 @@
-"""KV caches that remember how their prompt was reduced, so that whoever continues them can do the same."""
+"""KV caches that remember how their prompt was reduced, so that whoever continues them can do the same; and caches of
+a fixed size, for compiled graphs."""
 
 from collections.abc import Mapping
 from copy import copy
@@ -7,11 +8,16 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.export import register_dataclass
 from transformers import Cache, DynamicCache, StaticCache
 
+from tokensel.engine.compiled import Graphs
 from tokensel.engine.layouts import Reduction
 from tokensel.errors import TokenselError
 from tokensel.models.parts import ModelParts
+
+# Places for keys in a cache of a fixed size are a multiple of this, so that prompts of about one length share graphs.
+CAPACITY_MULTIPLE = 64
 
 
 @dataclass
@@ -36,6 +42,11 @@ class Plan:
     @property
     def batch(self) -> int:
         return len(next(iter(self.reductions.values())).slots)
+
+
+# As arguments of compiled graphs: their tensors are those that a recording reads.
+register_dataclass(Reduction)
+register_dataclass(Plan)
 
 
 class ReducedCache(Cache):
@@ -128,8 +139,94 @@ def remember(cache: Cache, plan: Plan) -> None:
     cache.plan = plan.without_values()
 
 
-def fork(cache: Cache) -> Cache:
-    """A dynamic cache with the same keys and values, of which either may grow without the other."""
+@dataclass
+class FixedLayer:
+    """What one decoder layer remembers, in buffers [B, heads, capacity, d].
+
+    length: tokens of the prompt. where: LongTensor[1], the place of the one new token, which attends to the whole
+    buffer, so that a mask must hide what is empty; None: a prompt enters, fills the first places and attends to itself.
+    """
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+    where: Tensor | None = None
+
+    def update(self, key: Tensor, value: Tensor, *more: Any, **given: Any) -> tuple[Tensor, Tensor]:
+        """What transformers' caches do: stores key and value [B, heads, T, d], and gives those to attend to."""
+        if self.where is None:
+            self.keys[:, :, : key.shape[2]].copy_(key)
+            self.values[:, :, : value.shape[2]].copy_(value)
+            return key, value
+        self.keys.index_copy_(2, self.where, key)
+        self.values.index_copy_(2, self.where, value)
+        return self.keys, self.values
+
+
+class FixedCache:
+    """A cache over the buffers of a decoder's graphs: what runs over it, runs compiled. Layers fill it span by span.
+
+    All prompts of about one length share the buffers, so one prompt is decoded at a time; after it another grid point
+    of the same prompt, or another prompt. rows: the batch size of the graphs; smaller batches are filled up. room:
+    tokens that may follow the prompt; None: nothing is remembered.
+    """
+
+    def __init__(self, graphs: Graphs, rows: int, room: int | None = None) -> None:
+        self.graphs, self.rows, self.room = graphs, rows, room
+        self.layers: list[FixedLayer] = []
+        self.places: dict[int, Tensor] = {}  # where the new token stands behind a prompt of each length
+
+    def reserve(self, parts: ModelParts, first: int, last: int, like: Tensor) -> None:
+        """Buffers in layers first .. last - 1 for a prompt of hidden states like [B, T, D] and what may follow it."""
+        if self.room is None:
+            return
+        length, config = like.shape[1], parts.decoder.config
+        capacity = -(-(length + self.room) // CAPACITY_MULTIPLE) * CAPACITY_MULTIPLE
+        del self.layers[first:]
+        for index in range(first, last):
+            attention: Any = parts.layers[index].self_attn
+            shape = (self.rows, config.num_key_value_heads, capacity, attention.head_dim)
+            self.layers.append(FixedLayer(*self.graphs.buffers(index, shape, like), length))
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Identifies the buffers, and how far the prompt fills them."""
+        return tuple((id(layer.keys), layer.length) for layer in self.layers)
+
+    def capacity(self, layer: int) -> int:
+        return self.layers[layer].keys.shape[2]
+
+    def at(self, index: Tensor) -> "FixedCache":
+        """The cache for the answer's index-th token, LongTensor[1]."""
+        view = copy(self)
+        view.places = {length: index + length for length in {layer.length for layer in self.layers}}
+        return view
+
+    def layer(self, index: int) -> FixedLayer | None:
+        """What a decoder layer is to update now."""
+        if not self.layers:
+            return None
+        layer = self.layers[index]
+        return replace(layer, where=self.places.get(layer.length))
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *more: Any, **given: Any) -> tuple[Tensor, Tensor]:
+        layer = self.layer(layer_idx)
+        return (key, value) if layer is None else layer.update(key, value)
+
+    # For masks, which the stock forward makes of prompts alone.
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return query_length, 0
+
+
+def fork(cache: Any) -> Any:
+    """The same keys and values, of which either may grow without the other: dynamic caches, and fixed ones one after
+    the other."""
     other = copy(cache)
     other.layers = [copy(layer) for layer in cache.layers]
     return other

@@ -1,32 +1,34 @@
-"""Decoder layers as compiled graphs, one for each shape that they meet; on CUDA a run of them is one CUDA graph.
+"""Decoder layers as compiled graphs, one for each shape that they meet; on CUDA a call of a span is one CUDA graph.
 
-Shapes must repeat for that to pay: `SplitModel` rounds the length of the text up, kept settles the rest.
+Shapes must repeat for that to pay: `SplitModel` rounds the length of the text up, kept settles the rest. A graph only
+executes: what runs in it is a function that runs as well without.
 """
 
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from copy import copy
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from tokensel.engine.stock import LAYER_CACHE
+from tokensel.engine.stock import LAYER_CACHE, find_cache
 
 # The text's length is rounded up to a multiple of this.
 TEXT_MULTIPLE = 32
 # A graph for each method's length and text's length of a large grid; torch's own limit is 8.
 MOST_GRAPHS = 256
+# Buffers for each layer: one for each batch size and capacity. More, and they are made anew.
+MOST_BUFFERS = 64
 # Runs before a CUDA graph is recorded: kernels are built and chosen in them.
 WARMUP = 3
 
 # capture(function) -> (output, replay): records the function. Each replay() reads the function's tensors again and
 # writes to the same output.
 Capture = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], object]]]
-# Through(layer, hidden, mask, cos, sin[, keys, values, where]) -> hidden.
-Through = Callable[..., Tensor]
 
 # Not kept alive by its graphs, which hold the layers and not their list.
 _graphs: WeakKeyDictionary[nn.ModuleList, "Graphs"] = WeakKeyDictionary()
@@ -39,39 +41,9 @@ def graphs_of(layers: nn.ModuleList, count: int) -> "Graphs":
     return _graphs[layers]
 
 
-class Memory:
-    """What a layer takes for its KV cache: buffers keys and values [B, heads, capacity, d] of a fixed size.
-
-    where None: a prompt of T tokens, which is written to the first T places and attends to itself; else LongTensor[1],
-    the index of the one new token, which attends to the whole buffer, so a mask must hide the part that is empty.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, where: Tensor | None) -> None:
-        self.keys, self.values, self.where = keys, values, where
-
-    def update(self, key: Tensor, value: Tensor, layer: int, *more: Any, **given: Any) -> tuple[Tensor, Tensor]:
-        """What transformers' caches do: stores key and value [B, heads, T, d], and gives those to attend to."""
-        if self.where is None:
-            self.keys[:, :, : key.shape[2]].copy_(key)
-            self.values[:, :, : value.shape[2]].copy_(value)
-            return key, value
-        self.keys.index_copy_(2, self.where, key)
-        self.values.index_copy_(2, self.where, value)
-        return self.keys, self.values
-
-
-def through(
-    layer: nn.Module,
-    hidden: Tensor,
-    mask: Tensor | None,
-    cos: Tensor,
-    sin: Tensor,
-    keys: Tensor | None = None,
-    values: Tensor | None = None,
-    where: Tensor | None = None,
-) -> Tensor:
-    """hidden [B, T, D] through one layer. mask: what the layer's attention takes; cos, sin: [B or 1, T, d]."""
-    memory = None if keys is None or values is None else Memory(keys, values, where)
+def through(layer: nn.Module, hidden: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor, memory: Any) -> Tensor:
+    """hidden [B, T, D] through one layer. mask: what the layer's attention takes; cos, sin: [B or 1, T, d]. memory: the
+    layer's part of a `FixedCache`, or None."""
     return layer(
         hidden,
         attention_mask=mask,
@@ -82,38 +54,64 @@ def through(
     )
 
 
+class CompiledLayer:
+    """Stands in a decoder's list of layers. One graph of a layer serves all of them: built in seconds, however deep
+    the decoder."""
+
+    def __init__(self, graphs: "Graphs", index: int, layer: nn.Module) -> None:
+        self.graphs, self.index, self.layer = graphs, index, _without_index(layer)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)
+
+    def __call__(
+        self,
+        hidden: Tensor,
+        *,
+        attention_mask: Tensor | None,
+        position_embeddings: tuple[Tensor, Tensor],
+        **given: Any,
+    ) -> Tensor:
+        cache: Any = find_cache(given)
+        return self.graphs.through(self.layer, hidden, attention_mask, *position_embeddings, cache.layer(self.index))
+
+
 class Graphs:
     """Runs functions of decoder layers, compiled. Where that fails it says so once for each kind of function, and from
     then on runs those as they are.
 
-    capture: records each compiled function, which is replayed afterwards. None: CUDA graphs of layers on a GPU, and
-    nothing is recorded elsewhere.
+    capture: records each function, which is replayed afterwards. None: CUDA graphs of layers on a GPU, and nothing is
+    recorded elsewhere.
     """
 
     def __init__(self, layers: list[nn.Module], capture: Capture | None = None) -> None:
-        self.layers = [_without_index(layer) for layer in layers]
+        self.layers = [CompiledLayer(self, index, layer) for index, layer in enumerate(layers)]
         self.failed: dict[str, str] = {}  # kinds of functions, and why
-        self._calls: dict[tuple[Any, ...], Callable[..., Any]] = {}
-        self._through: Through | None = None
-        self._rows: dict[tuple[int, ...], int] = {}
+        self._recordings: dict[tuple[Any, ...], tuple[list[Any], Tensor, Callable[[], object]]] = {}
+        self._buffers: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
         self._capture = capture
 
-    def call(self, key: tuple[Any, ...], function: Callable[..., Any], *given: Any) -> Any:
-        """function(through, *given), compiled. given: tensors, None, and lists of tensors that stay where they are.
+    @cached_property
+    def through(self) -> Callable[..., Tensor]:
+        return torch.compile(through, fullgraph=True, dynamic=False)
 
-        key: identifies the graph; key[0] is its kind. The function may run several times. Returns a tensor that nothing
-        writes to later.
+    def call(self, key: tuple[Any, ...], function: Callable[..., Any], *given: Any) -> Any:
+        """function(layers, *given), where layers are compiled, or None: the decoder's own. given: tensors, None, and
+        dataclasses of such that pytree knows.
+
+        key: identifies the function, with all that it reads besides what it is given; key[0] is its kind. It may run
+        several times. Returns a tensor that nothing writes to later.
         """
         with torch.inference_mode(False), torch.no_grad():  # compiled code does not keep inference mode's books
             if key[0] not in self.failed:
                 try:
                     most = {"recompile_limit": MOST_GRAPHS, "accumulated_recompile_limit": 8 * MOST_GRAPHS}
                     with torch._dynamo.config.patch(most):
-                        return self._compiled(key, function)(*given)
+                        return self._recorded(key, partial(function, self.layers), *given)
                 except Exception as error:  # no C++ compiler, an attention that cannot be traced, ...
                     said = (str(error).splitlines() or [""])[0]
                     self.go_without(key[0], f"{type(error).__name__}: {said}")
-            return function(through, *given)
+            return function(None, *given)
 
     def go_without(self, kind: str, why: str) -> None:
         """Notes, and says, that this kind of work is not compiled."""
@@ -121,31 +119,42 @@ class Graphs:
             self.failed[kind] = why
             warnings.warn(f"compile=true: not compiled: {kind}, {why}", stacklevel=4)
 
-    def tail(self, first: int, hidden: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """hidden [B, T, D] through layers `first` to the last -> [B, T, D]. A batch that is smaller than those before
-        it is filled up."""
-        batch = len(hidden)
-        shape = (first, *hidden.shape[1:], mask is None)
-        rows = self._rows[shape] = max(batch, self._rows.get(shape, 0))
-        given = [hidden, mask, *rotary]
-        if rows > batch:
-            given = [_filled(each, batch, rows) for each in given]
-        return self.call(("tail", first), partial(_tail, self.layers[first:]), *given)[:batch]
+    def buffers(self, layer: int, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer: the same ones whenever that shape is asked for, with whatever they last held."""
+        key = (layer, shape, like.dtype, like.device)
+        if key not in self._buffers:
+            with torch.inference_mode(False):
+                made = [torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2)]
+            self._buffers[key] = (made[0], made[1])
+        return self._buffers[key]
 
-    def forget(self, *kinds: str) -> None:
-        """Drops what was compiled for these kinds of functions."""
-        self._calls = {key: call for key, call in self._calls.items() if key[0] not in kinds}
+    def drop_buffers(self) -> None:
+        """Where there are many, drops all buffers, and the graphs that hold them. Not while a prompt is in them."""
+        if len(self._buffers) >= MOST_BUFFERS * len(self.layers):
+            self._buffers.clear()
+            self._recordings = {
+                key: each for key, each in self._recordings.items() if key[0] not in ("prefill", "step")
+            }
 
-    def _compiled(self, key: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
-        if key not in self._calls:
-            # One graph of a layer serves all of them: built in seconds, however deep the decoder.
-            self._through = self._through or torch.compile(through, fullgraph=True, dynamic=False)
-            self._calls[key] = partial(function, self._through)
-            if self._capture is None and next(self.layers[0].parameters()).is_cuda:
-                self._capture = CudaCapture()
-            if self._capture is not None:
-                self._calls[key] = Recorded(self._calls[key], self._capture)
-        return self._calls[key]
+    def _recorded(self, key: tuple[Any, ...], function: Callable[..., Any], *given: Any) -> Any:
+        """function(*given), recorded at its first call with each set of shapes and replayed in all calls: these copy
+        what they are given into the recording's own inputs. No function is kept, which would keep the model alive."""
+        if self._capture is None and next(self.layers[0].parameters()).is_cuda:
+            self._capture = CudaCapture()
+        if self._capture is None:
+            return function(*given)
+        leaves, structure = tree_flatten(given)
+        shapes = ((each.shape, each.dtype) if isinstance(each, Tensor) else each for each in leaves)
+        key = (*key, *shapes)
+        if key not in self._recordings:
+            inputs = [each.clone() if isinstance(each, Tensor) else each for each in leaves]
+            self._recordings[key] = inputs, *self._capture(partial(function, *tree_unflatten(inputs, structure)))
+        inputs, output, replay = self._recordings[key]
+        for mine, theirs in zip(inputs, leaves, strict=True):
+            if isinstance(mine, Tensor):
+                mine.copy_(theirs)
+        replay()
+        return output.clone()
 
 
 class CudaCapture:
@@ -168,38 +177,6 @@ class CudaCapture:
         return output, graph.replay
 
 
-class Recorded:
-    """A function of tensors, recorded at its first call with each set of shapes and replayed in all calls.
-
-    Each call copies its tensors into the recording's own inputs, replays it, and returns a copy of the output. Lists of
-    tensors are not copied: pass the same ones in every call.
-    """
-
-    def __init__(self, function: Callable[..., Tensor], capture: Capture) -> None:
-        self.function, self.capture = function, capture
-        self._recordings: dict[Hashable, tuple[list[Any], Tensor, Callable[[], object]]] = {}
-
-    def __call__(self, *given: Any) -> Tensor:
-        shapes = tuple((each.shape, each.dtype) if isinstance(each, Tensor) else None for each in given)
-        if shapes not in self._recordings:
-            inputs = [each.clone() if isinstance(each, Tensor) else each for each in given]
-            self._recordings[shapes] = inputs, *self.capture(partial(self.function, *inputs))
-        inputs, output, replay = self._recordings[shapes]
-        for mine, theirs in zip(inputs, given, strict=True):
-            if isinstance(mine, Tensor):
-                mine.copy_(theirs)
-        replay()
-        return output.clone()
-
-
-def _tail(
-    layers: list[nn.Module], through: Through, hidden: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor
-) -> Tensor:
-    for layer in layers:
-        hidden = through(layer, hidden, mask, cos, sin)
-    return hidden
-
-
 def _without_index(layer: nn.Module) -> nn.Module:
     """The same layer, with the same weights, under no number of its own: a graph of one layer then fits all others."""
     attention: Any = getattr(layer, "self_attn", None)
@@ -210,10 +187,3 @@ def _without_index(layer: nn.Module) -> nn.Module:
     its.layer_idx = 0
     same._modules = {**layer._modules, "self_attn": its}
     return same
-
-
-def _filled(values: Any, batch: int, rows: int) -> Any:
-    """Rows up to `rows`, copies of the first, where values have one for each of the batch."""
-    if values is None or len(values) != batch:
-        return values
-    return torch.cat([values, values[:1].expand(rows - batch, *values.shape[1:])])

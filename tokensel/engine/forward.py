@@ -1,10 +1,11 @@
 """The reduced forward: a prompt through all layers with stages on the way, and whatever follows it.
 
-Users of it: `reduce_tokens` inside a model's own forward, and `SplitModel` piece by piece.
+Users of it: `reduce_tokens` inside a model's own forward, and `SplitModel` piece by piece. Over a cache of a fixed size
+the same spans run as compiled graphs.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from tokensel.engine.caches import Plan
+from tokensel.engine.caches import FixedCache, Plan
 from tokensel.engine.selection import reduce_state
-from tokensel.engine.spans import run_span
+from tokensel.engine.spans import run_compiled, run_span
 from tokensel.engine.stages import Stage
-from tokensel.engine.state import State, biased_mask
+from tokensel.engine.state import State, layer_mask
 from tokensel.models.parts import ModelParts
 
 # Outputs of the stock forward, one for each span.
@@ -25,7 +26,8 @@ Outputs = list[Any]
 
 def advance(parts: ModelParts, state: State, upto: int, outputs: Outputs | None = None, **options: Any) -> State:
     """The state about to enter layer `upto`. outputs: gets the span's output. options: of `run_span`."""
-    output = run_span(
+    run: Callable[..., Any] = run_compiled if isinstance(state.cache, FixedCache) else run_span
+    output = run(
         parts,
         state.layer,
         upto,
@@ -60,16 +62,21 @@ def approach(
     return replace(advance(parts, state, upto, outputs, **options), previous=state.hidden)
 
 
-def prefill(
-    parts: ModelParts, state: State, stages: Mapping[int, Stage], outputs: Outputs | None = None, **options: Any
+def reduce_all(
+    parts: ModelParts,
+    state: State,
+    stages: Iterable[Stage],
+    outputs: Outputs | None = None,
+    multiple: int = 1,
+    **options: Any,
 ) -> State:
-    """A prompt about to enter the first layer, through all of them and the final norm. stages: by layer."""
-    for layer in sorted(stages):
-        if layer >= parts.num_layers:
-            break
-        state = approach(parts, state, layer, outputs, stages[layer].method.uses_attention, **options)
-        state = reduce_state(state, stages[layer], parts)
-    return advance(parts, state, parts.num_layers, outputs, normed=True, **options)
+    """Applies stages one after the other, running the layers between them; ends behind the last one. multiple: see
+    `reduce_state`."""
+    for stage in stages:
+        if stage.acts(parts.num_layers):
+            state = approach(parts, state, stage.layer, outputs, stage.method.uses_attention, **options)
+            state = reduce_state(state, stage, parts, multiple)
+    return state
 
 
 def resume(
@@ -78,17 +85,21 @@ def resume(
     hidden: Tensor,
     attention_mask: Tensor | None,
     position_ids: Tensor,
-    cache: Cache | None = None,
+    cache: Cache | FixedCache | None = None,
     outputs: Outputs | None = None,
     **options: Any,
 ) -> Tensor:
     """What follows a reduced prompt, through all layers and the final norm: [B, T, D] -> [B, T, D].
 
     hidden: the embeddings of the new tokens, where a cache holds the rest; without one, of the whole sequence.
-    attention_mask: [B, keys] of the whole sequence before any reduction, None = all real. position_ids: of `hidden`.
+    attention_mask: [B, keys] of the whole sequence before any reduction, None = all real; over a cache of a fixed size,
+    of all that it has room for. position_ids: of `hidden`.
     """
     whole = cache is None
-    keys = hidden.shape[1] if cache is None else int(cache.get_seq_length()) + hidden.shape[1]
+    if attention_mask is not None:
+        keys = attention_mask.shape[1]
+    else:
+        keys = hidden.shape[1] if cache is None else int(cache.get_seq_length()) + hidden.shape[1]
     bias: Tensor | None = None
     for first, last in itertools.pairwise(sorted({0, *plan.reductions, parts.num_layers})):
         reduction = plan.reductions.get(first)
@@ -101,14 +112,15 @@ def resume(
             keys -= reduction.removed
             if whole and attention_mask is None:  # see State.mask
                 attention_mask = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        mask, places = attention_mask, cache.capacity(first) if isinstance(cache, FixedCache) else keys
+        if bias is not None or isinstance(cache, FixedCache):
+            mask = layer_mask(parts, hidden, places, mask, bias)
         output = run_span(
             parts,
             first,
             last,
             hidden,
-            attention_mask=attention_mask
-            if bias is None
-            else biased_mask(parts, attention_mask, bias, hidden.shape[1]),
+            attention_mask=mask,
             position_ids=position_ids,
             cache=cache,
             normed=last == parts.num_layers,

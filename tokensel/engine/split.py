@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tokensel.engine.attention import last_real
-from tokensel.engine.caches import fork
-from tokensel.engine.compiled import TEXT_MULTIPLE, graphs_of
-from tokensel.engine.forward import advance, approach
-from tokensel.engine.layouts import explicit_mask
+from tokensel.engine.caches import FixedCache, fork
+from tokensel.engine.compiled import TEXT_MULTIPLE, Graphs, graphs_of
+from tokensel.engine.forward import advance, approach, reduce_all
 from tokensel.engine.pictures import Seen, row_pictures
 from tokensel.engine.selection import reduce_state
 from tokensel.engine.stages import Stage
@@ -19,7 +18,7 @@ from tokensel.engine.state import State, find_visual, slides
 from tokensel.errors import TokenselError
 from tokensel.functional import take
 from tokensel.models.families import ALONG_PROMPT
-from tokensel.models.parts import find_parts
+from tokensel.models.parts import ModelParts, find_parts
 from tokensel.models.tap import VisionTap
 from tokensel.models.vision import VisionStates
 
@@ -36,9 +35,10 @@ class SplitModel:
 
     gives the logits of the last position that the model under `reduce_tokens` gives.
 
-    compiled: run the layers behind a reduction as one compiled graph. Where that is not possible a warning says so. Not
-    safe to use from several threads at once. text_multiple: pad prompts to a multiple of this many text tokens if
-    compiled, so that few shapes occur. tokenizer: the model's, for methods that read words.
+    compiled: run the layers behind a reduction as compiled graphs. Where that is not possible a warning says so, and
+    `not_compiled` why. Not safe to use from several threads at once. text_multiple: pad prompts to a multiple of this
+    many text tokens if compiled, and batches to the size of the largest so far, so that few shapes occur; 1: neither.
+    tokenizer: the model's, for methods that read words.
 
     Raises TokenselError for a model without a Llama-like decoder.
     """
@@ -51,42 +51,40 @@ class SplitModel:
         tokenizer: Any | None = None,
     ) -> None:
         self.parts, self.text_multiple = find_parts(model, tokenizer=tokenizer), text_multiple
-        self.graphs = graphs_of(self.parts.layers, self.num_layers) if compiled else None
-        if self.graphs is not None and slides(self.parts):
-            self.graphs.go_without("tail", "sliding_window: compiled layers take masks without windows")
+        self.graphs: Graphs | None = None
+        self.not_compiled: dict[str, str] = {}
+        self._rows = 0
+        if compiled:
+            graphs = graphs_of(self.parts.layers, self.num_layers)
+            self.not_compiled = graphs.failed
+            if why := cannot_compile(self.parts):
+                graphs.go_without("layers", why)
+            else:
+                self.graphs = graphs
 
     @property
     def num_layers(self) -> int:
         return self.parts.num_layers
 
     @torch.no_grad()
-    def image_features(self, pixel_values: Tensor) -> Tensor:
-        """Projected features of pictures [B, 3, H, W] -> [B, N, D], the same for every prompt: worth caching."""
-        return torch.stack(self.picture_features({"pixel_values": pixel_values}))
+    def features(
+        self, pictures: Mapping[str, Any], uses_vision: bool = False
+    ) -> tuple[list[Tensor], VisionStates | None]:
+        """Projected features of each picture, [N, D], the same for every prompt: worth caching. With uses_vision also
+        the vision tower's states, for methods that use them.
 
-    @torch.no_grad()
-    def picture_features(self, pictures: Mapping[str, Any]) -> list[Tensor]:
-        """`image_features` of any family: [N, D] for each picture. pictures: pixel_values and what the processor gives
-        with it (image_sizes, image_grid_thw, ...)."""
-        if self.parts.llava is None:
+        pictures: pixel_values and what the processor gives with it (image_sizes, image_grid_thw, ...).
+        """
+        llava, family = self.parts.llava, self.parts.family
+        if llava is None:
             raise TokenselError("pixel_values: this model has no vision tower")
-        return self.parts.family.features(self.parts.llava, pictures)
-
-    @torch.no_grad()
-    def features_and_states(self, pictures: Mapping[str, Any]) -> tuple[list[Tensor], VisionStates]:
-        """`picture_features`, and the vision tower's states, for methods that use them."""
-        if self.parts.llava is None:
-            raise TokenselError("pixel_values: this model has no vision tower")
-        tap = VisionTap(self.parts.llava, self.parts.family)
-        handles = tap.attach()
+        tap = VisionTap(llava, family) if uses_vision else None
+        handles = [] if tap is None else tap.attach()
         try:
-            features = self.picture_features(pictures)
+            return family.features(llava, pictures), None if tap is None else tap.take(pictures)
         finally:
             for handle in handles:
                 handle.remove()
-        states = tap.take(pictures)
-        assert states is not None
-        return features, states
 
     @torch.no_grad()
     def embed(
@@ -140,10 +138,8 @@ class SplitModel:
         if pixel_values is not None:
             shown["pixel_values"] = pixel_values
         if image_features is None and "pixel_values" in shown:
-            if uses_vision:
-                image_features, vision = self.features_and_states(shown)
-            else:
-                image_features = self.picture_features(shown)
+            image_features, seen = self.features(shown, uses_vision)
+            vision = vision if seen is None else seen
         if image_features is not None:
             places, tokens = int(image_mask.sum()), sum(len(features) for features in image_features)
             if places != tokens:
@@ -176,33 +172,28 @@ class SplitModel:
         """Runs decoder layers state.layer .. upto - 1 and returns the state about to enter layer `upto`."""
         if not state.layer <= upto <= self.num_layers:
             raise TokenselError(f"upto={upto}: must be from {state.layer} to {self.num_layers}")
-        if upto == state.layer:
-            return state
-        if upto < self.num_layers:
-            return approach(self.parts, _with_own_cache(state), upto)
-        if self._compiles(state):
-            assert self.graphs is not None
-            rotary = self.parts.rotary(state.hidden, state.position_ids)
-            hidden = self.graphs.tail(state.layer, state.hidden, self.layer_mask(state), rotary)
-            return state.followed_by(hidden=hidden, previous=None, layer=upto)
-        return advance(self.parts, _with_own_cache(state), upto)
+        state = _with_own_cache(state)
+        return approach(self.parts, state, upto) if upto < self.num_layers else self.finish(state, whole=True)
 
     @torch.no_grad()
     def reduce(self, state: State, stage: Stage) -> State:
-        """Applies a stage, exactly as the hooks of `reduce_tokens` do. The given state stays as it is.
+        """Applies a stage, exactly as `reduce_tokens` does. The given state stays as it is.
 
         Raises TokenselError when the stage belongs to another layer.
         """
         if stage.layer != state.layer:
             raise TokenselError(f"agg_layer={stage.layer}: this state is about to enter layer {state.layer}")
-        return reduce_state(state, stage, self.parts, 1 if self.graphs is None else self.text_multiple)
+        return reduce_state(state, stage, self.parts, self._multiple)
 
+    @torch.no_grad()
     def reduce_all(self, state: State, stages: Sequence[Stage]) -> State:
         """Applies stages one after the other, running the layers between them; ends behind the last one."""
-        for stage in stages:
-            if stage.layer < self.num_layers:
-                state = self.reduce(self.run(state, stage.layer), stage)
-        return state
+        return reduce_all(self.parts, _with_own_cache(state), stages, multiple=self._multiple)
+
+    @property
+    def _multiple(self) -> int:
+        """Of which the counts that methods choose by themselves are, so that shapes repeat."""
+        return 1 if self.graphs is None else self.text_multiple
 
     @torch.no_grad()
     def logits(self, state: State) -> Tensor:
@@ -213,13 +204,19 @@ class SplitModel:
         return self.read(self.finish(state))
 
     @torch.no_grad()
-    def finish(self, state: State) -> State:
-        """The state behind the last layer, which is right at each row's last real position and undefined elsewhere."""
-        if state.layer == self.num_layers or self._compiles(state):
-            return self.run(state, self.num_layers)
-        layers = list(self.parts.layers[state.layer : self.num_layers])
+    def finish(self, state: State, whole: bool = False) -> State:
+        """The state behind the last layer; unless `whole`, right at each row's last real position alone."""
+        if state.layer == self.num_layers:
+            return state
+        state = _with_own_cache(state)
+        if self.graphs is not None and state.cache is None and state.positions is not None:
+            # Behind a reduction shapes repeat.
+            state = state.followed_by(cache=FixedCache(self.graphs, self.graph_rows(len(state.hidden))))
+        if whole or isinstance(state.cache, FixedCache):
+            return advance(self.parts, state, self.num_layers)
+        layers = list(self.parts.layers[: self.num_layers])
         layers[-1] = _mlp_only_at(layers[-1], last_real(state.attention_mask, state.hidden))
-        return advance(self.parts, _with_own_cache(state), self.num_layers, layers=layers)
+        return advance(self.parts, state, self.num_layers, layers=layers)
 
     @torch.no_grad()
     def read(self, state: State) -> Tensor:
@@ -234,9 +231,11 @@ class SplitModel:
             raise TokenselError("model: has no language-model head to give logits")
         return self.parts.head
 
-    def _compiles(self, state: State) -> bool:
-        """Whether the rest of the decoder runs as a compiled graph: behind a reduction, where shapes repeat."""
-        return self.graphs is not None and state.positions is not None and not slides(self.parts)
+    def graph_rows(self, batch: int) -> int:
+        """Rows that graphs run for a batch: as many as the largest before it had, so that shapes repeat."""
+        if self.text_multiple > 1:
+            self._rows = batch = max(batch, self._rows)
+        return batch
 
     def _rounded_up(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The prompts, with padding on the right up to the next multiple of text tokens."""
@@ -248,24 +247,16 @@ class SplitModel:
         padded = nn.functional.pad(input_ids, (0, more), value=padding)
         return padded, nn.functional.pad(attention_mask, (0, more))
 
-    def layer_mask(self, state: State) -> Tensor | None:
-        """The mask that compiled layers take, which no stock forward makes for them: 4-D, or None where plain causal
-        attention needs none."""
-        if state.key_bias is not None:
-            return state.mask(self.parts)
-        # Padding comes after everything that is real, where causal attention does not reach.
-        hides = state.attention_mask if state.masked else None
-        if self.parts.uses_flash:
-            return (
-                torch.ones(state.hidden.shape[:2], dtype=torch.bool, device=state.hidden.device)
-                if hides is None
-                else hides
-            )
-        if hides is None and self.parts.attention_name == "sdpa":
-            return None
-        length = state.hidden.shape[1]
-        dtype = torch.bool if self.parts.attention_name == "sdpa" else state.hidden.dtype
-        return explicit_mask(hides, None, torch.arange(length, device=state.hidden.device), length, dtype)
+
+def cannot_compile(parts: ModelParts) -> str | None:
+    """Why a model's layers cannot run as compiled graphs; None: they can."""
+    if parts.uses_flash:
+        return f"attn_implementation={parts.attention_name}: takes no 4-D mask; use sdpa or eager"
+    if slides(parts):
+        return "sliding_window: compiled layers take masks without windows"
+    if len({weight.device for weight in parts.decoder.parameters()}) > 1:
+        return "device_map: the decoder lies on several devices"
+    return None
 
 
 def _with_own_cache(state: State) -> State:

@@ -88,6 +88,10 @@ class Stage:
         if self.position == "front" and self.layout == "mask":
             raise TokenselError("position='front': layout='mask' leaves every token in its place; use source")
 
+    def acts(self, num_layers: int) -> bool:
+        """Whether it can remove anything in a decoder of that depth."""
+        return self.layer < num_layers and not self.method.passes_through
+
     def kept_of(self, count: int) -> int:
         """How many of a prompt's `count` visual tokens, as they were before any reduction, remain after this stage."""
         assert self.kept is not None

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache
 
 from tokensel.engine.attention import sliding_window
+from tokensel.engine.caches import FixedCache
 from tokensel.engine.layouts import Reduction, explicit_mask
 from tokensel.errors import TokenselError
 from tokensel.functional import take
@@ -71,7 +72,7 @@ class State:
     counts: Tensor | None = None
     positions: Tensor | None = None
     indices: Tensor | None = None
-    cache: Cache | None = None
+    cache: Cache | FixedCache | None = None
     reductions: Mapping[int, Reduction] = field(default_factory=dict)
     attention_rows: dict[Any, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
@@ -101,11 +102,6 @@ class State:
             if isinstance(value := getattr(self, each.name), Tensor) and value.device != device
         }
         return replace(self, **moved) if moved else self
-
-    def filled(self, rows: int) -> "State":
-        """A prompt about to enter the first layer, with copies of its first row up to `rows` of them."""
-        order = torch.arange(rows, device=self.hidden.device)
-        return self if rows == len(self.hidden) else self.rows(torch.where(order < len(self.hidden), order, 0))
 
     def rows(self, order: Tensor, first: int = 0) -> "State":
         """The rows `order`, LongTensor[B'], from position `first` on, without a KV cache."""
@@ -186,15 +182,17 @@ class State:
         return {"visual_pos_masks": visual, "deepstack_visual_embeds": [each.flatten(0, 1) for each in later]}
 
     def mask(self, parts: ModelParts) -> Tensor | None:
-        """The attention mask for the stock forward: [B, T], or [B, 1, T, T] where keys have a bias.
+        """The attention mask for the stock forward: [B, T], or 4-D where keys have a bias or nobody may look at what it
+        holds, as in compiled graphs.
 
         Without one, transformers would take positions with a gap, or those of padding, for several packed sequences;
         with one of ones it would not, and attends as without.
         """
         hides = self.attention_mask if self.masked or not self.right_padded else None
-        if self.key_bias is not None:
-            return biased_mask(parts, self.attention_mask, self.key_bias, self.hidden.shape[1])
-        if hides is None and (self.right_padded or self.indices is not None):
+        fixed = isinstance(self.cache, FixedCache)  # with a cache, nothing is taken for packed
+        if self.key_bias is not None or (fixed and (hides is not None or parts.attention_name != "sdpa")):
+            return layer_mask(parts, self.hidden, self.hidden.shape[1], hides, self.key_bias)
+        if hides is None and not fixed and (self.right_padded or self.indices is not None):
             return torch.ones(self.hidden.shape[:2], dtype=torch.bool, device=self.hidden.device)
         return hides
 
@@ -204,17 +202,33 @@ def slides(parts: ModelParts) -> bool:
     return any(sliding_window(layer) is not None for layer in parts.layers)
 
 
-def biased_mask(parts: ModelParts, key_mask: Tensor | None, bias: Tensor, queries: int) -> Tensor:
-    """The additive mask [B, 1, queries, keys] of the last `queries` of the keys, where keys have a bias [B, keys].
+def layer_mask(parts: ModelParts, hidden: Tensor, keys: int, key_mask: Tensor | None, bias: Tensor | None) -> Tensor:
+    """The mask that layers take, [B or 1, 1, T, keys], where the stock forward would not make the right one. hidden:
+    [B, T, D], of the last T keys. key_mask, bias: [B, keys] or None; fewer where the last places are empty.
 
-    Raises TokenselError where the model's attention cannot take one.
+    Raises TokenselError where the model's attention cannot take a bias.
     """
-    if parts.uses_flash:
+    if bias is not None and parts.uses_flash:
         raise TokenselError("attn_implementation: methods that weigh tokens by size need sdpa or eager")
-    if slides(parts):
+    if bias is not None and slides(parts):
         raise TokenselError("sliding_window: methods that weigh tokens by size need full attention in every layer")
-    keys, key_mask = bias.shape[1], None if key_mask is None else key_mask.to(bias.device)
-    return explicit_mask(key_mask, bias, torch.arange(keys - queries, keys, device=bias.device), keys, bias.dtype)
+    dtype = hidden.dtype if bias is None else bias.dtype
+    if bias is None and parts.attention_name == "sdpa":
+        dtype = torch.bool
+    device = hidden.device
+    key_mask, bias = (
+        None if each is None else nn.functional.pad(each.to(device), (0, keys - each.shape[1]))
+        for each in (key_mask, bias)
+    )
+    return explicit_mask(key_mask, bias, torch.arange(keys - hidden.shape[1], keys, device=device), keys, dtype)
+
+
+def fill_rows(values: Tensor, batch: int, rows: int, dim: int = 0) -> Tensor:
+    """Rows up to `rows`, copies of the first, where values have one for each of the batch along `dim`."""
+    if rows == batch or values.shape[dim] != batch:
+        return values
+    order = torch.arange(rows, device=values.device)
+    return values.index_select(dim, torch.where(order < batch, order, 0))
 
 
 def find_visual(visual_mask: Tensor) -> Tensor:

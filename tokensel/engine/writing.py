@@ -1,16 +1,22 @@
 """Answers in words: greedy decoding of one prompt under many grid points, which share all that they have in common."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
+from transformers import Cache
 
-from tokensel.engine.caches import Plan, new_cache, remember
+from tokensel.engine.caches import FixedCache, Plan, new_cache, remember
 from tokensel.engine.forward import resume
 from tokensel.engine.split import SplitModel
 from tokensel.engine.stages import Stage
-from tokensel.engine.state import State, slides
+from tokensel.engine.state import State, fill_rows, slides
+from tokensel.errors import TokenselError
+from tokensel.models.families import ALONG_PROMPT
 
 # Settings of generation that change what greedy decoding writes, and the value at which they don't.
 CHANGES_ANSWERS: dict[str, Any] = {
@@ -33,66 +39,132 @@ CHANGES_ANSWERS: dict[str, Any] = {
 }
 
 
-class SharedWriter:
-    """Writes answers over KV caches that grow. The layers below a point's first stage run once for all points.
+@dataclass
+class Decoding:
+    """A prompt that was prefilled, with what was written since.
 
-    writer = SharedWriter(split)
-    state = writer.begin(split.embed(**inputs))
-    for stages in points_by_rising_layer:
-        state = split.run(state, stages[0].layer)
-        written, reduced = writer.greedy(state, stages, 16, stop, pad)
+    logits: [B, V] after the prompt's last token. state: what remained of the prompt, behind the last layer. mask:
+    BoolTensor[B, keys], the whole sequence's before any reduction, None = all real. position: LongTensor[B, 1] or
+    [axes, B, 1], that of the first token behind the prompt. steps: how many tokens were added.
+    """
+
+    logits: Tensor
+    state: State
+    plan: Plan
+    mask: Tensor | None
+    position: Tensor
+    steps: int = 0
+
+
+class Writer:
+    """Writes answers over KV caches. The layers below a point's first stage run once for all points.
+
+        writer = Writer(split)
+        state = writer.begin(split.embed(**inputs), room=16)
+        for stages in points_by_rising_layer:
+            state = split.run(state, stages[0].layer)
+            decoding = writer.prefill(state, stages)
+            writer.step(decoding, decoding.logits.argmax(-1, keepdim=True))  # logits after one more token
+
+    If the model is compiled, prefill and steps run as graphs over buffers of a fixed size, which the next prefill
+    writes to. Raises TokenselError for a model without a head.
     """
 
     def __init__(self, split: SplitModel) -> None:
-        self.split, self.parts = split, split.parts
+        self.split, self.parts, self.head = split, split.parts, split.head
 
-    def begin(self, state: State) -> State:
-        """The prompt with an empty cache, which layers fill as they run."""
-        return state.followed_by(cache=new_cache(self.parts))
+    def begin(self, state: State, room: int) -> State:
+        """The prompt with an empty cache, which layers fill as they run. room: tokens that may follow."""
+        cache: Cache | FixedCache = new_cache(self.parts)
+        if self.split.graphs is not None:
+            self.split.graphs.drop_buffers()
+            cache = FixedCache(self.split.graphs, self.split.graph_rows(len(state.hidden)), room)
+        return state.followed_by(cache=cache)
 
     @torch.no_grad()
+    def features(self, pictures: Mapping[str, Any]) -> list[Tensor]:
+        """`SplitModel.features`, by a graph where pictures are pixel_values alone."""
+        given = {name: value for name, value in pictures.items() if name not in ALONG_PROMPT}
+        if self.split.graphs is None or set(given) != {"pixel_values"}:
+            return self.split.features(pictures)[0]
+
+        def see(layers: object, pixel_values: Tensor) -> Tensor:
+            return torch.stack(self.split.features({"pixel_values": pixel_values})[0])
+
+        return list(self.split.graphs.call(("vision",), see, given["pixel_values"]))
+
+    @torch.no_grad()
+    def prefill(self, state: State, stages: Sequence[Stage]) -> Decoding:
+        """Runs a prompt through what is left of the layers, reducing it on the way. state: about to enter any layer up
+        to the first stage's; it stays as it is."""
+        prompt = state.prompt or state
+        state = self.split.finish(self.split.reduce_all(state, stages))
+        batch, length = prompt.hidden.shape[:2]
+        plan, mask, position = Plan(length, state.reductions), prompt.attention_mask, prompt.following()
+        if isinstance(state.cache, FixedCache):
+            mask = prompt.hidden.new_zeros(batch, length + (state.cache.room or 0), dtype=torch.bool)
+            mask[:, :length] = True if prompt.attention_mask is None else prompt.attention_mask
+            fill = partial(fill_rows, batch=batch, rows=state.cache.rows)
+            plan, mask = tree_map_only(Tensor, fill, (plan.without_values(), mask))
+            position = fill(position, dim=-2)
+        elif state.cache is not None and plan.reductions:
+            remember(state.cache, plan)
+        return Decoding(self.split.read(state), state, plan, mask, position)
+
+    @torch.no_grad()
+    def step(self, decoding: Decoding, token: Tensor) -> Tensor:
+        """Logits [B, V] after one more token, LongTensor[B, 1].
+
+        Raises TokenselError where a cache of a fixed size has no more room.
+        """
+        cache, mask, index = decoding.state.cache, decoding.mask, torch.full((1,), decoding.steps, device=token.device)
+        given = index, decoding.position, decoding.plan
+        decoding.steps += 1
+        if isinstance(cache, FixedCache):
+            if decoding.steps > (cache.room or 0):
+                raise TokenselError(f"room={cache.room}: no room for another token")
+            assert mask is not None
+            mask[:, decoding.plan.length + decoding.steps - 1] = True
+            batch = len(token)
+            token = fill_rows(token, batch, cache.rows)
+            return cache.graphs.call(("step", *cache.key), partial(self._next, cache), token, mask, *given)[:batch]
+        if mask is not None:
+            decoding.mask = mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        return self._next(cache, None, token, mask, *given)
+
+    def _next(
+        self,
+        cache: Cache | FixedCache | None,
+        layers: Sequence[Any] | None,
+        token: Tensor,
+        mask: Tensor | None,
+        index: Tensor,
+        position: Tensor,
+        plan: Plan,
+    ) -> Tensor:
+        """The logits after a token [B, 1], the answer's index-th. May be done twice over buffers."""
+        cache = cache.at(index) if isinstance(cache, FixedCache) else cache
+        embeds = self.parts.decoder.get_input_embeddings()(token)
+        return self.head(resume(self.parts, plan, embeds, mask, position + index, cache, layers=layers))[:, -1]
+
     def greedy(
         self, state: State, stages: Sequence[Stage], most: int, stop: Collection[int], pad: int
     ) -> tuple[Tensor, State]:
         """At most `most` tokens of each prompt's answer, LongTensor[B, n]; and the prompt as it was reduced.
 
-        state: about to enter any layer up to the first stage's; it stays as it is. An answer ends with a token of
-        `stop`; what would follow is pad.
+        state: as for `prefill`. An answer ends with a token of `stop`; what would follow is pad.
         """
-        prompt = state.prompt or state
-        state = self.split.finish(self.split.reduce_all(state, stages))
-        cache, plan = state.cache, Plan(prompt.hidden.shape[1], state.reductions)
-        assert cache is not None
-        if plan.reductions:
-            remember(cache, plan)
-        position, mask = prompt.following(), prompt.attention_mask
-
-        def step(token: Tensor, index: int) -> Tensor:
-            nonlocal mask
-            mask = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-            embeds = self.parts.decoder.get_input_embeddings()(token)
-            hidden = resume(self.parts, plan, embeds, mask, position + index, cache)
-            return self.split.head(hidden)[:, -1]
-
-        return write_greedily(self.split.read(state), step, most, stop, pad), state
-
-
-def write_greedily(
-    logits: Tensor, step: Callable[[Tensor, int], Tensor], most: int, stop: Collection[int], pad: int
-) -> Tensor:
-    """Greedy answers, LongTensor[B, n] with n <= most. logits: [B, V] after the prompts. step: logits after one more
-    token [B, 1], the answer's index-th. An answer ends with a token of `stop`; what would follow is pad."""
-    token = logits.argmax(-1, keepdim=True)
-    ends = torch.tensor(sorted(stop), device=token.device, dtype=token.dtype)
-    done = torch.zeros_like(token, dtype=torch.bool)
-    written: list[Tensor] = []
-    while True:
-        token = token.masked_fill(done, pad)
-        written.append(token)
-        done = done | torch.isin(token, ends)
-        if len(written) == most or bool(done.all()):
-            return torch.cat(written, 1)
-        token = step(token, len(written) - 1).argmax(-1, keepdim=True)
+        decoding = self.prefill(state, stages)
+        logits, written = decoding.logits, list[Tensor]()
+        ends = torch.tensor(sorted(stop), device=logits.device, dtype=torch.long)
+        done = torch.zeros_like(logits[:, :1], dtype=torch.bool)
+        while True:
+            token = logits.argmax(-1, keepdim=True).masked_fill(done, pad)
+            written.append(token)
+            done = done | torch.isin(token, ends)
+            if len(written) == most or bool(done.all()):
+                return torch.cat(written, 1), decoding.state
+            logits = self.step(decoding, token)
 
 
 def changes_answers(config: Any) -> str | None:
@@ -106,7 +178,7 @@ def changes_answers(config: Any) -> str | None:
 
 
 def cannot_share(split: SplitModel, config: Any) -> str | None:
-    """Why `SharedWriter` does not write what the model's own generate() does; None: it does."""
+    """Why `Writer` does not write what the model's own generate() does; None: it does."""
     if slides(split.parts):
         return "sliding_window: counts the padding between a prompt and its answer"
     return changes_answers(config)

@@ -13,12 +13,11 @@ import torch
 from PIL import Image
 
 from tokensel.data import Question
-from tokensel.engine.cached import CachedModel, cannot_cache
 from tokensel.engine.reduce import reduce_tokens
 from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
 from tokensel.engine.ties import TieWatch
-from tokensel.engine.writing import SharedWriter, cannot_share, changes_answers, stop_tokens
+from tokensel.engine.writing import Writer, cannot_share, changes_answers, stop_tokens
 from tokensel.errors import BadSampleError, TokenselError
 from tokensel.evaluation.answers import add_choice, add_ties, read_answers, row_keys, score_letters
 from tokensel.evaluation.batches import count_workers, cut_batches, order_questions
@@ -71,12 +70,11 @@ def evaluate(
     # Methods read words while the next batch is tokenized, and a tokenizer cannot be shared between threads.
     tokenizer = deepcopy(loaded.processor.tokenizer)
     split = SplitModel(loaded.model, compiled, tokenizer=tokenizer)
-    if compiled and scoring == "generate":
-        why = cannot_cache(split) or changes_answers(loaded.model.generation_config)
+    if split.graphs is not None and scoring == "generate":
+        why = changes_answers(loaded.model.generation_config)
         if why is not None:
-            assert split.graphs is not None
             split.graphs.go_without("generate", why)
-            split = SplitModel(loaded.model, tokenizer=tokenizer)
+            split.graphs = None
     run = _OnePass(loaded, split, points, stores, scoring, on_bad_sample, progress, keep_positions, check_ties)
     workers = 1 if compiled else count_workers(loaded, [point.make_method() for point in points], scoring)
     # The next batch's pictures are prepared while this batch is computed.
@@ -109,7 +107,6 @@ class _OnePass:
         self.loaded, self.split, self.points, self.stores = loaded, split, points, stores
         self.scoring, self.on_bad_sample, self.progress = scoring, on_bad_sample, progress or (lambda count: None)
         self.keep_positions, self.check_ties = keep_positions, check_ties
-        self.cached = CachedModel(split) if split.graphs is not None and scoring == "generate" else None
         self.shares = cannot_share(split, loaded.model.generation_config) is None
         self.answers: dict[tuple[str, int], list[int]] = {}
         self.done = [store.done_ids() for store in stores]
@@ -158,7 +155,7 @@ class _OnePass:
         for group in prepared.groups:
             todo = [index for index in self.lacking(group.questions) if index not in computed.failures]
             if todo and self.scoring == "generate":
-                write = self.write if self.cached is not None or self.shares else self.generate
+                write = self.write if self.shares else self.generate
                 write(group, todo, computed)
             elif todo:
                 self.score(group, todo, computed)
@@ -223,11 +220,9 @@ class _OnePass:
         if not encoded.pictures:
             return None, None
         rows = encoded.picture_indices.tolist()
-        if not uses_vision:
-            seen = self.split.picture_features(encoded.pictures)
-            return [seen[row] for row in rows], None
-        features, vision = self.split.features_and_states(encoded.pictures)
-        return [features[row] for row in rows], vision.rows(encoded.picture_indices)
+        features, vision = self.split.features(encoded.pictures, uses_vision)
+        features = [features[row] for row in rows]
+        return features, None if vision is None else vision.rows(encoded.picture_indices)
 
     def texts(self, questions: Sequence[Question]) -> list[str]:
         """The bare questions, for methods that read them."""
@@ -265,18 +260,15 @@ class _OnePass:
             computed.results.append((index, group.questions, records))
 
     def write(self, group: Group, todo: list[int], computed: Computed) -> None:
-        """Answers written by greedy decoding. Every picture is encoded once; and without compiled graphs, the layers
-        below each point's first stage run once for all points."""
+        """Answers written by greedy decoding. Every picture is encoded once, and the layers below each point's first
+        stage run once for all points."""
         stages = self.stages(todo)
-        state = self.embed(group, stages.values())
-        writer: SharedWriter | CachedModel = self.cached or SharedWriter(self.split)
-        if isinstance(writer, SharedWriter):
-            state = writer.begin(state)
+        writer = Writer(self.split)
+        state = writer.begin(self.embed(group, stages.values()), ANSWER_TOKENS)
         stop, pad = stop_tokens(self.loaded.model.generation_config)
         for index in sorted(todo, key=lambda index: stages[index][0].layer):
             try:
-                if isinstance(writer, SharedWriter):
-                    state = self.split.run(state, min(stages[index][0].layer, self.split.num_layers))
+                state = self.split.run(state, min(stages[index][0].layer, self.split.num_layers))
                 written, reduced = writer.greedy(state, stages[index], ANSWER_TOKENS, stop, pad)
             except Exception as error:
                 computed.failures[index] = error

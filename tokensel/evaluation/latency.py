@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from tokensel.data import Question
-from tokensel.engine.cached import CachedModel, cannot_cache
 from tokensel.engine.reduce import reduce_tokens
 from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
+from tokensel.engine.writing import Writer
 from tokensel.evaluation.answers import row_keys
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.models import LoadedModel
@@ -34,7 +34,7 @@ class LatencyMeter:
     repeats          timed runs of each point, each paired with a run of the full model
     warmup           untimed runs of each point before that
     decode_tokens    tokens decoded after the first one
-    compiled         run the points and the full model with compiled graphs (`CachedModel`). Graphs are compiled during
+    compiled         run the points and the full model with compiled graphs (`Writer`). Graphs are compiled during
                      the warm-up, which then has at least one run. What cannot be compiled is named by a warning and in
                      `not_compiled`
     """
@@ -57,19 +57,14 @@ class LatencyMeter:
         self.about: dict[str, Any] = {"row_keys": self.keys, "questions": [loaded.protocol.question_text(question)]}
         self.tokenizer = loaded.processor.tokenizer
         self.split = SplitModel(loaded.model, compiled, text_multiple=1, tokenizer=self.tokenizer)
-        self.cached: CachedModel | None = None
-        if self.split.graphs is not None:
-            if why := cannot_cache(self.split):
-                self.split.graphs.go_without("times", why)
-            else:
-                self.cached = CachedModel(self.split)
+        self.writer = Writer(self.split) if self.split.graphs is not None else None
         self._vision: list[float] | None = None
         self._prefixes: dict[tuple[bool, int], State] = {}
 
     @property
     def not_compiled(self) -> dict[str, str]:
         """The kinds of work that could not be compiled, each with its reason; empty without compiled."""
-        return {} if self.split.graphs is None else dict(self.split.graphs.failed)
+        return dict(self.split.not_compiled)
 
     def measure(self, point: GridPoint) -> dict[str, Any]:
         """The times of one point, as from `measure_together`. Raises whatever the point raises."""
@@ -138,7 +133,7 @@ class LatencyMeter:
 
     def _run_with_peak(self, point: GridPoint | None) -> tuple[tuple[float, list[float]], int | None]:
         """One run, and its peak memory in bytes on CUDA; None on a CPU."""
-        run = self._run if self.cached is None else partial(self._run_compiled, self.cached)
+        run = self._run if self.writer is None else partial(self._run_compiled, self.writer)
         if self.device.type != "cuda":
             return run(point), None
         torch.cuda.reset_peak_memory_stats(self.device)
@@ -173,7 +168,7 @@ class LatencyMeter:
                 steps.append(1000 * (self._now() - began))
         return prefill, steps
 
-    def _run_compiled(self, cached: CachedModel, point: GridPoint | None) -> tuple[float, list[float]]:
+    def _run_compiled(self, writer: Writer, point: GridPoint | None) -> tuple[float, list[float]]:
         stages = [] if point is None else point.stages(self.split.num_layers)
         uses_vision = any(stage.method.reads_tower(self.model.config) for stage in stages)
         pictures = picture_arguments(self.inputs)
@@ -182,21 +177,21 @@ class LatencyMeter:
             state = self.split.embed(**self.inputs, **self.about, uses_vision=uses_vision)
         else:
             prompt = {name: value for name, value in self.inputs.items() if name not in pictures}
-            features = cached.features(pictures)
+            features = writer.features(pictures)
             state = self.split.embed(**prompt, image_features=features, **self.about, pictures=pictures)
-        decoding = cached.prefill(state, stages, self.decode_tokens)
+        decoding = writer.prefill(writer.begin(state, self.decode_tokens), stages)
         token = decoding.logits.argmax(-1, keepdim=True)
         prefill = 1000 * (self._now() - began)
         steps = []
         for _ in range(self.decode_tokens):
             began = self._now()
-            token = cached.step(decoding, token).argmax(-1, keepdim=True)
+            token = writer.step(decoding, token).argmax(-1, keepdim=True)
             steps.append(1000 * (self._now() - began))
         return prefill, steps
 
     def _time_vision(self) -> list[float]:
         pictures = picture_arguments(self.inputs)
-        features = self.split.picture_features if self.cached is None else self.cached.features
+        features = self.split.features if self.writer is None else self.writer.features
         return self._repeat(lambda: features(pictures)) if pictures else []
 
     def _time_selection(self, point: GridPoint) -> list[float]:

@@ -8,16 +8,15 @@ import torch
 from helpers.checkpoints import make_questions, save_checkpoint
 from helpers.evaluation import POINTS, evaluate_points
 from helpers.families import FAMILIES, QUESTIONS, save_family
-from helpers.graphs import NEEDS_COMPILER, CpuCapture, recorded_split
+from helpers.graphs import NEEDS_COMPILER, CpuCapture, uncompiled_split
 from helpers.methods import kept_of
 from helpers.models import llava_inputs, tiny_llama, tiny_llava
 from transformers import GenerationConfig
 
 from tokensel import METHODS, TokenselError, make_stages, reduce_tokens
-from tokensel.engine.cached import CachedModel
 from tokensel.engine.running import Record
 from tokensel.engine.split import SplitModel
-from tokensel.engine.writing import changes_answers
+from tokensel.engine.writing import Writer, changes_answers
 from tokensel.methods import make_method
 from tokensel.models import load_model
 from tokensel.models.families import FAMILIES as ADAPTERS
@@ -67,7 +66,8 @@ def assert_decodes_as(stock, cached, inputs, method, **settings):
     tokens, logits, chosen = stock
     stages = make_stages(make_method(method), num_layers=cached.split.num_layers, **{"kept": None} | settings)
     uses_vision = any(stage.method.uses_vision for stage in stages)
-    decoding = cached.prefill(cached.split.embed(**inputs, uses_vision=uses_vision), stages, room=STEPS)
+    state = cached.begin(cached.split.embed(**inputs, uses_vision=uses_vision), STEPS)
+    decoding = cached.prefill(state, stages)
     found = decoding.logits
     for step in range(STEPS):
         torch.testing.assert_close(found, logits[step].to(found.dtype), atol=1e-4, rtol=1e-4)
@@ -76,8 +76,8 @@ def assert_decodes_as(stock, cached, inputs, method, **settings):
         assert torch.equal(decoding.state.positions[: len(tokens)], chosen.positions)
 
 
-def cached_of(model, **options):
-    return CachedModel(SplitModel(model, **options))
+def cached_of(model):
+    return Writer(uncompiled_split(model))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_unlike_prompts_one_after_the_other_and_again():
     cached = cached_of(model)
     for kept, texts in itertools.product((4, 6), ((3, 30), (2, 1), (40, 5), (3, 30))):
         assert_decodes_alike(model, cached, llava_inputs(model, texts), "fps", kept=kept, agg_layer=2)
-    assert len(cached._buffers) < 8
+    assert len(cached.split.graphs._buffers) <= 4 * 2, "a layer has one buffer for each capacity"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -142,7 +142,7 @@ def test_an_answer_ends_with_a_stop_token_and_is_padded_after_it():
     cached = cached_of(model)
     inputs = llava_inputs(model, TEXTS)
     stages = make_stages("fps", kept=6, agg_layer=2)
-    state = cached.split.embed(**inputs)
+    state = cached.begin(cached.split.embed(**inputs), 6)
     plain, _ = cached.greedy(state, stages, 6, [], 0)
     stop = int(plain[0, 1])
     with reduce_tokens(model, "fps", kept=6, agg_layer=2):
@@ -158,16 +158,19 @@ def test_an_answer_ends_with_a_stop_token_and_is_padded_after_it():
 def test_what_cannot_be_done_is_said_in_one_line():
     model = tiny_llava()
     cached = cached_of(model)
-    decoding = cached.prefill(cached.split.embed(**llava_inputs(model)), [], room=1)
+    decoding = cached.prefill(cached.begin(cached.split.embed(**llava_inputs(model)), 1), [])
     token = decoding.logits.argmax(-1, keepdim=True)
     cached.step(decoding, token)
     with pytest.raises(TokenselError, match=r"^room=1: no room for another token$"):
         cached.step(decoding, token)
     with pytest.raises(TokenselError, match=r"^model: has no language-model head"):
-        CachedModel(SplitModel(tiny_llama().model))
+        Writer(SplitModel(tiny_llama().model))
     model.model.language_model.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(TokenselError, match=r"^attn_implementation=flash_attention_2: takes no 4-D mask"):
-        CachedModel(SplitModel(model))
+    said = "not compiled: layers, attn_implementation=flash_attention_2: takes no 4-D mask"
+    with pytest.warns(UserWarning, match=said):
+        split = SplitModel(model, compiled=True)
+    assert split.graphs is None
+    assert set(split.not_compiled) == {"layers"}
 
 
 def test_settings_that_change_greedy_answers_are_known():
@@ -182,7 +185,7 @@ def test_settings_that_change_greedy_answers_are_known():
 def test_compiled_it_decodes_alike_and_shapes_repeat(caplog):
     caplog.set_level("ERROR", "torch")
     model = tiny_llava(num_hidden_layers=3)
-    cached = cached_of(model, compiled=True)
+    cached = Writer(SplitModel(model, compiled=True))
 
     def check(texts):
         for method in ("fps", "fastv"):
@@ -233,11 +236,10 @@ def test_a_penalty_on_repetition_is_left_to_the_stock_model(loaded, tmp_path, mo
     assert texts_of(found) == texts_of(plain)
 
 
-def test_recorded_it_decodes_alike(monkeypatch):
+def test_recorded_it_decodes_alike():
     """Each buffer's graphs write to that buffer, whichever prompt came before."""
-    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     model, capture = tiny_llava(), CpuCapture()
-    cached, other = (CachedModel(recorded_split(model, capture)) for _ in range(2))
+    cached, other = (Writer(uncompiled_split(model, capture)) for _ in range(2))
     for kept, texts in itertools.product((4, 6), ((5, 9, 2), (1, 30), (40, 2, 3), (5, 9))):
         inputs = llava_inputs(model, texts)
         for method in ("fps", "fastv", "tome_merge"):
@@ -249,8 +251,7 @@ def test_recorded_it_decodes_alike(monkeypatch):
         pixels = torch.randn(2, 3, 84, 84)
         for given in (pixels, pixels + 1):
             torch.testing.assert_close(
-                cached.features({"pixel_values": given}),
-                torch.stack(cached.split.picture_features({"pixel_values": given})),
+                cached.features({"pixel_values": given}), cached.split.features({"pixel_values": given})[0]
             )
     recordings = capture.count
     assert_decodes_alike(model, cached, llava_inputs(model, (5, 9, 2)), "fps", kept=4, agg_layer=2)
@@ -261,14 +262,16 @@ def test_recorded_it_decodes_alike(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_on_a_gpu_graphs_decode_as_the_layers_do(dtype):
     model = tiny_llava().cuda().to(dtype)
-    graphs, plain = (CachedModel(SplitModel(model, compiled=compiled)) for compiled in (True, False))
+    graphs, plain = (Writer(SplitModel(model, compiled=compiled)) for compiled in (True, False))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile=true")  # torch has warnings of its own here
         for texts, kept in itertools.product(((5, 9, 2), (1, 20), (5, 9, 2)), (4, 6)):
             inputs = {name: value.cuda() for name, value in llava_inputs(model, texts).items()}
             inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
             stages = make_stages("fps", kept=kept, agg_layer=2)
-            ours, theirs = (each.prefill(each.split.embed(**inputs), stages, room=STEPS) for each in (graphs, plain))
+            ours, theirs = (
+                each.prefill(each.begin(each.split.embed(**inputs), STEPS), stages) for each in (graphs, plain)
+            )
             for _ in range(STEPS):
                 tolerance = 1e-3 if dtype == torch.float32 else 0.2
                 torch.testing.assert_close(ours.logits, theirs.logits, atol=tolerance, rtol=tolerance)
