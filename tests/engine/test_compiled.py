@@ -104,6 +104,7 @@ def test_a_recorded_function_sees_new_values_and_gives_copies():
     assert capture.count == 3
 
 
+@pytest.mark.filterwarnings("error:compile=true")
 @torch.inference_mode()
 def test_recorded_tails_give_the_logits_of_the_layers():
     capture, model = CpuCapture(), tiny_llava()

@@ -21,6 +21,8 @@ from tokensel.methods import make_method
 from tokensel.models import load_model
 from tokensel.models.families import FAMILIES as ADAPTERS
 
+pytestmark = pytest.mark.filterwarnings("error:compile=true")
+
 STEPS = 5
 TEXTS = (5, 9, 2)
 SETTINGS = [
@@ -236,9 +238,10 @@ def test_a_penalty_on_repetition_is_left_to_the_stock_model(loaded, tmp_path, mo
     assert texts_of(found) == texts_of(plain)
 
 
-def test_recorded_it_decodes_alike():
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_recorded_it_decodes_alike(attention):
     """Each buffer's graphs write to that buffer, whichever prompt came before."""
-    model, capture = tiny_llava(), CpuCapture()
+    model, capture = tiny_llava(attn_implementation=attention), CpuCapture()
     cached, other = (Writer(uncompiled_split(model, capture)) for _ in range(2))
     for kept, texts in itertools.product((4, 6), ((5, 9, 2), (1, 30), (40, 2, 3), (5, 9))):
         inputs = llava_inputs(model, texts)
