@@ -24,7 +24,7 @@ settings.load_profile("tokensel")
 LONGEST = (
     "test_sweep",
     "test_generation",
-    "test_cached",
+    "test_writing",
     "test_families",
     "test_matrix",
     "test_notebooks",
