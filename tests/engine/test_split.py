@@ -15,8 +15,7 @@ def stage(method, layer, **options):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("layer", [0, 2, 3])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "layer"), [("fps", 0), ("fastv", 2), ("random", 3), ("no_image", 0)])
 @torch.no_grad()
 def test_pieces_equal_the_hooks(method, layer, attention):
     model = tiny_llava(attn_implementation=attention)
@@ -109,22 +108,6 @@ def test_padding_needs_no_mask_and_may_be_on_either_side(attention):
     assert all((mask is None) == (attention == "sdpa") for mask in masks)
     assert split.run(split.reduce(split.embed(**left), stage("fastv", 0, layout="mask")), 1).masked
     assert masks[-1] is not None
-
-
-@torch.no_grad()
-def test_two_stages_equal_the_hooks():
-    model = tiny_llava()
-    inputs = llava_inputs(model, (5, 9))
-    split = SplitModel(model)
-    for method in ("fps", "fastv"):
-        state = split.embed(**inputs)
-        for step in make_stages(method, kept=[12, 4], agg_layer=[1, 3]):
-            state = split.reduce(split.run(state, step.layer), step)
-        with reduce_tokens(model, method, kept=[12, 4], agg_layer=[1, 3]) as record:
-            expected = model(**inputs).logits[:, -1]
-        torch.testing.assert_close(split.logits(state), expected, atol=1e-4, rtol=1e-4)
-        assert torch.equal(state.positions, record.positions)
-        assert state.hidden.shape[1] == inputs["input_ids"].shape[1] - 36 + 4
 
 
 @torch.no_grad()

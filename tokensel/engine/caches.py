@@ -189,9 +189,9 @@ class FixedCache:
             self.layers.append(FixedLayer(*self.graphs.buffers(index, shape, like), length))
 
     @property
-    def key(self) -> tuple[Any, ...]:
-        """Identifies the buffers, and how far the prompt fills them."""
-        return tuple((id(layer.keys), layer.length) for layer in self.layers)
+    def key(self) -> tuple[int, ...]:
+        """Identifies the buffers."""
+        return tuple(id(layer.keys) for layer in self.layers)
 
     def capacity(self, layer: int) -> int:
         return self.layers[layer].keys.shape[2]
