@@ -14,6 +14,8 @@ from helpers.models import llava_inputs, tiny_llama, tiny_llava
 from transformers import GenerationConfig
 
 from tokensel import TokenselError, make_stages, reduce_tokens
+from tokensel.engine import compiled
+from tokensel.engine.compiled import Graphs
 from tokensel.engine.running import Record
 from tokensel.engine.split import SplitModel
 from tokensel.engine.writing import Writer, changes_answers
@@ -127,6 +129,37 @@ def test_unlike_prompts_one_after_the_other_and_again():
     assert len(cached.split.graphs._buffers) <= 4 * 2, "a layer has one buffer for each capacity"
 
 
+def test_grid_points_share_the_layers_below_their_first_stage(monkeypatch):
+    """And none changes what another writes, whichever came before it over the same buffers."""
+    model, points = (
+        tiny_llava(),
+        [("fps", 1, "compact"), ("fps", 2, "zero_fill"), ("random", 2, "compact"), ("full", 3, "compact")],
+    )
+    points = [
+        make_stages(name, kept=kept_of(name, 4), agg_layer=layer, layout=layout) for name, layer, layout in points
+    ]
+    writer, spans, call = cached_of(model), [], Graphs.call
+    prompt = writer.split.embed(**llava_inputs(model, TEXTS))
+    alone = [writer.greedy(writer.begin(prompt, STEPS), stages, STEPS, [], 0)[0] for stages in points]
+    monkeypatch.setattr(Graphs, "call", lambda self, key, *given: spans.append(key[:3]) or call(self, key, *given))
+    state = writer.begin(prompt, STEPS)
+    for stages, expected in zip(points, alone, strict=True):
+        state = writer.split.run(state, stages[0].layer)
+        for _ in range(2):
+            assert torch.equal(writer.greedy(state, stages, STEPS, [], 0)[0], expected)
+    below = [(first, last) for kind, first, last in spans if kind == "prefill" and last < 4]
+    assert below == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_buffers_are_dropped_between_prompts_alone(monkeypatch):
+    monkeypatch.setattr(compiled, "MOST_BUFFERS", 0)
+    model = tiny_llava()
+    writer = Writer(uncompiled_split(model, CpuCapture()))
+    for texts in ((5, 9), (40, 2), (5, 9)):
+        assert_decodes_alike(model, writer, llava_inputs(model, texts), "fps", kept=4, agg_layer=2)
+        assert len(writer.split.graphs._buffers) == 4
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_decodes_as_under_the_hooks(family, tmp_path):
     loaded = load_model(save_family(family, tmp_path))
@@ -212,15 +245,15 @@ def texts_of(found):
 
 def test_generated_answers_do_not_depend_on_graphs(loaded, tmp_path, monkeypatch):
     """torch.compile itself is left out: what it is given must be right."""
-    compiled = []
-    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(function) or function)
+    whole = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: whole.append(function) or function)
     questions = make_questions(7, per_picture=2)
     options = {"scoring": "generate", "batch_size": 3, "keep_positions": {q.id for q in questions}}
     plain, _ = evaluate_points(loaded, tmp_path / "a", questions, **options)
-    assert not compiled
+    assert not whole
     graphs, failures = evaluate_points(loaded, tmp_path / "b", questions, compiled=True, **options)
     assert not failures
-    assert len(compiled) == 1, "one graph of a layer serves them all"
+    assert len(whole) == 1, "one graph of a layer serves them all"
     assert texts_of(graphs) == texts_of(plain)
     assert any(row[2] for rows in texts_of(graphs) for row in rows.values())
 
