@@ -482,6 +482,29 @@ def test_a_video_that_stays_unreduced_is_said():
         assert "video" in say_video({"pixel_values_videos": torch.zeros(1)})
 
 
+@pytest.mark.parametrize(
+    ("change", "rows"),
+    [
+        (lambda cache: cache.reorder_cache(torch.tensor([1, 0])), [1, 0]),
+        (lambda cache: cache.batch_repeat_interleave(2), [0, 0, 1, 1]),
+        (lambda cache: cache.batch_select_indices(torch.tensor([1])), [1]),
+    ],
+)
+@torch.no_grad()
+def test_rows_of_a_cache_that_move_take_their_plan_along(models, change, rows):
+    model = models["sdpa"]
+    inputs, cache = llava_inputs(model, (5, 9)), DynamicCache(config=model.config.text_config)
+    more = {"input_ids": torch.tensor([[9], [11]]), "attention_mask": inputs["attention_mask"]}
+    more["attention_mask"] = torch.cat([more["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)
+    with reduce_tokens(model, "fastv", kept=6, agg_layer=2, layout="mask"):  # later tokens see what each row kept
+        model(**inputs, past_key_values=cache)
+        other = copy.deepcopy(cache)
+        change(other)
+        want = model(**more, past_key_values=cache).logits[rows]
+        moved = {name: value[rows] for name, value in more.items()}
+        torch.testing.assert_close(model(**moved, past_key_values=other).logits, want, atol=1e-5, rtol=1e-5)
+
+
 def table() -> str:
     """The modes as a table in Markdown."""
     lines = ["| mode | what it gives |", "|---|---|"]
