@@ -1,6 +1,7 @@
 """There is one forward: one call of a decoder, one of a decoder layer (for compiled graphs), and one mask builder."""
 
 import ast
+import re
 from pathlib import Path
 
 import tokensel
@@ -36,7 +37,10 @@ def test_one_function_builds_masks_of_queries_and_keys():
     engine = [(file, name) for file, name in engine if file.startswith("engine/")]
     # calls.py checks a mask that it is given; attention.py has the rows that methods rank by.
     assert [file for file, name in engine if name in ("tril", "triu")] == ["engine/calls.py"]
-    assert sorted(file for file, name in engine if name == "finfo") == ["engine/attention.py", "engine/layouts.py"]
+    hiding = [
+        path.name for path in (FOLDER / "engine").glob("*.py") if re.search(r"finfo\(.*\)\.min", path.read_text())
+    ]
+    assert sorted(hiding) == ["attention.py", "layouts.py"]
 
 
 def test_no_version_number_is_asked_for():
