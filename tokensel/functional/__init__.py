@@ -14,7 +14,7 @@ from tokensel.functional.bounded_density import (
 )
 from tokensel.functional.cells import cell_centers, grid_cells
 from tokensel.functional.centers import tome_centers
-from tokensel.functional.clustering import dpc_knn, dpp_greedy, least_similar
+from tokensel.functional.clustering import dpc_knn, dpp_greedy, dpp_rows, least_similar
 from tokensel.functional.coverage import greedy_coverage
 from tokensel.functional.duplicates import remove_duplicates
 from tokensel.functional.flow import drop_count, token_importance
@@ -52,6 +52,7 @@ __all__ = [
     "distant_points",
     "dpc_knn",
     "dpp_greedy",
+    "dpp_rows",
     "drop_count",
     "farthest_point_sampling",
     "first_of_best",

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from tokensel.errors import TokenselError
 from tokensel.functional.indexing import check_kept, keep_best, rank, take
-from tokensel.functional.similarity import ROUNDING, cosine_to, inverse_norms, unit_rows
+from tokensel.functional.similarity import ROUNDING, cosine_to, inverse_norms, query_cosines, unit_rows
 
 # Rows of the distance matrix computed at a time; bounds memory.
 BLOCK = 64
-# A residual below this share of its initial value is rounding error and counts as 0. A larger share would hide what
-# tells near-duplicates apart.
-EXHAUSTED = 1e-6
+# A residual below this share of its initial value is float64's rounding error and counts as 0. A larger share would
+# hide what tells near-duplicates apart.
+EXHAUSTED = 1e-12
+# A product of matrices computes about as many rows in the time of one product with a vector.
+ROWS_AT_ONCE = 10
 
 
 @torch.no_grad()
@@ -105,8 +107,9 @@ def dpp_greedy(tokens: Tensor, quality: Tensor, kept: int) -> Tensor:
     part of L_ii that earlier choices do not explain. Once all residuals are 0 (after D choices), or 0 up to rounding
     (only duplicates, zero vectors or zero quality are left), the remaining tokens follow by index.
 
-    tokens [B, N, D], quality [B, N] -> LongTensor[B, min(kept, N)] in the order of choice. O(N M (D + M)); only M rows
-    of L are computed.
+    tokens [B, N, D], quality [B, N] -> LongTensor[B, min(kept, N)] in the order of choice. Residuals are float64,
+    because float32's error grows by 1 / residual with each choice of a near-duplicate. O(N M (D + M)), and `dpp_rows`
+    rows of L are computed.
 
     Raises TokenselError for kept < 1. Source: Chen, Zhang, Zhou 2018, algorithm 1; CDPruner (arXiv 2506.10967).
     """
@@ -114,12 +117,15 @@ def dpp_greedy(tokens: Tensor, quality: Tensor, kept: int) -> Tensor:
     batch, count, size = tokens.shape
     kept = min(kept, count)
     steps = min(kept, size)
-    tokens, quality = tokens.float(), quality.float()
+    tokens, quality = tokens.double(), quality.double()
     inverse = inverse_norms(tokens)
+    cosines = (
+        cosine_to(tokens, inverse, tokens * inverse.unsqueeze(2)) if dpp_rows(kept, count, size) == count else None
+    )
     diagonal = quality.square() * tokens.any(2)
     residual = diagonal.clone()
     chosen = torch.zeros_like(residual, dtype=torch.bool)
-    factor = tokens.new_zeros(batch, count, steps)
+    factor = tokens.new_zeros(batch, steps, count)
     order: list[Tensor] = []
     for step in range(steps):
         left = residual.masked_fill(chosen, -torch.inf)
@@ -127,16 +133,26 @@ def dpp_greedy(tokens: Tensor, quality: Tensor, kept: int) -> Tensor:
         current = (left >= left.amax(1, keepdim=True) * (1 - ROUNDING)).view(torch.uint8).argmax(1, keepdim=True)
         order.append(current)
         chosen.scatter_(1, current, True)
-        similarity = cosine_to(tokens, inverse, unit_rows(tokens, inverse, current)).squeeze(2)
+        if cosines is None:
+            similarity = query_cosines(tokens, inverse, unit_rows(tokens, inverse, current)).squeeze(1)
+        else:
+            similarity = cosines.gather(1, current.unsqueeze(2).expand(-1, -1, count)).squeeze(1)
         row = similarity * quality * quality.gather(1, current)
-        known = torch.bmm(factor[..., :step], take(factor, current)[..., :step].transpose(1, 2)).squeeze(2)
+        shares = factor[:, :step].gather(2, current.unsqueeze(1).expand(-1, step, -1))
+        known = torch.bmm(shares.transpose(1, 2), factor[:, :step]).squeeze(1)
         pivot = residual.gather(1, current)
         column = torch.where(pivot > 0, (row - known) / pivot.sqrt(), 0)
-        factor[..., step] = column
+        factor[:, step] = column
         residual = residual - column.square()
         residual.masked_fill_(residual < EXHAUSTED * diagonal, 0)
     others = chosen.view(torch.uint8).sort(dim=1, stable=True).indices[:, : kept - steps]
     return torch.cat([*order, others], 1)
+
+
+def dpp_rows(kept: int, count: int, size: int) -> int:
+    """How many rows of cosines `dpp_greedy` computes: one for each choice, or all at once where that is faster."""
+    steps = min(kept, count, size)
+    return count if count <= ROWS_AT_ONCE * steps else steps
 
 
 @torch.no_grad()

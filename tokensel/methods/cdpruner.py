@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional import dpp_greedy, text_relevance
+from tokensel.functional import dpp_greedy, dpp_rows, text_relevance
 from tokensel.methods.base import Method
 from tokensel.methods.context import Context, Selection
 from tokensel.methods.registry import register_method
@@ -70,7 +70,8 @@ class CDPruner(Method):
         relevance = sizes.cosines(1)
         if sizes.vision_width and self.clip is not None:  # the tower is read only where CLIP serves
             relevance = clip_flops(self.clip, sizes.count)
-        return relevance + sizes.cosines(steps) + sizes.count * steps * (steps - 1)
+        rows = dpp_rows(sizes.kept, sizes.count, sizes.hidden)
+        return relevance + sizes.cosines(rows) + sizes.count * steps * (steps - 1)
 
 
 def _belongs_to(path: str, config: Any) -> bool:

@@ -43,15 +43,16 @@ def check(case: Case) -> None:
 
 def exact_choice(case: Case) -> list[int]:
     """The greedy choice in float64, ascending: each step takes the largest determinant, by the residual of L_ii."""
-    units = torch.nn.functional.normalize(case["tokens"].double(), dim=-1)
-    quality = case["relevance"].double()
-    kernel = quality[:, None] * (units @ units.T) * quality
-    residual, factors, chosen = kernel.diagonal().clone(), [], []
+    chosen: list[int] = []
     for _ in range(case.settings["kept"]):
-        residual[chosen] = -torch.inf
-        best = int(residual.argmax())
-        known = sum((factor * factor[best] for factor in factors), torch.zeros_like(residual))
-        factors.append((kernel[best] - known) / residual[best].sqrt())
-        residual = residual - factors[-1].square()
-        chosen.append(best)
+        chosen.append(int(residuals(case, chosen).argmax()))
     return sorted(chosen)
+
+
+def residuals(case: Case, chosen: list[int]) -> torch.Tensor:
+    """What the chosen tokens leave of each L_ii in float64; -inf for themselves."""
+    units = torch.nn.functional.normalize(case["tokens"].double(), dim=-1) * case["relevance"].double()[:, None]
+    basis = torch.linalg.qr(units[chosen].T).Q
+    left = (units - units @ basis @ basis.T).square().sum(1)
+    left[chosen] = -torch.inf
+    return left

@@ -22,7 +22,9 @@ def check(case: Case) -> None:
     zeros = tokens.new_zeros(settings["zero_rows"], tokens.shape[2])
     assert_close(selection.values[0], torch.cat([tokens[0, case["kept"]], zeros]), "values")
     ours = make_method("holov", crops=crops).select(context).indices[0]
-    if settings["zero_rows"] == 0:
+    # Without the release's quirks bands of one token score like others; the quotas differ where both are there.
+    mixed = crops < tokens.shape[1] < 2 * crops
+    if settings["zero_rows"] == 0 and not mixed:
         assert_same_set(ours, case["kept"], "kept, in the order of the picture")
     assert ours.tolist() == sorted(set(ours.tolist())), "ascending"
     assert len(ours) == kept
