@@ -34,7 +34,7 @@ def reduce_state(state: State, stage: Stage, parts: ModelParts, multiple: int = 
         stage = replace(stage, position="source")
     count, original = state.visual_index.shape[1], sum(picture.original for picture in state.pictures)
     kept = stage.kept_of(original)
-    if kept >= count:
+    if _stays(stage, kept, count, original):
         if kept > count > 0 and count == original:
             warnings.warn(f"kept={kept}: the image has {count} visual tokens; nothing is removed", stacklevel=2)
         return state
@@ -58,6 +58,11 @@ def reduce_state(state: State, stage: Stage, parts: ModelParts, multiple: int = 
         indices=_entries(state.visual_index if state.indices is None else state.indices, survivors.indices),
         reductions={**state.reductions, state.layer: reduction},
     )
+
+
+def _stays(stage: Stage, kept: int, count: int, original: int) -> bool:
+    """Whether `count` visual tokens, of `original` before any reduction, stay where `kept` remain."""
+    return count == 0 or kept >= (original if stage.method.decides_count() else count)
 
 
 def _entries(values: Tensor, indices: Tensor) -> Tensor:
@@ -97,7 +102,8 @@ def _choose(state: State, stage: Stage, parts: ModelParts, kept: int, multiple: 
 def _choose_alike(state: State, stage: Stage, parts: ModelParts, kept: int) -> Survivors:
     """The survivors of rows whose pictures have equally many visual tokens."""
     counts = [picture.count for picture in state.pictures]
-    if kept >= sum(counts):  # these rows have few already; others have more
+    original = sum(picture.original for picture in state.pictures)
+    if _stays(stage, kept, sum(counts), original):  # these rows have few already; others have more
         return everything(len(state.hidden), counts, state.hidden.device)
     # A choice must not hang on autocast's rounding; nor do methods' own products fit its dtypes.
     with torch.autocast(state.hidden.device.type, enabled=False):
@@ -121,7 +127,7 @@ def _reduce_picture(stage: Stage, source: StateSource, kept: int) -> Survivors:
         stage=stage.index,
         stages=stage.of,
     )
-    if alone or 0 < kept < context.count:
+    if alone or 0 < kept < context.count or (context.count and stage.method.decides_count()):
         with torch.no_grad():
             selection = stage.select(context)
         _check(selection, context, stage)

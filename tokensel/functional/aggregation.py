@@ -44,6 +44,8 @@ def nearest_mean(queries: Tensor, tokens: Tensor) -> Tensor:
     queries [B, M, D], tokens [B, N, D] -> [B, M, D] in the tokens' dtype. A query without tokens is returned as it is.
     Ties go to the first query.
     """
+    if queries.shape[1] == 0:
+        return queries
     values, centers = tokens.float(), queries.float()
     cosine = cosine_to(values, inverse_norms(values), centers * inverse_norms(centers).unsqueeze(-1))
     nearest = first_of_best(cosine, 2, ROUNDING).squeeze(2)

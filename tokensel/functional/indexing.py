@@ -54,7 +54,7 @@ def take(tokens: Tensor, indices: Tensor) -> Tensor:
     batch, count = tokens.shape[:2]
     if batch == 1:
         return tokens.index_select(1, indices[0])
-    flat = indices + torch.arange(0, batch * count, count, device=tokens.device).unsqueeze(1)
+    flat = indices + count * torch.arange(batch, device=tokens.device).unsqueeze(1)
     return tokens.flatten(0, 1).index_select(0, flat.flatten()).view(*indices.shape, *tokens.shape[2:])
 
 

@@ -66,6 +66,10 @@ class Method:
         """
         return kept
 
+    def decides_count(self) -> bool:
+        """Whether the options decide how many tokens remain, so that `kept` only has to be below a prompt's number."""
+        return False
+
     def reads_tower(self, config: Any) -> bool:
         """Whether `select` uses the vision tower of a model with this configuration, transformers' own."""
         return self.uses_vision

@@ -69,6 +69,9 @@ class Feather(Method):
         share = 1 - self.ratio
         return int(count * (share * share if self.stride else share))
 
+    def decides_count(self) -> bool:
+        return self.ratio is not None
+
     def schedule(self, kept: int, count: int, stages: int) -> tuple[int, ...]:
         if stages == 1 or not self.stride:
             return geometric(kept, count, stages)

@@ -60,7 +60,7 @@ class Pact(Method):
         _check(cutoff=(self.cutoff, 2), keep=(self.keep, 1), recover=(self.recover, 100))
 
     def select(self, context: Context) -> Selection:
-        left = keep_best(_importance(context), self._unpruned(context.kept, context.count))
+        left = keep_best(_importance(context), _unpruned(self, context.kept, context.count))
         if not self.clustering:
             return Selection(left)
         keys = cast(Tensor, context.project("key", "visual", "next", rotary=True)).flatten(2)
@@ -73,16 +73,21 @@ class Pact(Method):
         return Selection(left.gather(1, first), take(means, first), weights, counts)
 
     def flops(self, sizes: Sizes) -> int:
-        return _flops(sizes, self._unpruned(sizes.kept, sizes.count), self.clustering)
+        return _flops(sizes, _unpruned(self, sizes.kept, sizes.count), self.clustering)
 
     def remaining(self, kept: int, count: int, layer: int = 0, stage: int = 0) -> int | None:
         if self.cutoff is None:
             return kept
-        return None if self.clustering else self._unpruned(kept, count)
+        return None if self.clustering else _unpruned(self, kept, count)
 
-    def _unpruned(self, kept: int, count: int) -> int:
-        share = max(1, int(count * self.keep))
-        return share if self.cutoff is not None else max(kept, share) if self.clustering else kept
+    def decides_count(self) -> bool:
+        return self.cutoff is not None
+
+
+def _unpruned(method: Pact, kept: int, count: int) -> int:
+    """How many of `count` tokens are not pruned."""
+    share = max(1, int(count * method.keep))
+    return share if method.decides_count() else max(kept, share) if method.clustering else kept
 
 
 def _flops(sizes: Sizes, left: int, clusters: bool) -> int:
