@@ -135,7 +135,8 @@ def cls_row_and_keys(layer: Any, states: Tensor, one_head: bool = False) -> tupl
     key = keys = project_heads(layer, "k_proj", normed)
     if one_head:
         query, key = (each.flatten(2).unsqueeze(2) for each in (query, key))
-    scores = torch.einsum("bqhd,bkhd->bhqk", query, key).float() * query.shape[-1] ** -0.5
+    # In float16 a product over the full width may overflow.
+    scores = torch.einsum("bqhd,bkhd->bhqk", query.float(), key.float()) * query.shape[-1] ** -0.5
     return scores.softmax(-1)[:, :, 0, 1:], keys[:, 1:]
 
 
