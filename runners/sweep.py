@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command.show:
             print_configuration(jobs)
             return 0
-        return run_sweep(jobs)
+        with warnings.catch_warnings():
+            # One line, without the place in our code that raised it.
+            warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+            return run_sweep(jobs)
     except USER_ERRORS as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
