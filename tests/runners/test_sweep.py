@@ -312,7 +312,7 @@ def test_a_lost_picture_is_an_error_or_is_skipped_and_counted(sweep, world, tmp_
         (["data=nothing"], ["data=nothing", "diagrams"]),
         (["model=nothing"], ["model=nothing", "tiny"]),
         (["kept=0"], ["kept=0", "from 1"]),
-        (["kept=4,-1", "--multirun"], ["kept=-1", "from 1"]),
+        (["kept=4,-1", "--multirun"], ["kept=-1", "from 0"]),
         (["kept=abc"], ["kept=abc", "integer"]),
         (["agg_layer=9"], ["agg_layer=9", "0 to 4"]),
         (["agg_layer=-1"], ["agg_layer=-1"]),
@@ -487,9 +487,9 @@ def test_a_share_is_shown_as_a_share_and_sorted_by_its_count(sweep, tmp_path):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (["kept=150%"], "kept=150%: must be an integer, a share above 0%"),
-        (["kept=1.5"], "kept=1.5: must be an integer, a share above 0%"),
-        (["kept=[50%,0%]"], "kept=['50%', '0%']: must be an integer, a share above 0%"),
+        (["kept=150%"], "kept=150%: must be an integer from 0, a share above 0%"),
+        (["kept=1.5"], "kept=1.5: must be an integer from 0, a share above 0%"),
+        (["kept=[50%,0%]"], "kept=['50%', '0%']: must be an integer from 0, a share above 0%"),
         (["budget=tokens:64"], "budget=tokens:64: must be average_tokens:NUMBER above 0, or flops:SHARE"),
         (["kept=8", "budget=flops:0.4"], "kept=8: leave it out; budget=flops:0.4 decides it"),
         (["controls=[]", "budget=average_tokens:1"], "budget=average_tokens:1: method 'fps' cannot reach it"),
