@@ -150,8 +150,8 @@ class SweepSettings(_Settings):
     kept: _Kept | list[_Kept] | None = setting(
         None,
         "visual tokens that remain (M); null: 64, or what budget asks for",
-        'must be an integer from 0, a share above 0% and below 100% ("25%" or 0.25), or a list of these, one per stage: '
-        "kept=[..]; or null, and beside a budget only null",
+        'must be an integer from 0, a share above 0% and below 100% ("25%" or 0.25), or a list of these, one per '
+        "stage: kept=[..]; or null, and beside a budget only null",
         "point",
         True,
     )
