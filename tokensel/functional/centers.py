@@ -6,6 +6,7 @@ from torch import Tensor
 from tokensel.functional import centers_cpu
 from tokensel.functional.indexing import check_kept, first_of_best, rank
 from tokensel.functional.similarity import (
+    DEGREE_ROUNDING,
     EPSILON,
     ROUNDING,
     degrees,
@@ -44,9 +45,9 @@ def tome_centers(tokens: Tensor, kept: int, iterations: int = 3) -> Tensor:
     else:
         inverse = inverse_norms(tokens)
         degree = degrees(tokens, inverse)
-        centers = rank(degree)[:, :kept]
+        centers = rank(degree, DEGREE_ROUNDING)[:, :kept]
     each = torch.arange(kept, device=tokens.device).unsqueeze(1)
-    place = rank(degree).argsort(dim=1)
+    place = rank(degree, DEGREE_ROUNDING).argsort(dim=1)
     for _ in range(iterations):
         cosine = query_cosines(tokens, inverse, unit_rows(tokens, inverse, centers))
         member = first_of_best(cosine, tolerance=ROUNDING) == each

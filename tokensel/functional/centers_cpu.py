@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tokensel.functional.indexing import rank
+from tokensel.functional.similarity import DEGREE_ROUNDING
 
 # Two degrees differ by more than rounding if they are at least this far apart, relative to the length of the sum of
 # the unit vectors.
@@ -32,7 +33,7 @@ def highest_degrees(tokens: Tensor, kept: int, epsilon: float) -> tuple[Tensor, 
     for row, scale, out in zip(tokens, inverse, degree, strict=True):
         total = torch.mm(torch.from_numpy(scale).unsqueeze(0), row)[0]
         np.multiply(torch.mv(row, total).numpy(), scale, out=out)
-    order = rank(torch.from_numpy(degree)).numpy()[:, :kept]
+    order = rank(torch.from_numpy(degree), DEGREE_ROUNDING).numpy()[:, :kept]
     settled = all(map(_all_different, values, inverse, degree, order))
     return torch.from_numpy(inverse), torch.from_numpy(degree), torch.from_numpy(order), settled
 

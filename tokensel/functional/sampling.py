@@ -12,7 +12,16 @@ from torch import Tensor
 from tokensel.errors import TokenselError
 from tokensel.functional import farthest_cpu, kernels
 from tokensel.functional.indexing import check_kept, first_of_best, rank
-from tokensel.functional.similarity import ROUNDING, STEP, cosine_to, degrees, inverse_norms, is_on_cpu, unit_rows
+from tokensel.functional.similarity import (
+    DEGREE_ROUNDING,
+    ROUNDING,
+    STEP,
+    cosine_to,
+    degrees,
+    inverse_norms,
+    is_on_cpu,
+    unit_rows,
+)
 
 # Rows of the cosine matrix computed at a time for start="peripheral".
 PERIPHERAL_BLOCK = 64
@@ -98,7 +107,7 @@ def _start(
     if isinstance(start, Tensor):
         return start.view(batch, 1).to(tokens.device, torch.long)
     if start == "medoid":
-        return rank(degrees(tokens, inverse))[:, :1]
+        return rank(degrees(tokens, inverse), DEGREE_ROUNDING)[:, :1]
     if start == "peripheral":
         # Two tokens that are each other's nearest neighbour have the same distance, but for rounding.
         closest = _nearest_neighbour_cosine(tokens, inverse)

@@ -15,6 +15,8 @@ ROUNDING = 1e-6
 # One rounding step of a cosine near 1, for searches among tokens that are all alike, as those of a plain background:
 # their distances differ by little more than rounding.
 STEP = 1e-7
+# Degrees, sums of many cosines, that differ by less than this, relative to them, may be equal but for rounding.
+DEGREE_ROUNDING = 5e-7
 # Cosines in float64 of equal tokens differ by less than this.
 EXACT = 1e-9
 
