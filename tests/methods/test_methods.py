@@ -9,11 +9,13 @@ from typing import ClassVar
 
 import pytest
 import torch
+from helpers.models import llava_inputs, tiny_llava
 
 from tokensel import (
     METHODS,
     Context,
     Method,
+    OrderingMethod,
     ScoringMethod,
     Selection,
     Stage,
@@ -23,8 +25,9 @@ from tokensel import (
     methods,
     register_method,
 )
-from tokensel.functional import farthest_point_sampling, random_subset, tome_centers
-from tokensel.methods import FastV
+from tokensel.engine.split import SplitModel
+from tokensel.functional import farthest_point_sampling, random_subset, take, tome_centers
+from tokensel.methods import FarthestPoint, FastV, fps
 from tokensel.testing import make_context
 
 # Modules of tokensel.methods that hold no method.
@@ -204,19 +207,80 @@ def test_scores_of_another_shape_are_refused(shape):
         Given(torch.zeros(shape)).select(context())
 
 
+ORDERING = sorted(name for name, method in METHODS.items() if issubclass(method, OrderingMethod))
+
+
+@pytest.mark.parametrize("name", ORDERING)
+def test_a_shorter_order_of_choice_begins_a_longer_one(name):
+    method = make_method(name)
+    random = torch.Generator().manual_seed(3)
+    patches = torch.randn(3, 5, 12, generator=random)
+    near = patches.repeat(1, 8, 1) + 1e-6 * torch.randn(3, 40, 12, generator=random)
+    for tokens in (TOKENS, near, patches.repeat(1, 8, 1)):
+
+        def choose(kept, tokens=tokens):
+            given = {"cls_attention": ATTENTION.softmax(-1), "vision_features": tokens} if method.uses_vision else {}
+            text = torch.randn(3, 4, tokens.shape[2], generator=torch.Generator().manual_seed(4))
+            return method.order(make_context(kept, tokens=tokens, text=text, layer=0, **given))
+
+        longest = choose(39)
+        for kept in (1, 2, 7, 20, 38):
+            assert torch.equal(choose(kept), longest[:, :kept]), kept
+
+
+def test_points_that_differ_in_kept_alone_share_one_order(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        fps, "farthest_point_sampling", lambda *given: asked.append(given[1]) or farthest_point_sampling(*given)
+    )
+    model = tiny_llava()
+    split = SplitModel(model)
+    state = split.run(split.embed(**llava_inputs(model)), 2)
+    for kept in (9, 4, 9, 1):
+        stage = Stage(make_method("fps"), kept)
+        alone = split.reduce(state.followed_by(), stage)
+        assert torch.equal(split.reduce(state, stage).hidden, alone.hidden)
+    assert asked == [9, 9, 4, 9, 1]  # the first one for the shared state; all others alone
+    for other in (Stage(make_method("fps", start=3), 4), Stage(make_method("fps"), 4, precision="model")):
+        split.reduce(state, other)
+    assert asked[5:] == [4, 4]
+
+
+@dataclass
+class Backwards(FarthestPoint):
+    """Its own choice, although its base has an order."""
+
+    name: ClassVar[str] = "backwards"
+
+    def select(self, context):
+        return Selection(context.tokens.sum(-1).argsort(1)[:, : context.kept])
+
+
+def test_a_subclass_with_a_select_of_its_own_shares_nothing():
+    model = tiny_llava()
+    split = SplitModel(model)
+    state = split.run(split.embed(**llava_inputs(model)), 2)
+    split.reduce(state, Stage(make_method("fps"), 9))
+    chosen = split.reduce(state, Stage(Backwards(), 4)).positions
+    assert torch.equal(chosen, take(state.hidden, state.visual_index).sum(-1).argsort(1)[:, :4])
+
+
 @pytest.mark.parametrize(
     ("content", "kind", "message"),
     [
         ("class Mine(ScoringMethod):\n    pass\n", "Mine", r"has no score\(self, context\)$"),
+        ("class Mine(OrderingMethod):\n    pass\n", "Mine", r"has no order\(self, context\)$"),
         ("", "ScoringMethod", "must be a subclass of tokensel.Method$"),
+        ("", "OrderingMethod", "must be a subclass of tokensel.Method$"),
     ],
 )
-def test_a_users_ranking_method_needs_a_score(tmp_path, content, kind, message):
+def test_a_users_ranking_or_ordering_method_needs_its_part(tmp_path, content, kind, message):
     file = tmp_path / "mine.py"
-    file.write_text(f"from tokensel import ScoringMethod\n\n{content}")
+    file.write_text(f"from tokensel import OrderingMethod, ScoringMethod\n\n{content}")
     with pytest.raises(TokenselError, match=message):
         make_method(f"{file}:{kind}")
     assert "name" not in vars(ScoringMethod)
+    assert "name" not in vars(OrderingMethod)
 
 
 def test_a_new_method_is_one_dataclass():

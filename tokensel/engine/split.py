@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -261,7 +262,7 @@ def cannot_compile(parts: ModelParts) -> str | None:
 
 def _with_own_cache(state: State) -> State:
     """The state with a cache that may grow while the given state's stays."""
-    return state if state.cache is None else state.followed_by(cache=fork(state.cache))
+    return state if state.cache is None else replace(state, cache=fork(state.cache))
 
 
 def _mlp_only_at(layer: nn.Module, where: Tensor) -> nn.Module:

@@ -51,7 +51,8 @@ class State:
     the row's visual tokens, and in the sequence before any reduction; -1 = none of them; None before any.
     cache: the KV cache that the layers below filled, None = none.
     reductions: what was done so far, by layer; each to what the ones before it left.
-    attention_rows: rows of attention already computed at this layer; points of one pass share them.
+    attention_rows, orders: rows of attention already computed at this layer, and orders of choice; points of one pass
+    share them.
     """
 
     hidden: Tensor
@@ -75,6 +76,7 @@ class State:
     cache: Cache | FixedCache | None = None
     reductions: Mapping[int, Reduction] = field(default_factory=dict)
     attention_rows: dict[Any, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    orders: dict[Any, dict[Any, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def real(self) -> Tensor:
@@ -90,8 +92,8 @@ class State:
         return {layer: reduction.left for layer, reduction in self.reductions.items()}
 
     def followed_by(self, **changes: Any) -> "State":
-        """The state with these changes; attention rows are computed anew."""
-        return replace(self, attention_rows={}, **changes)
+        """The state with these changes; attention rows and orders are computed anew."""
+        return replace(self, attention_rows={}, orders={}, **changes)
 
     def together(self) -> "State":
         """All of it on the device where the hidden states are: layers of one model may lie on several."""

@@ -4,7 +4,7 @@ For each batch, every picture is decoded and encoded by the vision tower once, a
 run once; each grid point then runs only the layers above. Predictions are stored batch by batch.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from copy import deepcopy
 from typing import Any
@@ -76,7 +76,8 @@ def evaluate(
             split.graphs.go_without("generate", why)
             split.graphs = None
     run = _OnePass(loaded, split, points, stores, scoring, on_bad_sample, progress, keep_positions, check_ties)
-    workers = 1 if compiled else count_workers(loaded, [point.make_method() for point in points], scoring)
+    hooked = scoring == "generate" and not run.shares
+    workers = 1 if compiled or hooked else count_workers(loaded, [point.make_method() for point in points])
     # The next batch's pictures are prepared while this batch is computed.
     with closing(prefetch(run.prepare, cut_batches(order_questions(questions), batch_size))) as prepared:
         if workers == 1:
@@ -87,6 +88,17 @@ def evaluate(
                 for result in computed:
                     run.keep(result)
     return run.failures
+
+
+def in_turn(stages: Mapping[int, Sequence[Stage]], count: int) -> list[int]:
+    """The points in an order that lets them share most: those that reduce early come first, so that the shared layers
+    run once, and of these the ones that keep most of `count` tokens, whose order of choice begins as all others do."""
+
+    def turn(index: int) -> tuple[int, int]:
+        first = stages[index][0]
+        return first.layer, 0 if first.method.passes_through else -first.kept_of(count)
+
+    return sorted(stages, key=turn)
 
 
 class _OnePass:
@@ -178,8 +190,7 @@ class _OnePass:
         """Answers by the letters' logits."""
         stages = self.stages(todo)
         state = self.embed(group, stages.values())
-        # Points that reduce early come first, so that the shared layers run once, in order.
-        for index in sorted(todo, key=lambda index: stages[index][0].layer):
+        for index in in_turn(stages, state.visual_index.shape[1]):
             try:
                 state = self.split.run(state, min(stages[index][0].layer, self.split.num_layers))
                 reduced = self.split.reduce_all(state, stages[index])
@@ -266,7 +277,7 @@ class _OnePass:
         writer = Writer(self.split)
         state = writer.begin(self.embed(group, stages.values()), ANSWER_TOKENS)
         stop, pad = stop_tokens(self.loaded.model.generation_config)
-        for index in sorted(todo, key=lambda index: stages[index][0].layer):
+        for index in in_turn(stages, state.visual_index.shape[1]):
             try:
                 state = self.split.run(state, min(stages[index][0].layer, self.split.num_layers))
                 written, reduced = writer.greedy(state, stages[index], ANSWER_TOKENS, stop, pad)

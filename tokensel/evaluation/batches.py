@@ -45,12 +45,12 @@ def cut_batches(questions: list[Question], size: int) -> Iterator[list[Question]
             begin = end
 
 
-def count_workers(loaded: LoadedModel, methods: Sequence[Method], scoring: str) -> int:
+def count_workers(loaded: LoadedModel, methods: Sequence[Method]) -> int:
     """How many batches are computed in parallel. On a CPU, a batch per thread is faster than all threads on one batch.
 
     1 where parallel batches could interfere: through hooks on the model, or a user's method, which may keep state.
     """
-    if loaded.device.type != "cpu" or scoring == "generate":
+    if loaded.device.type != "cpu":
         return 1
     config = loaded.model.config
     if any(method.reads_tower(config) or not type(method).__module__.startswith("tokensel.") for method in methods):

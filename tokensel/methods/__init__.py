@@ -5,7 +5,7 @@ this one.
 """
 
 from tokensel.methods.apet import ApET
-from tokensel.methods.base import Method, ScoringMethod
+from tokensel.methods.base import Method, OrderingMethod, ScoringMethod
 from tokensel.methods.cdpruner import CDPruner
 from tokensel.methods.context import Context, ContextSource, Selection
 from tokensel.methods.dart import Dart
@@ -62,6 +62,7 @@ __all__ = [
     "MedoidToMe",
     "Method",
     "NoImage",
+    "OrderingMethod",
     "Pact",
     "Pool",
     "PruMerge",

@@ -1,6 +1,6 @@
 """The base classes of all methods."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -82,6 +82,11 @@ class Method:
         """
         return {}
 
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Equal for methods of one class and the same options."""
+        return type(self), repr([(option.name, getattr(self, option.name)) for option in fields(self)])
+
     @classmethod
     def takes_kept(cls) -> bool:
         """Whether `kept` can be chosen. It cannot where nothing is ever removed, or always the same number."""
@@ -113,6 +118,24 @@ class ScoringMethod(Method):
         if scores.shape != expected:
             raise TokenselError(f"method {self.name!r}: score must return {list(expected)}, not {list(scores.shape)}")
         return Selection(keep_best(scores, context.kept))
+
+
+@dataclass
+class OrderingMethod(Method):
+    """Base of methods that choose one token after another: a subclass defines `order` instead of `select`.
+
+    Grid points that differ in `kept` alone share one order, as the choice for a smaller kept begins that for a larger
+    one.
+    """
+
+    def order(self, context: Context) -> Tensor:
+        """context.kept visual tokens in the order of choice: LongTensor[B, kept]. What it begins with must not depend
+        on kept."""
+        raise NotImplementedError
+
+    def select(self, context: Context) -> Selection:
+        order = context.first_of(self.order)
+        return Selection(order if self.default_position == "front" else order.sort(dim=1).values)
 
 
 def geometric(kept: int, count: int, stages: int) -> tuple[int, ...]:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tokensel.errors import TokenselError
 from tokensel.functional import dpp_greedy, dpp_rows, text_relevance
-from tokensel.methods.base import Method
-from tokensel.methods.context import Context, Selection
+from tokensel.methods.base import OrderingMethod
+from tokensel.methods.context import Context
 from tokensel.methods.registry import register_method
 from tokensel.methods.sizes import Sizes
 from tokensel.models.clip import Clip, clip_config, clip_flops, clip_revision, load_clip
@@ -17,7 +17,7 @@ from tokensel.models.clip import Clip, clip_config, clip_flops, clip_revision, l
 
 @register_method
 @dataclass
-class CDPruner(Method):
+class CDPruner(OrderingMethod):
     """Keep tokens that are diverse and relevant to the question, by a determinantal point process (DPP).
 
     The DPP's kernel is the cosine similarity of the visual tokens, multiplied on both sides by their relevance to the
@@ -52,9 +52,8 @@ class CDPruner(Method):
         revision = clip_revision(self.clip)
         return {"clip": self.clip} | ({} if revision is None else {"clip_revision": revision})
 
-    def select(self, context: Context) -> Selection:
-        chosen = dpp_greedy(context.tokens, self.relevance(context), context.kept)
-        return Selection(chosen.sort(dim=1).values)
+    def order(self, context: Context) -> Tensor:
+        return dpp_greedy(context.tokens, self.relevance(context), context.kept)
 
     def relevance(self, context: Context) -> Tensor:
         """The relevance of each visual token to the question, from about 0 to 1: [B, N]."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -70,12 +70,15 @@ class Context:
         source: ContextSource,
         stage: int = 0,
         stages: int = 1,
+        orders: dict[Any, Any] | None = None,
     ) -> None:
         self.kept, self.count, self.layer, self.row_keys = kept, count, layer, row_keys
         self.stage, self.stages, self._source = stage, stages, source
+        self._orders = {} if orders is None else orders
 
-    def through(self, view: Callable[[ContextSource], ContextSource]) -> "Context":
-        """The same context, with all that it offers seen through a view of its source."""
+    def through(self, view: Callable[[ContextSource], ContextSource], name: Any = None) -> "Context":
+        """The same context, with all that it offers seen through a view of its source. name: contexts seen through
+        views of one name share what they find; None = with none."""
         return Context(
             kept=self.kept,
             count=self.count,
@@ -84,7 +87,16 @@ class Context:
             source=view(self._source),
             stage=self.stage,
             stages=self.stages,
+            orders=None if name is None else self._orders.setdefault(name, {}),
         )
+
+    def first_of(self, order: Callable[["Context"], Tensor]) -> Tensor:
+        """The first `kept` tokens of a method's order of choice, LongTensor[B, kept]. One that was found for a larger
+        kept, at another grid point of the same method over the same prompt, serves again."""
+        known = self._orders.get("order")
+        if known is None or known.shape[1] < self.kept:
+            known = self._orders["order"] = order(self)
+        return known[:, : self.kept]
 
     @cached_property
     def tokens(self) -> Tensor:

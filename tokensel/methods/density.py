@@ -3,17 +3,19 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from tokensel.errors import TokenselError
 from tokensel.functional import dpc_knn
-from tokensel.methods.base import Method
-from tokensel.methods.context import Context, Selection
+from tokensel.methods.base import OrderingMethod
+from tokensel.methods.context import Context
 from tokensel.methods.registry import register_method
 from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
-class DensityPeaks(Method):
+class DensityPeaks(OrderingMethod):
     """Keep cluster centres, that is, tokens that are dense and far from any denser token.
 
     Each survivor carries the mean of its cluster. Distance is 1 - cosine, and density is computed from the nearest
@@ -36,8 +38,8 @@ class DensityPeaks(Method):
         if not isinstance(self.neighbours, int) or self.neighbours < 1:
             raise TokenselError(f"neighbours={self.neighbours!r}: must be an integer from 1")
 
-    def select(self, context: Context) -> Selection:
-        return Selection(dpc_knn(context.tokens, context.kept, self.neighbours)[0])
+    def order(self, context: Context) -> Tensor:
+        return dpc_knn(context.tokens, context.kept, self.neighbours)[0]
 
     def flops(self, sizes: Sizes) -> int:
         return sizes.density_peaks(sizes.count, sizes.kept)

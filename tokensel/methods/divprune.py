@@ -3,16 +3,18 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from tokensel.functional import farthest_point_sampling
-from tokensel.methods.base import Method
-from tokensel.methods.context import Context, Selection
+from tokensel.methods.base import OrderingMethod
+from tokensel.methods.context import Context
 from tokensel.methods.registry import register_method
 from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
-class DivPrune(Method):
+class DivPrune(OrderingMethod):
     """Keep the subset with the largest minimum distance: farthest point sampling from the most isolated token.
 
     It runs on the projected features, before the first layer. The first choice is the token whose nearest neighbour is
@@ -28,9 +30,8 @@ class DivPrune(Method):
     default_position: ClassVar[str] = "renumber"
     min_kept: ClassVar[int] = 1
 
-    def select(self, context: Context) -> Selection:
-        chosen = farthest_point_sampling(context.tokens, context.kept, "peripheral")
-        return Selection(chosen.sort(dim=1).values)
+    def order(self, context: Context) -> Tensor:
+        return farthest_point_sampling(context.tokens, context.kept, "peripheral")
 
     def flops(self, sizes: Sizes) -> int:
         return sizes.cosines(sizes.count + sizes.kept - 1)

@@ -3,17 +3,19 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from tokensel.errors import TokenselError
 from tokensel.functional import farthest_point_sampling, row_scores
-from tokensel.methods.base import Method
-from tokensel.methods.context import Context, Selection
+from tokensel.methods.base import OrderingMethod
+from tokensel.methods.context import Context
 from tokensel.methods.registry import register_method
 from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
-class FarthestPoint(Method):
+class FarthestPoint(OrderingMethod):
     """Cover the picture: each choice is the token farthest (1 - cosine) from all earlier choices.
 
     Survivors gather the other tokens by cross-attention.
@@ -39,12 +41,12 @@ class FarthestPoint(Method):
         if self.start not in ("medoid", "peripheral", None) and not is_index:
             raise TokenselError(f"start={self.start!r}: must be 'medoid', 'peripheral', None or an index from 0")
 
-    def select(self, context: Context) -> Selection:
+    def order(self, context: Context) -> Tensor:
         drawn = None
         if self.start is None:
             drawn = row_scores(self.seed, context.row_keys, 1)[:, 0] % context.count
         start = self.start if drawn is None else drawn
-        return Selection(farthest_point_sampling(context.tokens, context.kept, start))
+        return farthest_point_sampling(context.tokens, context.kept, start)
 
     def flops(self, sizes: Sizes) -> int:
         start = {"medoid": 2, "peripheral": sizes.count}.get(str(self.start), 0)

@@ -9,15 +9,15 @@ from torch import Tensor
 from tokensel.data.keywords import keywords
 from tokensel.errors import TokenselError
 from tokensel.functional import greedy_coverage, padding_patches, shared_affinity
-from tokensel.methods.base import Method
-from tokensel.methods.context import Context, Selection
+from tokensel.methods.base import OrderingMethod
+from tokensel.methods.context import Context
 from tokensel.methods.registry import register_method
 from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
-class MMTok(Method):
+class MMTok(OrderingMethod):
     """Keep tokens that together cover the words of the question and the tokens of the picture.
 
     A word is covered as well as the largest share of its softmax, over cosines with the projected tokens, that a kept
@@ -54,11 +54,7 @@ class MMTok(Method):
     def __post_init__(self) -> None:
         _check(self)
 
-    def select(self, context: Context) -> Selection:
-        return Selection(self.order(context).sort(dim=1).values)
-
     def order(self, context: Context) -> Tensor:
-        """The choices in the order in which they are made: LongTensor[B, M]."""
         affinity = self.affinity(context)
         allowed = torch.ones(affinity.shape[:2], dtype=torch.bool, device=affinity.device)
         if self.picture_size is not None:

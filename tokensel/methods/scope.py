@@ -8,15 +8,15 @@ import torch
 from tokensel.errors import TokenselError
 from tokensel.functional import greedy_coverage, inverse_norms
 from tokensel.functional.similarity import ROUNDING
-from tokensel.methods.base import Method
-from tokensel.methods.context import Context, Selection
+from tokensel.methods.base import OrderingMethod
+from tokensel.methods.context import Context
 from tokensel.methods.registry import register_method
 from tokensel.methods.sizes import Sizes
 
 
 @register_method
 @dataclass
-class Scope(Method):
+class Scope(OrderingMethod):
     """Keep tokens that together resemble all tokens of the picture, salient ones first.
 
     It runs before the first layer, on the features before the projector and the [CLS] attention (summed over heads) of
@@ -47,11 +47,7 @@ class Scope(Method):
         if self.combined not in ("multi", "add"):
             raise TokenselError(f"combined={self.combined!r}: must be 'multi' or 'add'")
 
-    def select(self, context: Context) -> Selection:
-        return Selection(self.order(context).sort(dim=1).values)
-
     def order(self, context: Context) -> torch.Tensor:
-        """The choices in the order in which they are made: LongTensor[B, M]."""
         features = context.vision.features.float()
         unit = features * inverse_norms(features).unsqueeze(-1)
         saliency = context.vision.cls_attention().sum(1) ** self.alpha

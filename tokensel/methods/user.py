@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TypeGuard
 
 from tokensel.errors import TokenselError
-from tokensel.methods.base import Method, ScoringMethod
+from tokensel.methods.base import Method, OrderingMethod, ScoringMethod
 from tokensel.methods.registry import METHODS
 
 ENTRY_POINT_GROUP = "tokensel.methods"
@@ -138,15 +138,18 @@ def _allowed(module: ModuleType) -> str:
 
 
 def _is_method(found: object) -> TypeGuard[type[Method]]:
-    return isinstance(found, type) and issubclass(found, Method) and found not in (Method, ScoringMethod)
+    return (
+        isinstance(found, type) and issubclass(found, Method) and found not in (Method, OrderingMethod, ScoringMethod)
+    )
 
 
 def _adopt(found: object, spec: str, name: str | None = None) -> type[Method]:
     """Completes the class, checks it and registers it. name: for a class that does not define one."""
     if not _is_method(found):
         raise TokenselError(f"method={spec}: must be a subclass of tokensel.Method")
-    if issubclass(found, ScoringMethod) and found.score is ScoringMethod.score and found.select is ScoringMethod.select:
-        raise TokenselError(f"method={spec}: has no score(self, context)")
+    for base, needed in ((ScoringMethod, "score"), (OrderingMethod, "order")):
+        if all(getattr(found, each, None) is getattr(base, each) for each in (needed, "select")):
+            raise TokenselError(f"method={spec}: has no {needed}(self, context)")
     if found.select is Method.select and not found.passes_through:
         raise TokenselError(f"method={spec}: has no select(self, context)")
     if "__dataclass_fields__" not in vars(found) and inspect.get_annotations(found):
