@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from tokensel.choices import DTYPES, LAYOUTS
 from tokensel.compat.config import DEFAULTS, HEADS, SELECTION_METHODS, SPAN_SETTINGS, active_scheme, classic_reduction
-from tokensel.engine.stages import LAYOUTS, make_stages
+from tokensel.engine.stages import make_stages
 from tokensel.errors import TokenselError
-from tokensel.models.loading import DTYPES
 
 CONV_MODES = ("model", "vicuna_v1", "llava_v1")
 # A key in the library's messages -> the flag that sets it.

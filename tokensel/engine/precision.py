@@ -12,9 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# float32: as methods are written. model: in the dtype of the model's hidden states.
-PRECISIONS = ("float32", "model")
-
 
 @contextmanager
 def in_precision(dtype: torch.dtype) -> Iterator[None]:

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokensel.choices import AGGREGATIONS, LAYOUTS, POSITIONS, PRECISIONS
 from tokensel.engine.kept import Kept, count_of, kept_text, read_kept
-from tokensel.engine.precision import PRECISIONS, in_precision
+from tokensel.engine.precision import in_precision
 from tokensel.engine.ties import TieWatch
 from tokensel.errors import TokenselError
 from tokensel.methods import Context, Method, NoImage, Selection, make_method
 
-AGGREGATIONS = ("cross_attention", "mean", "none")
-LAYOUTS = ("compact", "zero_fill", "mask")
-POSITIONS = ("source", "front", "renumber")
 # Default layers are those of the papers' decoders, which have this many; shallower decoders scale them down.
 USUAL_DEPTH = 32
 

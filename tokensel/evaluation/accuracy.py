@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from tokensel.choices import SCORINGS
 from tokensel.data import Question
 from tokensel.engine.reduce import reduce_tokens
 from tokensel.engine.split import SplitModel, State
@@ -28,8 +29,6 @@ from tokensel.models import LoadedModel
 from tokensel.models.loaded import Encoded
 from tokensel.models.vision import VisionStates
 
-SCORINGS = ("letter", "generate")
-BAD_SAMPLE_POLICIES = ("error", "skip")
 # Enough for "The answer is B.". LLaVA's own limit is 1024; only answers that never name a letter are longer.
 ANSWER_TOKENS = 16
 

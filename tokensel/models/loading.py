@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils import is_accelerate_available, is_bitsandbytes_available, logging
 
+from tokensel.choices import DTYPES, QUANTIZATIONS
 from tokensel.errors import TokenselError, check_choice, first_line
 from tokensel.models.families import FAMILIES
 from tokensel.models.hub import hub_options
@@ -25,8 +26,6 @@ from tokensel.models.random_weights import RANDOM_SHAPES, random_config, random_
 # Checkpoints that come with the package, by name.
 EMBEDDED: dict[str, Path] = {"tiny": Path(__file__).parent / "tiny"}
 
-DTYPES = ("float32", "float16", "bfloat16", "auto")
-QUANTIZATIONS = ("8bit", "4bit")
 RANDOM = "random:"
 _SINGLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _WEIGHTS = "model.safetensors, model.safetensors.index.json with its shards, or pytorch_model.bin"

@@ -10,11 +10,13 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TYPE_CHECKING
 
-from tokensel.engine.stages import make_stages
 from tokensel.errors import TokenselError
-from tokensel.evaluation.grid_point import GridPoint
-from tokensel.evaluation.sweep.costs import CostedPrompt
+
+if TYPE_CHECKING:
+    from tokensel.evaluation.grid_point import GridPoint
+    from tokensel.evaluation.sweep.costs import CostedPrompt
 
 KINDS = ("average_tokens", "flops")
 ALLOWED = "must be average_tokens:NUMBER above 0, or flops:SHARE between 0 and 1"
@@ -49,7 +51,7 @@ def read_budget(text: str) -> Budget:
     return Budget(kind, target)
 
 
-def solve(budget: Budget, point: GridPoint, prompt: CostedPrompt) -> GridPoint:
+def solve(budget: Budget, point: "GridPoint", prompt: "CostedPrompt") -> "GridPoint":
     """The point with the kept whose cost is nearest to the budget; of several equally near ones, the smallest.
 
     A method of several stages is given what remains after the last one, and its schedule does the rest.
@@ -59,6 +61,8 @@ def solve(budget: Budget, point: GridPoint, prompt: CostedPrompt) -> GridPoint:
     """
     if not prompt.visual_tokens:
         raise TokenselError(f"budget={budget}: the questions have no picture, so there are no visual tokens to count")
+    from tokensel.engine.stages import make_stages  # loads torch, which reading a budget does not need
+
     method = point.make_method()
 
     @cache
@@ -80,7 +84,7 @@ def solve(budget: Budget, point: GridPoint, prompt: CostedPrompt) -> GridPoint:
     return replace(point, kept=best)
 
 
-def _near(budget: Budget, prompt: CostedPrompt) -> float:
+def _near(budget: Budget, prompt: "CostedPrompt") -> float:
     if budget.kind == "average_tokens":
         return NEAR_TOKENS
     token = prompt.full.decoder / (prompt.text_tokens + prompt.visual_tokens) / prompt.full.total

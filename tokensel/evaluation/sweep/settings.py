@@ -7,10 +7,17 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from tokensel.choices import (
+    AGGREGATIONS,
+    BAD_SAMPLE_POLICIES,
+    DTYPES,
+    LAYOUTS,
+    POSITIONS,
+    PRECISIONS,
+    QUANTIZATIONS,
+    SCORINGS,
+)
 from tokensel.data.protocol import CHOICES, Protocol
-from tokensel.engine.precision import PRECISIONS
-from tokensel.engine.stages import AGGREGATIONS, LAYOUTS, POSITIONS
-from tokensel.evaluation.accuracy import BAD_SAMPLE_POLICIES, SCORINGS
 from tokensel.evaluation.sweep.budget import ALLOWED
 from tokensel.evaluation.sweep.declaration import (
     MOST,
@@ -22,7 +29,6 @@ from tokensel.evaluation.sweep.declaration import (
     one_of,
     setting,
 )
-from tokensel.models.loading import DTYPES, QUANTIZATIONS
 
 # The folders of conf/ of which every job chooses one file.
 GROUPS = ("method", "model", "data", "logger")

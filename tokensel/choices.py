@@ -1,0 +1,20 @@
+"""The values that settings choose from, for checks, messages and `--help`.
+
+Imports nothing, so that a command can list them, or refuse another value, without loading torch. Imported by every
+package.
+"""
+
+# Of a stage, see `tokensel.reduce_tokens`.
+AGGREGATIONS = ("cross_attention", "mean", "none")
+LAYOUTS = ("compact", "zero_fill", "mask")
+POSITIONS = ("source", "front", "renumber")
+# In which methods compute. float32: as methods are written. model: in the dtype of the model's hidden states.
+PRECISIONS = ("float32", "model")
+
+# Of an evaluation.
+SCORINGS = ("letter", "generate")
+BAD_SAMPLE_POLICIES = ("error", "skip")
+
+# Of a checkpoint that is loaded.
+DTYPES = ("float32", "float16", "bfloat16", "auto")
+QUANTIZATIONS = ("8bit", "4bit")
