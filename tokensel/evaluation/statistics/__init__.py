@@ -4,6 +4,7 @@ Accuracies, shares and confidence levels are fractions from 0 to 1. Correct answ
 question.
 """
 
+from tokensel.evaluation.statistics.best_of import BestOf, best_of
 from tokensel.evaluation.statistics.bootstrap import Estimate, bootstrap_interval, bootstrap_ratio
 from tokensel.evaluation.statistics.intervals import (
     ClusteredAccuracy,
@@ -20,20 +21,32 @@ from tokensel.evaluation.statistics.paired_tests import (
     mcnemar_exact,
     minimum_detectable_difference,
 )
+from tokensel.evaluation.statistics.seeds import (
+    SeededAccuracy,
+    SeededDifference,
+    compare_seeds,
+    seeded_accuracy,
+)
 
 __all__ = [
+    "BestOf",
     "ClusteredAccuracy",
     "Estimate",
     "McNemar",
     "SeedSpread",
+    "SeededAccuracy",
+    "SeededDifference",
+    "best_of",
     "bootstrap_interval",
     "bootstrap_ratio",
     "clustered_interval",
     "clustered_standard_error",
+    "compare_seeds",
     "holm",
     "mcnemar_against",
     "mcnemar_exact",
     "minimum_detectable_difference",
     "seed_spread",
+    "seeded_accuracy",
     "wilson_interval",
 ]

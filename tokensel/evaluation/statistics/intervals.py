@@ -59,6 +59,14 @@ def wilson_interval(correct: int, n: int, level: float = 0.95) -> tuple[float, f
     return float(interval.low), float(interval.high)
 
 
+def wilson_at(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval (low, high) of a share of n questions, where n need not be whole."""
+    z = float(scipy.stats.norm.ppf((1 + level) / 2))
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def clustered_standard_error(correct: Booleans, clusters: Sequence[Hashable] | np.ndarray) -> float:
     """The standard error of an accuracy when questions about the same picture are correlated.
 
@@ -98,14 +106,12 @@ def clustered_interval(
         student = scipy.stats.t
         few_clusters = float(student.ppf((1 + level) / 2, n - 1) / student.ppf((1 + level) / 2, groups - 1))
         effective = max(1.0, min(n, share * (1 - share) / error**2 if error > 0 else n) * few_clusters**2)
-    z = float(scipy.stats.norm.ppf((1 + level) / 2))
-    middle = (share + z**2 / (2 * effective)) / (1 + z**2 / effective)
-    half = z / (1 + z**2 / effective) * sqrt(share * (1 - share) / effective + (z / (2 * effective)) ** 2)
+    low, high = wilson_at(share, effective, level)
     return ClusteredAccuracy(
         accuracy=share,
         standard_error=error,
-        ci_low=max(0.0, middle - half),
-        ci_high=min(1.0, middle + half),
+        ci_low=low,
+        ci_high=high,
         n=n,
         clusters=groups,
         effective_n=effective,
