@@ -1,9 +1,10 @@
 """The command `tokensel`: `tokensel sweep ...` is `python -m runners.sweep ...`, and so on for every command."""
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+
+from runners.terminal.program import importing, start
 
 COMMANDS = {
     "sweep": "accuracy and latency over a grid of methods and settings",
@@ -20,18 +21,25 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command named first, with the other arguments. Returns its exit status; 2 for an unknown command."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    """Runs the command named first, with the other arguments. Returns its exit status; 2 for an unknown command.
+
+    argv: default: the command line's, as this process's program, which then exits.
+    """
+    if argv is None:
+        start(lambda: main(sys.argv[1:]))
+    if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0
-    name, *rest = arguments
+    name, *rest = argv
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        print(f"error: {name}: unknown command; choose from {', '.join(COMMANDS)}{hint}", file=sys.stderr)
+        from tokensel.errors import meant
+
+        known = f"choose from {', '.join(COMMANDS)}{meant(name, COMMANDS)}"
+        print(f"error: {name}: unknown command; {known}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"runners.{name}").main(rest)
+    with importing():
+        command = importlib.import_module(f"runners.{name}")
+    return command.main(rest)
 
 
 def _usage() -> str:
@@ -40,4 +48,4 @@ def _usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

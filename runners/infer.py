@@ -46,7 +46,8 @@ def _run(flags: Namespace) -> None:
     questions = choose_questions(flags)
     output = None if flags.output_file is None else check_output(Path(flags.output_file))
     loaded, model = load_classic(flags)
-    with SweepProgress(points=1, wanted=len(questions), timed=0) as progress:
+    with SweepProgress("answering") as progress:
+        progress.expect(points=1, questions=len(questions), wanted=len(questions), timed=0)
         answers = answer_questions(questions, loaded, model, flags.single_pred_prompt, progress.predicted)
     summary = summarize(answers.records)
     figures = {

@@ -7,32 +7,32 @@
     python -m runners.sweep experiment=quick
 
 Ends with a table: each point's accuracy with its interval, compared with fastv and random at the same kept, the full
-model and no image at all, beside measured speed-up, FLOPs and KV-cache bytes. The last line of standard output is one
-JSON object with the same figures. Started again, it computes only what is missing. Settings: --help, conf/sweep.yaml.
+model and no image at all, beside measured speed-up, FLOPs and KV-cache bytes. The same figures are in summary.json, and
+in a last line of JSON where standard output is no terminal (json=true or json=false decides it). Started again, it
+computes only what is missing. Settings: --help, conf/sweep.yaml.
 """
 
-import gc
-import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runners.configuration.compose import compose_jobs, read_command
-from runners.configuration.errors import USER_ERRORS, one_line
+from runners.terminal.program import importing, start
 from tokensel.errors import TokenselError
 
 if TYPE_CHECKING:
+    from runners.configuration.compose import Command
+    from runners.terminal.progress import SweepProgress
     from tokensel.evaluation.sweep.plan import SweepPlan
     from tokensel.evaluation.sweep.results import TableRow
     from tokensel.evaluation.sweep.work import GroupWork
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-LOG = "sweep.log"
+SUMMARY = "summary.json"
 _log = logging.getLogger(__name__)
 
 
@@ -41,22 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: all points are complete. 1: some failed. 2: a mistake in the settings or the data. 130: interrupted.
     """
+    with importing():
+        from runners.configuration.compose import read_command
+        from runners.configuration.errors import USER_ERRORS, one_line
     try:
-        with _no_garbage_collection():
-            from runners.configuration.help import print_help
-            from runners.configuration.methods import offer_methods
-        command = read_command(offer_methods(sys.argv[1:] if argv is None else argv, CONF))
-        if command.help:
-            print_help(CONF)
-            return 0
-        jobs = compose_jobs(command, CONF)
-        if command.show:
-            print_configuration(jobs)
-            return 0
-        with warnings.catch_warnings():
-            # One line, without the place in our code that raised it.
-            warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
-            return run_sweep(jobs)
+        return _run(read_command(sys.argv[1:] if argv is None else argv))
     except USER_ERRORS as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -67,42 +56,85 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def run_sweep(jobs: Sequence[Mapping[str, Any]]) -> int:
-    """Runs a whole grid: plan, prepare, compute, write, log, print. Returns 0, or 1 if points failed.
+def _run(command: "Command") -> int:
+    from runners.configuration.help import print_help
+
+    if command.help:
+        print_help(CONF)
+        return 0
+    if command.show:
+        print_configuration(jobs_of(command))
+        return 0
+    from runners.terminal.progress import SweepProgress
+
+    with warnings.catch_warnings():
+        # One line, without the place in our code that raised it.
+        warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+        with SweepProgress("reading the settings") as progress:
+            finished = run_sweep(jobs_of(command), progress)
+        return report(finished, command.json)
+
+
+def jobs_of(command: "Command") -> list[dict[str, Any]]:
+    """The settings of each job of the grid, not checked yet. Loads the user's methods that the command names."""
+    from runners.configuration.compose import compose_jobs
+    from runners.configuration.methods import offer_methods
+
+    return compose_jobs(replace(command, overrides=offer_methods(command.overrides, CONF)), CONF)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a sweep prints at its end. summary: the content of summary.json."""
+
+    folder: Path
+    rows: "list[TableRow]"
+    summary: dict[str, Any]
+
+
+def run_sweep(jobs: Sequence[Mapping[str, Any]], progress: "SweepProgress") -> Finished:
+    """Runs a whole grid: plan, prepare, compute, write, log.
 
     jobs: the settings of each. Raises TokenselError for a mistake in the settings or the data, if possible before any
     model is loaded.
     """
-    with _no_garbage_collection():
-        from runners.terminal.logs import log_to
-        from runners.terminal.progress import SweepProgress
+    from tokensel.evaluation.sweep.reading import read_settings
+
+    settings = [read_settings(job) for job in jobs]
+    progress.doing("loading libraries")
+    with importing():
+        from runners.terminal.logs import log_to, new_log
         from tokensel.evaluation.provenance import scrub
         from tokensel.evaluation.sweep.compute import compute
         from tokensel.evaluation.sweep.plan import make_plan
-        from tokensel.evaluation.sweep.reading import read_settings
         from tokensel.evaluation.sweep.results import table_rows
         from tokensel.evaluation.sweep.work import prepare
 
-    plan = make_plan([read_settings(job) for job in jobs])
+    progress.doing("reading the questions")
+    plan = make_plan(settings)
     folder = Path(plan.settings.output_dir) / str(plan.settings.name)
     check_folder(folder)
-    with log_to(folder / LOG):
+    with log_to(new_log(folder)):
         works = prepare(plan, folder)
         open_points = [point for work in works for point in work.open_points]
         _log.info("started: %s", scrub(" ".join(sys.argv)))
         _log.info("%d points, %d to compute", sum(len(work.points) for work in works), len(open_points))
         if open_points:
-            missing = sum(point.missing for point in open_points)
-            timed = sum(point.lacks_times for point in open_points)
-            with SweepProgress(len(open_points), missing, timed) as progress:
-                for work in works:
-                    compute(work, plan, progress)
+            progress.expect(
+                points=len(open_points),
+                questions=sum(max((point.missing for point in work.open_points), default=0) for work in works),
+                wanted=sum(point.missing for point in open_points),
+                timed=sum(point.lacks_times for point in open_points),
+            )
+            for work in works:
+                compute(work, plan, progress)
+        progress.doing("writing the results")
         rows = table_rows(works)
-        path = write_table(rows, folder)
+        write_table(rows, folder)
+        summary = write_summary(plan, works, rows, folder)
         log_to_wandb(plan, works, folder)
-        status = report(plan, works, rows, path)
-        _log.info("ended with status %d", status)
-    return status
+        _log.info("ended with status %d", 1 if summary["failed"] else 0)
+    return Finished(folder, rows, summary)
 
 
 def check_folder(folder: Path) -> None:
@@ -142,31 +174,45 @@ def log_to_wandb(plan: "SweepPlan", works: "Sequence[GroupWork]", folder: Path) 
         log_sweep(points, folder, logger.options, str(plan.settings.name))
 
 
-def report(plan: "SweepPlan", works: "Sequence[GroupWork]", rows: "Sequence[TableRow]", path: Path) -> int:
-    """Prints the table, the points that failed, and one line of JSON. Returns the exit status."""
-    from runners.terminal.table import caption, print_table
+def write_summary(
+    plan: "SweepPlan", works: "Sequence[GroupWork]", rows: "Sequence[TableRow]", folder: Path
+) -> dict[str, Any]:
+    """Writes summary.json: the table's figures, the best points, and those that failed. Returns its content."""
+    import json
+
+    from runners.terminal.arguments import write_whole
     from tokensel.evaluation.sweep.results import as_record, best_at_each_kept
 
-    print_table(rows, caption(rows))
     failed = [
         f"{point.point.method} kept={point.point.kept} ({point.key}): {point.error}"
         for work in works
         for point in work.points.values()
         if point.error
     ]
-    for line in failed:
-        print(f"failed: {line}", file=sys.stderr)
-    print(f"Files: {path}, accuracy.png, {LOG} and one folder per point beside it")
-    print(f"One page of it all: python -m runners.report {path.parent}")
     record = {
         "sweep": plan.settings.name,
         "points": [as_record(row, rows) for row in rows],
         "best": best_at_each_kept(rows),
         "failed": failed,
-        "results": str(path),
+        "results": str(folder / "results.parquet"),
     }
-    print(json.dumps(record, allow_nan=False), flush=True)
-    return 1 if failed else 0
+    write_whole(folder / SUMMARY, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode(), "output_dir")
+    return record
+
+
+def report(finished: "Finished", json: bool | None) -> int:
+    """Prints the table and the points that failed, and the summary as JSON if wanted. Returns the exit status."""
+    from runners.terminal.output import print_record
+    from runners.terminal.table import caption, print_table
+
+    print_table(finished.rows, caption(finished.rows))
+    for line in finished.summary["failed"]:
+        print(f"failed: {line}", file=sys.stderr)
+    folder = finished.folder
+    print(f"Files in {folder}: results.parquet, {SUMMARY}, accuracy.png, logs, and one folder per point")
+    print(f"One page of it all: python -m runners.report {folder}")
+    print_record(finished.summary, json)
+    return 1 if finished.summary["failed"] else 0
 
 
 def print_configuration(jobs: Sequence[Mapping[str, Any]]) -> None:
@@ -176,18 +222,5 @@ def print_configuration(jobs: Sequence[Mapping[str, Any]]) -> None:
     print(yaml.safe_dump(dict(jobs[0]), sort_keys=False), end="")
 
 
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """For imports: they make no garbage, and looking for it takes a second."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-        gc.freeze()
-    finally:
-        if enabled:
-            gc.enable()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

@@ -11,6 +11,12 @@ POSITIONS = ("source", "front", "renumber")
 # In which methods compute. float32: as methods are written. model: in the dtype of the model's hidden states.
 PRECISIONS = ("float32", "model")
 
+# The group of entry points by which installed packages offer methods.
+METHOD_ENTRY_POINTS = "tokensel.methods"
+
+# Temperatures by which float32 can divide similarities.
+LEAST_TEMPERATURE, LARGEST_TEMPERATURE = 1e-37, 1e37
+
 # Of an evaluation.
 SCORINGS = ("letter", "generate")
 BAD_SAMPLE_POLICIES = ("error", "skip")

@@ -3,7 +3,11 @@
 May import nothing of tokensel. Imported by every package.
 """
 
+import difflib
 from collections.abc import Iterable
+
+# Of a value in a message, in characters.
+_LONGEST = 200
 
 
 class TokenselError(ValueError):
@@ -25,7 +29,27 @@ def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     """Raises TokenselError, which lists the allowed values, unless `value` is one of them."""
     allowed = list(allowed)
     if value not in allowed:
-        raise TokenselError(f"{key}={value}: unknown; choose one of {', '.join(allowed)}")
+        raise TokenselError(f"{key}={value}: unknown; choose one of {', '.join(allowed)}{meant(value, allowed)}")
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: "; did you mean X?", or "" if none of the known words is close."""
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def as_typed(value: object) -> str:
+    """A setting's value as it is typed on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_typed, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{as_typed(item)}" for key, item in value.items()) + "}"
+    text = str(value)
+    if not text.isprintable():
+        text = repr(text)[1:-1]  # a message is one line
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def first_line(error: BaseException) -> str:

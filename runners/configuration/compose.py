@@ -21,22 +21,29 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from runners.terminal.arguments import read_flag, take_key
 from tokensel.errors import TokenselError, first_line
 from tokensel.evaluation.sweep.settings import GROUPS, SweepSettings
 
 ROOT = "sweep"
 # Of Hydra's own settings, only this one can be given: more folders to search for configuration files.
 ALLOWED = ("hydra.searchpath",)
+_ONE_PROCESS = "the whole grid runs in one process; leave this out"
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, read. overrides: KEY=VALUE and the like. show: print the configuration, and run nothing."""
+    """A command line, read.
+
+    overrides: KEY=VALUE and the like. show: print the configuration, and run nothing. json: whether to print a line of
+    JSON; None: where standard output is no terminal.
+    """
 
     overrides: list[str]
     multirun: bool = False
     help: bool = False
     show: bool = False
+    json: bool | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,12 +60,12 @@ def read_command(arguments: Sequence[str]) -> Command:
     parser.add_argument("--cfg", "-c", choices=("job",))
     parser.add_argument("--config-dir", "-cd", type=Path)
     found = parser.parse_intermixed_args(list(arguments))
-    overrides = list(found.overrides)
+    overrides, given = take_key(found.overrides, "json")
     if found.config_dir is not None:
         if not found.config_dir.expanduser().is_dir():
             raise TokenselError(f"--config-dir {found.config_dir}: no such folder")
         overrides.append(f"hydra.searchpath=[file://{found.config_dir.expanduser().resolve()}]")
-    return Command(overrides, found.multirun, found.help, found.cfg is not None)
+    return Command(overrides, found.multirun, found.help, found.cfg is not None, read_flag(given, "json"))
 
 
 def compose_jobs(command: Command, conf: Path) -> list[dict[str, Any]]:
@@ -103,13 +110,16 @@ def _cells(command: Command, parser: OverridesParser) -> list[tuple[Override, ..
     for override in given:
         key = override.key_or_group
         if key.partition(".")[0].partition("/")[0] == "hydra" and key not in ALLOWED:
-            raise TokenselError(f"{override.input_line}: the whole grid runs in one process; leave this out")
+            raise TokenselError(f"{override.input_line}: {_ONE_PROCESS}")
         if override.type != OverrideType.CHANGE:
             raise TokenselError(f"{override.input_line}: settings are changed only, by KEY=VALUE")
     # This is the default; Hydra takes no null for a file's name.
     given = [override for override in given if (override.key_or_group, override.value()) != ("experiment", None)]
     fixed = [_text(override) for override in given if not override.is_sweep_override()]
     base = _compose(fixed, return_hydra_config=True)
+    for group in ("hydra/launcher", "hydra/sweeper"):  # a file of the user's may choose another
+        if (chosen := base.hydra.runtime.choices.get(group)) != "basic":
+            raise TokenselError(f"{group}={chosen}: {_ONE_PROCESS}")
     multirun = command.multirun or str(base.hydra.mode).endswith("MULTIRUN")
     grid = list(given)
     if multirun:

@@ -8,7 +8,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tokensel.errors import TokenselError
+from tokensel.errors import TokenselError, meant
 
 USER_ERRORS = (TokenselError, HydraException, OmegaConfBaseException)
 
@@ -18,8 +18,10 @@ def one_line(error: BaseException, conf: Path) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if error.options:
-            return f"{group}={name}: unknown; choose one of {', '.join(sorted(error.options))}"
-        return f"{group or name}: no such group or file; groups are {', '.join(group_names(conf))}"
+            close = meant(name, error.options)
+            return f"{group}={name}: unknown; choose one of {', '.join(sorted(error.options))}{close}"
+        groups = group_names(conf)
+        return f"{group or name}: no such group or file; groups are {', '.join(groups)}{meant(group or name, groups)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as KEY=VALUE ({_first(error)})"
     for cause in (error, error.__cause__):
@@ -33,25 +35,35 @@ def one_line(error: BaseException, conf: Path) -> str:
 
 
 def _allowed(key: str, conf: Path) -> str:
-    parent = key.rpartition(".")[0]
+    parent, _, last = key.rpartition(".")
     if parent and (conf / parent).is_dir():
-        files = sorted(path for path in (conf / parent).glob("*.yaml"))
-        options = {file.stem: ", ".join(_keys(file)) or "none" for file in files}
-        if len(set(options.values())) == 1:
-            return f"options of {parent} are {next(iter(options.values()))}"
-        return f"options of {parent} are, by choice, {'; '.join(f'{name}: {text}' for name, text in options.items())}"
+        return _options(parent, last, conf)
     defaults: Any = OmegaConf.load(conf / "sweep.yaml")
     values = defaults.get(parent) if parent else None
     if isinstance(values, DictConfig):
-        return f"keys of {parent} are {', '.join(map(str, values))}"
-    return f"keys are {', '.join(_keys(conf / 'sweep.yaml'))}; groups are {', '.join(group_names(conf))}"
+        return f"keys of {parent} are {', '.join(map(str, values))}{meant(last, map(str, values))}"
+    keys, groups = _keys(conf / "sweep.yaml"), group_names(conf)
+    return f"keys are {', '.join(keys)}; groups are {', '.join(groups)}{meant(key, [*keys, *groups])}"
 
 
-def _keys(file: Path) -> Sequence[str]:
+def _options(group: str, option: str, conf: Path) -> str:
+    """The options of a group, by its files if they differ; where another file has this option, of that one only."""
+    options = {file.stem: _keys(file) for file in sorted((conf / group).glob("*.yaml"))}
+    elsewhere = [name for name, keys in options.items() if option in keys]
+    if elsewhere:
+        return f"the choice of {group} has no such option; {', '.join(elsewhere)} has"
+    everything = dict.fromkeys(key for keys in options.values() for key in keys)
+    if len(set(options.values())) == 1:
+        return f"options of {group} are {', '.join(everything)}{meant(option, everything)}"
+    listed = "; ".join(f"{name}: {', '.join(keys)}" for name, keys in options.items() if keys)
+    return f"options of {group} are, by choice, {listed}{meant(option, everything)}"
+
+
+def _keys(file: Path) -> tuple[str, ...]:
     loaded: Any = OmegaConf.load(file)
     loaded = loaded.get(file.parent.name, loaded)
     hidden = ("defaults", "hydra", "method") if file.stem == "sweep" else ("name",)
-    return [str(key) for key in loaded if key not in hidden]
+    return tuple(str(key) for key in loaded if key not in hidden)
 
 
 def group_names(conf: Path) -> Sequence[str]:

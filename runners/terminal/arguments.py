@@ -1,14 +1,14 @@
 """Reads the KEY=VALUE arguments of all commands but the sweep, and writes output files atomically."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tokensel.errors import TokenselError
+from tokensel.errors import TokenselError, meant
 
 
 def read_arguments(
@@ -28,7 +28,7 @@ def read_arguments(
             continue
         if key not in keys and not key.startswith(tuple(prefixes)):
             allowed = ", ".join([*keys, *(f"{prefix}OPTION" for prefix in prefixes)])
-            raise TokenselError(f"{key}: unknown key; keys are {allowed}")
+            raise TokenselError(f"{key}: unknown key; keys are {allowed}{meant(key, keys)}")
         if key in given:
             raise TokenselError(f"{key}: given twice; give it one value")
         given[key] = value
@@ -54,12 +54,27 @@ def without_dashes(argv: Sequence[str]) -> list[str]:
     return rewritten
 
 
-def read_integer(given: dict[str, str], key: str, default: int, least: int = 0) -> int:
+def read_integer(given: Mapping[str, str], key: str, default: int, least: int = 0) -> int:
     """The integer at this key. Raises TokenselError for a value that is not an integer, or is below `least`."""
     text = given.get(key, str(default))
     if not text.isascii() or not text.removeprefix("-").isdigit() or int(text) < least:
         raise TokenselError(f"{key}={text}: must be an integer from {least}")
     return int(text)
+
+
+def read_flag(given: Mapping[str, str], key: str, default: bool | None = None) -> bool | None:
+    """The truth value at this key. Raises TokenselError for anything but true and false."""
+    text = given.get(key)
+    if text not in (None, "true", "false"):
+        raise TokenselError(f"{key}={text}: choose from true, false")
+    return default if text is None else text == "true"
+
+
+def take_key(arguments: Sequence[str], key: str) -> tuple[list[str], dict[str, str]]:
+    """The arguments without those that set this key, and its value, if any, by key. Raises TokenselError for two."""
+    ours = [argument for argument in arguments if argument.startswith(f"{key}=")]
+    _, given = read_arguments(ours, (key,))
+    return [argument for argument in arguments if argument not in ours], given
 
 
 def read_list(text: str) -> list[str]:

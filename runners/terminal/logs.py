@@ -1,9 +1,11 @@
-"""Where log records of a command go: a file beside its results, and warnings also to the terminal as notes."""
+"""Where log records of a command go: a file of this start beside its results, and warnings also to the terminal."""
 
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 LOGGERS = ("tokensel", "runners", "analysis")
@@ -15,6 +17,13 @@ class _LogFile(logging.FileHandler):
     def _open(self):  # type: ignore[no-untyped-def]
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
         return super()._open()
+
+
+def new_log(folder: Path) -> Path:
+    """A file for this start in the folder's `logs`, named by date and time; never one that exists."""
+    stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    paths = (folder / "logs" / f"{stem}{f'_{number}' if number > 1 else ''}.log" for number in count(1))
+    return next(path for path in paths if not path.exists())
 
 
 @contextmanager

@@ -1,42 +1,56 @@
-"""One progress bar for a whole sweep; where standard error is no terminal, a line now and then instead."""
+"""What a command is doing, on standard error: a bar from its first second, or a line now and then where standard error
+is no terminal."""
 
 import sys
 import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 # Timing one point counts in the bar as this many predictions.
 TIMING_WEIGHT = 20
 LINE_SECONDS = 20.0
+# Beside the bar, a line takes up to this many characters.
+_BESIDE_BAR = 68
+_NARROWEST, _WIDEST = 8, 40
+
+
+class _TimeLeft(ProgressColumn):
+    """The time left, once it can be estimated."""
+
+    estimate = TimeRemainingColumn()
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.total is None or task.speed is None else self.estimate.render(task)
 
 
 class SweepProgress:
-    """Counts predictions and finished points.
+    """Says what is being done, and counts questions and points once `expect` has said how many there are.
 
-    points: how many have work left. wanted: predictions that they lack. timed: how many of them are to be timed.
+    A question is done when every point that lacked it has its prediction; a point when it has all its figures.
     """
 
-    def __init__(self, points: int, wanted: int, timed: int) -> None:
-        self.points, self.finished = points, 0
-        self.predictions = 0
-        self.total, self.done = wanted + TIMING_WEIGHT * timed, 0
-        self.began = self.last_line = time.monotonic()
+    def __init__(self, doing: str = "loading libraries") -> None:
+        self.what = doing
+        self.questions = self.points = self.finished = 0
+        self.wanted = self.predictions = 0
+        self.total, self.done = 0, 0
+        self.began = self.last_line = self.predicting_since = time.monotonic()
         self.predicting = 0.0
         console = Console(stderr=True)
         self.live = console.is_terminal
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(max(_NARROWEST, min(_WIDEST, console.width - _BESIDE_BAR))),
             TaskProgressColumn(),
             TextColumn("{task.fields[rate]}"),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
+            _TimeLeft(),
             console=console,
             disable=not self.live,
         )
-        self.task = self.bar.add_task(self._title(), total=self.total, rate="")
+        self.task = self.bar.add_task(self._title(), total=None, rate="")
 
     def __enter__(self) -> "SweepProgress":
         self.bar.start()
@@ -47,29 +61,55 @@ class SweepProgress:
     ) -> None:
         self.bar.stop()
 
+    def doing(self, what: str) -> None:
+        """From now on, the command does this."""
+        self.what = what
+        self.predicting_since = time.monotonic()
+        self._show()
+
+    def expect(self, points: int, questions: int, wanted: int, timed: int) -> None:
+        """points: how many have work left. questions: how many are to be asked. wanted: predictions that the points
+        lack. timed: how many points are to be timed."""
+        self.points, self.questions, self.wanted = points, questions, wanted
+        self.total = wanted + TIMING_WEIGHT * timed
+        self.began = time.monotonic()
+        self._show()
+
     def predicted(self, count: int) -> None:
         """`count` more predictions are stored."""
         self.predictions += count
-        self.predicting = time.monotonic() - self.began
-        self._advance(count)
+        now = time.monotonic()
+        self.predicting += now - self.predicting_since
+        self.predicting_since = now
+        self.done += count
+        self._show()
 
     def finished_point(self, timed: bool) -> None:
         """A point has all its figures, or failed. timed: whether times were to be taken for it."""
         self.finished += 1
-        self._advance(TIMING_WEIGHT if timed else 0)
+        self.done += TIMING_WEIGHT if timed else 0
+        self._show()
+
+    @property
+    def asked(self) -> int:
+        """The questions done."""
+        return self.questions * self.predictions // self.wanted if self.wanted else self.questions
 
     def _title(self) -> str:
-        return f"points {self.finished}/{self.points}"
+        if not self.points:
+            return self.what
+        return f"{self.what}: questions {self.asked}/{self.questions}, points {self.finished}/{self.points}"
 
     def _rate(self) -> str:
-        """Questions per second; a question counts when every point that lacked it has its prediction."""
-        if not self.predictions or not self.predicting:
+        """Questions per second."""
+        if not self.asked or not self.predicting:
             return ""
-        return f"{self.predictions / self.predicting / max(self.points, 1):.1f} questions/s"
+        return f"{self.asked / self.predicting:.1f}/s"
 
-    def _advance(self, weight: int) -> None:
-        self.done += weight
-        self.bar.update(self.task, completed=self.done, description=self._title(), rate=self._rate())
+    def _show(self) -> None:
+        self.bar.update(
+            self.task, completed=self.done, total=self.total or None, description=self._title(), rate=self._rate()
+        )
         now = time.monotonic()
         if not self.live and now - self.last_line >= LINE_SECONDS and self.done:
             self.last_line = now

@@ -15,11 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeGuard
 
+from tokensel.choices import METHOD_ENTRY_POINTS
 from tokensel.errors import TokenselError
 from tokensel.methods.base import Method, OrderingMethod, ScoringMethod
 from tokensel.methods.registry import METHODS
 
-ENTRY_POINT_GROUP = "tokensel.methods"
 _FILE_AND_CLASS = re.compile(r"(?P<file>.+\.py)(?::(?P<kind>.*))?")
 # Keys of a method's configuration node beside the method's fields.
 _NODE_KEYS = ("name", "file")
@@ -67,13 +67,8 @@ def method_file(method: type[Method]) -> str | None:
     return _specs.get(method)
 
 
-def entry_point_names() -> list[str]:
-    """Names of the entry points of installed packages, sorted. Imports none of the packages."""
-    return sorted({point.name for point in metadata.entry_points(group=ENTRY_POINT_GROUP)})
-
-
 def _load_entry_point(name: str) -> type[Method] | None:
-    points = {point.value: point for point in metadata.entry_points(group=ENTRY_POINT_GROUP, name=name)}
+    points = {point.value: point for point in metadata.entry_points(group=METHOD_ENTRY_POINTS, name=name)}
     if not points:
         return None
     if len(points) > 1:

@@ -37,6 +37,9 @@ _log = logging.getLogger(__name__)
 class Progress(Protocol):
     """Called after every step while points are computed."""
 
+    def doing(self, what: str) -> None:
+        """From now on, this is done: "loading the model" and the like."""
+
     def predicted(self, count: int) -> None:
         """`count` more predictions are stored."""
 
@@ -66,6 +69,7 @@ def compute(work: GroupWork, plan: SweepPlan, progress: Progress) -> None:
     if not points:
         return
     _log.info("loading %s", work.group.model.path)
+    progress.doing("loading the model")
     arguments = json.dumps(work.group.model.load_arguments(), sort_keys=True)
     loaded = _model(arguments).with_protocol(work.group.protocol)
     for point in points:
@@ -74,6 +78,7 @@ def compute(work: GroupWork, plan: SweepPlan, progress: Progress) -> None:
     # One pass for each set of questions. All points of a grid usually have the same one.
     for digest in dict.fromkeys(ids_digest(point.questions) for point in points):
         _predict(loaded, [point for point in points if ids_digest(point.questions) == digest], work, plan, progress)
+    progress.doing("timing" if plan.settings.latency.repeats else "counting costs")
     meter = _Meter(loaded, plan, work.questions)
     for begin in range(0, len(points), TIMED_TOGETHER):
         together = points[begin : begin + TIMED_TOGETHER]
@@ -108,6 +113,7 @@ def _predict(
         return
     settings, questions = plan.settings, points[0].questions
     _log.info("predicting %d questions at %d points", len(questions), len(points))
+    progress.doing("answering")
     with warnings.catch_warnings():
         # The sweep has noted this already, before the model was loaded.
         warnings.filterwarnings("ignore", message="kept=.*nothing is removed")

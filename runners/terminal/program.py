@@ -1,0 +1,94 @@
+"""How a command runs as a program: alone, and ending in one line however early it is interrupted.
+
+Imports little, because an interrupt before `start` prints Python's own traceback.
+"""
+
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NoReturn
+
+INTERRUPTED = 130
+# Variables by which torchrun, accelerate launch, mpirun and srun tell a process that it is one of several.
+_LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
+_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+
+_state = {"importing": False, "interrupted": False}
+
+
+def start(main: Callable[[], int]) -> NoReturn:
+    """Runs a command as this process's program, and exits with its status.
+
+    An interrupt raises KeyboardInterrupt, which commands turn into a line of theirs; while libraries are imported, and
+    after the command has ended, it exits at once. A reader that closes standard output ends the command quietly.
+    """
+    signal.signal(signal.SIGINT, _on_interrupt)
+    status = 2 if _refused(os.environ) else _status_of(main)
+    signal.signal(signal.SIGINT, lambda *_: os._exit(status))  # other libraries' threads may still be ending
+    sys.exit(status)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """For imports that take long. They make no garbage, and looking for it takes a second; and many libraries cannot
+    be interrupted halfway without errors of their own."""
+    before = _state["importing"]
+    collecting = gc.isenabled()
+    gc.disable()
+    _state["importing"] = True
+    try:
+        yield
+        gc.freeze()
+    finally:
+        _state["importing"] = before
+        if collecting:
+            gc.enable()
+
+
+def _on_interrupt(*_: object) -> None:
+    if _state["importing"]:
+        show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar hides it
+        print(f"{show_cursor}\ninterrupted: nothing was computed", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)
+    _state["interrupted"] = True
+    raise KeyboardInterrupt
+
+
+def _status_of(main: Callable[[], int]) -> int:
+    try:
+        status = main()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again as it ends
+        return 128 + signal.SIGPIPE
+    except BaseException:
+        # Libraries may turn the KeyboardInterrupt into an error of their own.
+        if not _state["interrupted"]:
+            raise
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _refused(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher started this process as one of several; then says so, once for all of them."""
+    name = launched_by(environment)
+    if name is not None and all(environment.get(rank, "0") == "0" for rank in _RANKS):
+        print(
+            f"error: {name}={environment[name]}: set by torchrun, accelerate launch or another launcher; a command is "
+            "one process: start it with python -m or tokensel",
+            file=sys.stderr,
+        )
+    return name is not None
+
+
+def launched_by(environment: Mapping[str, str]) -> str | None:
+    """The variable that shows that a launcher of several processes started this one; None if none does."""
+    for name in _COUNTS:
+        if environment.get(name, "1") not in ("", "1"):
+            return name
+    return next((name for name in _LAUNCHED if environment.get(name)), None)
