@@ -1,6 +1,7 @@
 """Methods by name: registered ones, a user's file, or an installed package."""
 
 from dataclasses import fields
+from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -44,16 +45,22 @@ def make_method(method: str | Method, **options: Any) -> Method:
     return kind(**options)
 
 
+@lru_cache
+def _hints(kind: type[Method]) -> dict[str, Any]:
+    """The declared types of a method's options."""
+    try:
+        return get_type_hints(kind)
+    except (NameError, TypeError):  # annotations of a user's method that Python cannot resolve
+        return {}
+
+
 def _check_types(kind: type[Method], options: dict[str, Any]) -> None:
     """Checks options that are declared as numbers, text, booleans or None. Other types are the method's own matter."""
-    try:
-        hints = get_type_hints(kind)
-    except (NameError, TypeError):  # annotations of a user's method that Python cannot resolve
-        return
+    hints = _hints(kind) if options else {}
     for option, value in options.items():
         hint = hints.get(option)
         types = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        if not set(types) <= {int, float, str, bool, NoneType}:
+        if hint is None or not set(types) <= {int, float, str, bool, NoneType}:
             continue
         fits = type(value) in types or (type(value) is int and float in types)
         if not fits:
