@@ -76,7 +76,8 @@ def table(out):
 
 
 def files(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.json*")}
+    """When each file of a point was last written."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("sweep/*/*.json*")}
 
 
 def test_a_grid_ends_in_a_table_with_its_controls(sweep, tmp_path):
@@ -137,7 +138,7 @@ def test_one_model_serves_the_whole_grid(sweep, monkeypatch):
     assert len(loads) == 1
 
 
-def test_a_log_beside_the_results_has_every_start_and_the_traceback_of_a_failure(sweep, tmp_path):
+def test_every_start_has_its_log_with_the_traceback_of_a_failure(sweep, tmp_path):
     @dataclass
     class Failing(Method):
         name: ClassVar[str] = "failing"
@@ -151,11 +152,19 @@ def test_a_log_beside_the_results_has_every_start_and_the_traceback_of_a_failure
     finally:
         del METHODS["failing"]
     sweep("method=fps", "kept=700", "controls=[]", "latency.repeats=0", "limit=2")
-    log = (tmp_path / "out/sweep/sweep.log").read_text()
-    assert log.count(" INFO runners.sweep: started: ") == log.count(": ended with status") == 2
-    assert "RuntimeError: no idea" in log
-    assert "in select" in log
-    assert "a picture has 36 visual tokens" in log
+    first, second = (path.read_text() for path in sorted((tmp_path / "out/sweep/logs").iterdir()))
+    for log in (first, second):
+        assert log.count(" INFO runners.sweep: started: ") == log.count(": ended with status") == 1
+    assert "RuntimeError: no idea" in first
+    assert "in select" in first
+    assert "a picture has 36 visual tokens" in second
+
+
+def test_the_summary_is_a_file_and_the_last_line_where_no_terminal_reads_it(sweep, arguments, tmp_path, capsys):
+    _, line, out, _ = sweep("method=fps", "kept=4", "latency.repeats=0")
+    assert json.loads((tmp_path / "out/sweep/summary.json").read_text()) == line
+    assert main([*arguments, "method=fps", "kept=4", "latency.repeats=0", "json=false"]) == 0
+    assert capsys.readouterr().out.splitlines() == out.splitlines()[:-1]
 
 
 def test_a_mistake_leaves_no_folder(sweep, tmp_path):
