@@ -433,3 +433,23 @@ def test_inputs_that_cannot_be_reduced_are_told():
     four = torch.ones(2, 1, 48, 48, dtype=torch.bool).tril()
     with reduce_tokens(model, "fps", kept=8), pytest.raises(TokenselError, match="4-D masks cannot be reduced"):
         model(**inputs | {"attention_mask": four})
+
+
+@pytest.mark.parametrize("texts", [(5,), (5, 9)])  # alone, and padded on the left
+@pytest.mark.parametrize("layer", [1, 3])
+def test_keys_that_the_layer_before_has_just_made_are_read_from_the_cache(texts, layer):
+    model = tiny_llava()
+    inputs = llava_inputs(model, texts)
+    projected, chosen = [], {}
+    hook = model.model.language_model.layers[layer - 1].self_attn.k_proj.register_forward_hook(
+        lambda module, given, output: projected.append(len(given[0]))
+    )
+    for use_cache in (True, False):
+        projected.clear()
+        with torch.no_grad(), reduce_tokens(model, "dart", kept=12, agg_layer=layer) as record:
+            model(**inputs, use_cache=use_cache)
+        chosen[use_cache] = record.positions
+        again = 2 if not use_cache or len(texts) > 1 else 0  # for the picture and for the text
+        assert len(projected) == 1 + again
+    hook.remove()
+    assert torch.equal(chosen[True], chosen[False])

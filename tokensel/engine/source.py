@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from tokensel.engine.attention import attention_to_visual, last_real, layer_keys, layer_projection
 from tokensel.engine.state import Picture, State
@@ -75,6 +77,10 @@ class StateSource:
     def project(self, part: str, tokens: str, layer: str, rotary: bool) -> Tensor:
         hidden, module = self._entering(layer)
         index = self._index_of(tokens, hidden)
+        if part == "key" and rotary and layer == "previous":
+            made = self._previous_keys()
+            if made is not None:
+                return take(made.to(hidden.device).transpose(1, 2), index)
         device = _device_of(module, hidden)
         hidden, index = hidden.to(device), index.to(device)
         angles = None
@@ -82,6 +88,17 @@ class StateSource:
             cos, sin = self.rotary(tokens)
             angles = cos.to(device), sin.to(device)
         return layer_projection(module, part, take(hidden, index), angles).to(self.state.hidden.device)
+
+    def _previous_keys(self) -> Tensor | None:
+        """The rotated keys that the layer before has just made of the whole prompt, [B, heads, T, d], where a cache of
+        the plain kind holds them at the positions that `rotary` gives."""
+        state = self.state
+        if not isinstance(state.cache, DynamicCache) or self._unpadded_positions() is not state.position_ids:
+            return None
+        layer = state.cache.layers[state.layer - 1]
+        if type(layer) is not DynamicLayer or layer.keys is None or layer.keys.shape[2] != state.hidden.shape[1]:
+            return None
+        return layer.keys
 
     def rotary(self, tokens: str) -> tuple[Tensor, Tensor]:
         hidden = self.state.hidden
@@ -94,7 +111,7 @@ class StateSource:
         """The position ids as if padding on the left were not there: a rotated vector depends on where it stands, as
         attention does not."""
         ids, mask = self.state.position_ids, self.state.attention_mask
-        if mask is None or self.state.right_padded:
+        if mask is None or self.state.right_padded or bool(mask[:, 0].all()):
             return ids
         first = mask.to(torch.uint8).argmax(1, keepdim=True)
         ids = ids.expand(*ids.shape[:-2], len(mask), -1)
