@@ -36,7 +36,8 @@ class SweepProgress:
         self.what = doing
         self.questions = self.points = self.finished = 0
         self.wanted = self.predictions = 0
-        self.total, self.done = 0, 0
+        self.total = 0
+        self.timing, self.timed_points = 0.0, 0
         self.began = self.last_line = self.predicting_since = time.monotonic()
         self.predicting = 0.0
         console = Console(stderr=True)
@@ -81,14 +82,24 @@ class SweepProgress:
         now = time.monotonic()
         self.predicting += now - self.predicting_since
         self.predicting_since = now
-        self.done += count
+        self._show()
+
+    def timed(self, points: float) -> None:
+        """The runs of so many more points are timed; a part of a point for each of its runs."""
+        self.timing += points
         self._show()
 
     def finished_point(self, timed: bool) -> None:
         """A point has all its figures, or failed. timed: whether times were to be taken for it."""
         self.finished += 1
-        self.done += TIMING_WEIGHT if timed else 0
+        self.timed_points += timed
+        self.timing = max(self.timing, self.timed_points)  # one that failed lacks runs
         self._show()
+
+    @property
+    def done(self) -> float:
+        """What the bar shows as done, of `total`."""
+        return self.predictions + TIMING_WEIGHT * self.timing
 
     @property
     def asked(self) -> int:

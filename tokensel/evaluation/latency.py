@@ -74,7 +74,9 @@ class LatencyMeter:
         return times
 
     @torch.inference_mode()
-    def measure_together(self, points: Sequence[GridPoint]) -> list[dict[str, Any] | Exception]:
+    def measure_together(
+        self, points: Sequence[GridPoint], tick: Callable[[float], None] = lambda points: None
+    ) -> list[dict[str, Any] | Exception]:
         """Each point's times, or the exception that it raised.
 
         In every round the full model and each point run once; the first place rotates. With fewer points, a point's
@@ -90,6 +92,8 @@ class LatencyMeter:
         peak_memory_bytes       of the point's runs on CUDA; None on a CPU
 
         Each time is a dictionary {"p25", "p50", "p75"}.
+
+        tick: called after each run of a point, with the share of all its runs that this one is.
         """
         full, failed = _Runs(), dict[int, Exception]()
         # The point of method full shares the runs of the full model.
@@ -107,6 +111,8 @@ class LatencyMeter:
                         return [error for _ in points]
                     failed[index] = error
                     continue
+                if index is not None:
+                    tick(1 / (self.warmup + self.repeats))
                 if repeat >= 0:
                     (full if index is None else runs[index]).add(run, peak)
         found: list[dict[str, Any] | Exception] = []

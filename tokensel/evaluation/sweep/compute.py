@@ -43,6 +43,9 @@ class Progress(Protocol):
     def predicted(self, count: int) -> None:
         """`count` more predictions are stored."""
 
+    def timed(self, points: float) -> None:
+        """The runs of so many more points are timed; a part of a point for each of its runs."""
+
     def finished_point(self, timed: bool) -> None:
         """A point has all its figures, or failed. timed: whether times were to be taken for it."""
 
@@ -82,7 +85,7 @@ def compute(work: GroupWork, plan: SweepPlan, progress: Progress) -> None:
     meter = _Meter(loaded, plan, work.questions)
     for begin in range(0, len(points), TIMED_TOGETHER):
         together = points[begin : begin + TIMED_TOGETHER]
-        times = meter.times([point for point in together if point.lacks_times and not point.error])
+        times = meter.times([point for point in together if point.lacks_times and not point.error], progress)
         for point in together:
             if not point.error:
                 try:
@@ -152,12 +155,12 @@ class _Meter:
         """What compile=true could not compile, and why."""
         return {} if self.meter is None else self.meter.not_compiled
 
-    def times(self, points: list[PointWork]) -> dict[str, dict[str, Any] | Exception]:
+    def times(self, points: list[PointWork], progress: Progress) -> dict[str, dict[str, Any] | Exception]:
         """For each point, by key: its times, or what it raised. Empty if no times are wanted."""
         if self.meter is None or not points:
             return {}
         _log.info("timing %d points", len(points))
-        found = self.meter.measure_together([point.point for point in points])
+        found = self.meter.measure_together([point.point for point in points], progress.timed)
         return dict(zip((point.key for point in points), found, strict=True))
 
 
