@@ -10,7 +10,7 @@ measured bandwidth and FLOP rate allow. Part c: the cost of a grid relative to o
 loading pictures alone.
 
 Within a run, contenders alternate. Figures are medians with quartiles, ratios are medians of paired ratios. Writes
-bench.json, bench.parquet and bench.png; the last line of standard output is JSON. Keys and their defaults:
+bench.json, bench.parquet and bench.png. Keys and their defaults:
 
     parts=a,b,c,d  model=tiny  data=diagrams  questions=300  device=auto
     dtype=         weights: float32 on a CPU, float16 on CUDA
@@ -21,13 +21,14 @@ bench.json, bench.parquet and bench.png; the last line of standard output is JSO
     threads=       CPU threads; default: 1 in part a, torch's number in the others
     batch_size=8   output=outputs/bench
     compile=false  true: run parts b and c with compiled graphs, in part b also the full model
+    json=          true or false: print the figures as a line of JSON; default: where standard output is no terminal
 """
 
-import json
-import sys
 from collections.abc import Sequence
 
 from runners.terminal.command import run_command
+from runners.terminal.output import print_record, take_json
+from runners.terminal.program import importing, start
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,22 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: all figures are there. 1: a grid point of part b failed. 2: a mistake in the arguments, the model or the data.
     130: interrupted.
     """
-    try:
-        return run_command(__doc__, argv, _run)
-    except KeyboardInterrupt:
-        print("interrupted: bench.json has the parts that were finished", file=sys.stderr)
-        return 130
+    return run_command(__doc__, argv, _run, "interrupted: bench.json has the parts that were finished")
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from runners.benchmark.run import run_benchmark  # slow to import, and not needed for --help
+    arguments, wanted = take_json(arguments)
     from runners.benchmark.settings import read_settings
 
-    report = run_benchmark(read_settings(arguments))
-    print(json.dumps(report), flush=True)
+    settings = read_settings(arguments)
+    with importing():  # slow, and not needed to report a mistake
+        from runners.benchmark.run import run_benchmark
+
+    report = run_benchmark(settings)
+    print_record(report, wanted)
     failed = any("error" in line for part in report["parts"].values() for line in part["rows"])
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

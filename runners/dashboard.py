@@ -6,8 +6,9 @@
 
 The workspace shows accuracy and latency over kept, a line per method; the Pareto front of accuracy over prefill time
 and FLOPs; the grid as parallel coordinates; the logged pictures and predictions; and the table of runs. It needs
-wandb-workspaces. Each call saves a new workspace and leaves the project's runs unchanged. --dry-run prints the
-workspace's specification instead, without network or login. The last line of standard output is one JSON object.
+wandb-workspaces. Each call saves a new workspace and leaves the project's runs unchanged, and prints its address; where
+standard output is no terminal, or with json=true, as one JSON object. --dry-run prints the workspace's specification
+instead, without network or login.
 """
 
 import json
@@ -17,9 +18,10 @@ from typing import Any
 
 from runners.terminal.arguments import read_arguments
 from runners.terminal.command import run_command
+from runners.terminal.output import print_record, take_json
+from runners.terminal.program import start
 from runners.wandb_logging.destination import NOT_LOGGED_IN, check_names, logged_in
 from tokensel.errors import TokenselError
-from tokensel.evaluation.provenance import scrub
 
 TITLE = "Visual-token reduction"
 KEPT = "kept visual tokens"
@@ -137,6 +139,7 @@ def _workspaces() -> tuple[Any, Any]:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    arguments, wanted = take_json(arguments)
     flags, given = read_arguments(arguments, ("project", "entity", "name"))
     if unknown := sorted(set(flags) - {"--dry-run"}):
         raise TokenselError(f"{unknown[0]}: unknown; allowed are project=, entity=, name= and --dry-run")
@@ -154,10 +157,13 @@ def _run(arguments: Sequence[str]) -> int:
     except TokenselError:
         raise
     except Exception as error:  # W&B may raise anything: no network, no permission, no such entity
+        from tokensel.evaluation.provenance import scrub  # loads torch
+
         lines = str(error).splitlines() or [type(error).__name__]
         print(f"error: W&B could not save the workspace ({scrub(lines[0])})", file=sys.stderr)
         return 1
-    print(json.dumps(line), flush=True)
+    print(f"Saved: {line['url']}")
+    print_record(line, wanted)
     return 0
 
 
@@ -180,4 +186,4 @@ def _save(made: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

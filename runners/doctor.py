@@ -15,7 +15,6 @@ import importlib
 import os
 import platform
 import shutil
-import sys
 import time
 import urllib.request
 import warnings
@@ -30,6 +29,7 @@ from packaging.version import Version
 
 from runners.terminal.arguments import read_arguments
 from runners.terminal.command import run_command
+from runners.terminal.program import start
 from tokensel.errors import TokenselError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -269,4 +269,4 @@ def _quiet() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

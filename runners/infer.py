@@ -7,32 +7,30 @@
 
 Questions are answered one by one with greedy decoding, and an answer is read as LLaVA reads it. With
 --single-pred-prompt the accuracy equals that of a sweep with scoring=generate. avg_latency is in seconds per question
-and includes the vision tower. The last line of standard output is JSON.
+and includes the vision tower. Where standard output is no terminal, or with json=true, its last line is JSON.
 """
 
-import json
 import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from runners.classic.evaluation import answer_questions, choose_questions, load_classic
-from runners.classic.output import check_output, model_config, print_table, write_json
-from runners.terminal.progress import SweepProgress
+from runners.terminal.output import print_record, take_json
+from runners.terminal.program import importing, start
 from tokensel.compat.arguments import parse_flags, with_flag_names
 from tokensel.errors import TokenselError
-from tokensel.evaluation.summary import summarize
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs with these flags (default: the command line's). Returns 0, 2 for a mistake, or 130 if interrupted."""
     flags = None
     try:
-        flags = parse_flags(__doc__, argv)
+        arguments, json = take_json(sys.argv[1:] if argv is None else argv)
+        flags = parse_flags(__doc__, arguments)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
-            _run(flags)
+            _run(flags, json)
     except TokenselError as error:
         print(f"error: {with_flag_names(str(error), flags)}", file=sys.stderr)
         return 2
@@ -42,11 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(flags: Namespace) -> None:
-    questions = choose_questions(flags)
-    output = None if flags.output_file is None else check_output(Path(flags.output_file))
-    loaded, model = load_classic(flags)
-    with SweepProgress("answering") as progress:
+def _run(flags: Namespace, json: bool | None) -> None:
+    from runners.terminal.progress import SweepProgress
+
+    with SweepProgress() as progress:
+        with importing():
+            from runners.classic.evaluation import answer_questions, choose_questions, load_classic
+            from runners.classic.output import check_output, model_config, print_table, write_json
+            from tokensel.evaluation.summary import summarize
+
+        progress.doing("reading the questions")
+        questions = choose_questions(flags)
+        output = None if flags.output_file is None else check_output(Path(flags.output_file))
+        progress.doing("loading the model")
+        loaded, model = load_classic(flags)
+        progress.doing("answering")
         progress.expect(points=1, questions=len(questions), wanted=len(questions), timed=0)
         answers = answer_questions(questions, loaded, model, flags.single_pred_prompt, progress.predicted)
     summary = summarize(answers.records)
@@ -60,8 +68,8 @@ def _run(flags: Namespace) -> None:
     if output is not None:
         write_json(output, figures | {"predictions": answers.records})
     print_table(figures, summary)
-    print(json.dumps(figures | {"output_file": flags.output_file}), flush=True)
+    print_record(figures | {"output_file": flags.output_file}, json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

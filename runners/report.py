@@ -9,19 +9,19 @@ with its answers, and the settings of the run. Points of different models, data 
     output     the page; default: report.html in the results' folder
     pictures   how many questions in the list have a picture (300); those on which methods disagree most come first
 
-The argument is a sweep's folder, a folder of sweeps, a results.parquet or a glob. The last line of standard output is
-one JSON object: path, bytes, points, complete, questions, pictures, seconds.
+The argument is a sweep's folder, a folder of sweeps, a results.parquet or a glob. Where standard output is no terminal,
+or with json=true, its last line is one JSON object: path, bytes, points, complete, questions, pictures, seconds.
 """
 
 import glob
-import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from runners.terminal.arguments import read_arguments, read_integer, write_whole
 from runners.terminal.command import run_command
+from runners.terminal.output import print_record, take_json
+from runners.terminal.program import importing, start
 from tokensel.errors import TokenselError
 
 _KEYS = ("output", "pictures")
@@ -33,13 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    arguments, wanted = take_json(arguments)
     began = time.perf_counter()
     sources, given = read_arguments(arguments, _KEYS)
     if len(sources) != 1:
         raise TokenselError(f"{' '.join(sources) or 'results'}: give one folder of results, such as outputs/sweep")
     pictures = read_integer(given, "pictures", default=300)
     path = _page_path(Path(sources[0]), given.get("output"))
-    from analysis.report import build_report  # slow to import, and not needed to report the mistakes above
+    with importing():  # slow, and not needed to report the mistakes above
+        from analysis.report import build_report
 
     report = build_report(sources[0], pictures=pictures)
     data = report.html.encode()
@@ -54,7 +56,7 @@ def _run(arguments: Sequence[str]) -> int:
         "pictures": report.pictures,
         "seconds": round(time.perf_counter() - began, 3),
     }
-    print(json.dumps(line), flush=True)
+    print_record(line, wanted)
     return 0
 
 
@@ -71,4 +73,4 @@ def _page_path(source: Path, output: str | None) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

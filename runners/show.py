@@ -17,17 +17,17 @@ other tokens, with the methods side by side. Without choices the model answers i
     conv, prompt, image_aspect         the protocol, as for the sweep
     output (outputs/show.png)          a .png or .html file
 
-The last line of standard output is one JSON object: output, image, question, visual_tokens, full (the unreduced model's
-answer), and for every method and kept the answer, its margin and the positions.
+Where standard output is no terminal, or with json=true, its last line is one JSON object: output, image, question,
+visual_tokens, full (the unreduced model's answer), and for every method and kept the answer, margin and positions.
 """
 
-import json
-import sys
 import warnings
 from collections.abc import Sequence
 
 from runners.terminal.arguments import read_arguments, write_whole
 from runners.terminal.command import run_command
+from runners.terminal.output import print_record, take_json
+from runners.terminal.program import importing, start
 from tokensel.errors import TokenselError
 
 
@@ -37,9 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from analysis.survivors import Tracer  # slow to import, and not needed for --help
-    from runners.survivors.output import as_record, draw, print_table, trace
-    from runners.survivors.request import KEYS, PREFIXES, load_requested_model, read_request
+    arguments, wanted = take_json(arguments)
+    with importing():  # slow, and not needed for --help
+        from analysis.survivors import Tracer
+        from runners.survivors.output import as_record, draw, print_table, trace
+        from runners.survivors.request import KEYS, PREFIXES, load_requested_model, read_request
 
     plain, given = read_arguments(arguments, KEYS, PREFIXES)
     if plain:
@@ -61,9 +63,9 @@ def _run(arguments: Sequence[str]) -> int:
         "full": full,
         "answers": [as_record(survivors) for line in grid for survivors in line],
     }
-    print(json.dumps(line), flush=True)
+    print_record(line, wanted)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

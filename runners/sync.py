@@ -8,25 +8,21 @@
     entity    default: that of conf/logger/wandb.yaml
 
 A run's id is derived from its point's key and the project, so a second push replaces the runs instead of duplicating
-them. A folder of several sweeps is pushed as a whole. The last line of standard output is one JSON object with the ids
-of the runs.
+them. A folder of several sweeps is pushed as a whole. Where standard output is no terminal, or with json=true, its last
+line is one JSON object with the ids of the runs.
 """
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from runners.terminal.arguments import read_arguments
 from runners.terminal.command import run_command
+from runners.terminal.output import print_record, take_json
+from runners.terminal.program import importing, start
 from runners.wandb_logging.destination import NOT_LOGGED_IN, check_names, logged_in
-from runners.wandb_logging.logger import log_sweep
-from runners.wandb_logging.runs import project_of
-from runners.wandb_logging.stored import stored_points, unfinished_points
 from tokensel.errors import TokenselError
 
 _LOGGER = Path(__file__).resolve().parent.parent / "conf" / "logger" / "wandb.yaml"
@@ -42,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    arguments, wanted = take_json(arguments)
     folders, given = read_arguments(arguments, ("project", "entity"))
     check_names(given)
     if len(folders) != 1:
@@ -52,6 +49,13 @@ def _run(arguments: Sequence[str]) -> int:
         raise TokenselError("WANDB_MODE=disabled: nothing can be pushed; unset it, or choose online or offline")
     if mode == "online" and not logged_in():
         raise TokenselError(f"{NOT_LOGGED_IN}; or WANDB_MODE=offline writes files that `wandb sync` pushes later")
+    with importing():  # slow, and not needed to report the mistakes above
+        from omegaconf import OmegaConf
+
+        from runners.wandb_logging.logger import log_sweep
+        from runners.wandb_logging.runs import project_of
+        from runners.wandb_logging.stored import stored_points, unfinished_points
+
     points = stored_points(folder)
     options: Any = OmegaConf.to_container(OmegaConf.load(_LOGGER))
     options |= {"project": project_of(points) or options["project"], "mode": mode} | given
@@ -63,9 +67,9 @@ def _run(arguments: Sequence[str]) -> int:
         print(f"note: offline; `wandb sync {folder / 'wandb'}/offline-run-*` pushes them", file=sys.stderr)
     line = {name: options[name] for name in ("project", "entity", "mode")}
     line = {"sweep": folder.resolve().name, **line, "runs": pushed, "unfinished": unfinished}
-    print(json.dumps(line), flush=True)
+    print_record(line, wanted)
     return 0 if len(pushed) >= len(points) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

@@ -14,12 +14,12 @@ best accuracy is bold and the second best underlined (Markdown: italic). Seeds o
 written as --format latex, --format=latex or format=latex.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from runners.terminal.arguments import read_arguments, read_integer, without_dashes, write_whole
 from runners.terminal.command import run_command
+from runners.terminal.program import importing, start
 from tokensel.errors import TokenselError
 
 _KEYS = ("format", "rows", "columns", "budget", "published", "output")
@@ -44,9 +44,10 @@ def _run(arguments: Sequence[str]) -> int:
         if value not in allowed:
             raise TokenselError(f"{key}={value}: choose from {', '.join(allowed)}")
     budget = read_integer(given, "budget", default=0) if "budget" in given else None
-    import pandas as pd  # slow to import, and not needed to report the mistakes above
+    with importing():  # slow, and not needed to report the mistakes above
+        import pandas as pd
 
-    from analysis import load_results, paper
+        from analysis import load_results, paper
 
     results = pd.concat([load_results(source) for source in sources], ignore_index=True)
     table = paper.paper_table(results, given.get("columns", "data"), budget, given.get("published") != "false")
@@ -59,4 +60,4 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

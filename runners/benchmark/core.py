@@ -7,9 +7,8 @@ import torch
 
 from runners.benchmark import timing
 from runners.benchmark.output import Bar, TableRow
+from runners.benchmark.settings import CORE_KEPT
 from runners.benchmark.timing import paired_ratio, quartiles, seconds, take_turns
-
-CORE_KEPT = (8, 64)
 
 
 @torch.inference_mode()

@@ -1,16 +1,15 @@
 """The arguments of `runners.bench`, checked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from runners.benchmark.core import CORE_KEPT
 from runners.terminal.arguments import read_arguments, read_integer, read_list
 from tokensel.errors import TokenselError, check_choice
 
 PARTS = ("a", "b", "c", "d")
+# The kept of part a.
+CORE_KEPT = (8, 64)
 KEYS = (
     *("parts", "model", "data", "questions", "device", "dtype", "repeats", "passes", "kept", "agg_layer", "sizes"),
     *("threads", "batch_size", "compile", "output"),
@@ -49,17 +48,13 @@ def read_settings(argv: Sequence[str]) -> Settings:
     check_choice("compile", given.get("compile", "false"), ("false", "true"))
     device = given.get("device", "auto")
     check_choice("device", device, ("auto", "cpu", "cuda"))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TokenselError("device=cuda: torch finds no CUDA device; choose auto or cpu")
-    return Settings(
+    settings = Settings(
         parts=[part for part in PARTS if part in parts],
         model=given.get("model", "tiny"),
         data=given.get("data", "diagrams"),
         questions=read_integer(given, "questions", 300, 1),
         device=device,
-        dtype=given.get("dtype") or ("float32" if device == "cpu" else "float16"),
+        dtype=given.get("dtype", ""),
         repeats=read_integer(given, "repeats", 11, 1),
         passes=read_integer(given, "passes", 3, 1),
         kept=_integers("kept", given.get("kept", "8,16,32,64,128,192"), 1),
@@ -70,6 +65,18 @@ def read_settings(argv: Sequence[str]) -> Settings:
         compile=given.get("compile") == "true",
         output=Path(given.get("output", "outputs/bench")).expanduser(),
     )
+    device = _device(device)
+    dtype = settings.dtype or ("float32" if device == "cpu" else "float16")
+    return replace(settings, device=device, dtype=dtype)
+
+
+def _device(name: str) -> str:
+    import torch  # slow, and not needed to report a mistake in the other arguments
+
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise TokenselError("device=cuda: torch finds no CUDA device; choose auto or cpu")
+    return ("cuda" if found else "cpu") if name == "auto" else name
 
 
 def _integers(key: str, text: str, least: int) -> list[int]:

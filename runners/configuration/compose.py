@@ -21,7 +21,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from runners.terminal.arguments import read_flag, take_key
+from runners.terminal.output import take_json
 from tokensel.errors import TokenselError, first_line
 from tokensel.evaluation.sweep.settings import GROUPS, SweepSettings
 
@@ -60,12 +60,12 @@ def read_command(arguments: Sequence[str]) -> Command:
     parser.add_argument("--cfg", "-c", choices=("job",))
     parser.add_argument("--config-dir", "-cd", type=Path)
     found = parser.parse_intermixed_args(list(arguments))
-    overrides, given = take_key(found.overrides, "json")
+    overrides, json = take_json(found.overrides)
     if found.config_dir is not None:
         if not found.config_dir.expanduser().is_dir():
             raise TokenselError(f"--config-dir {found.config_dir}: no such folder")
         overrides.append(f"hydra.searchpath=[file://{found.config_dir.expanduser().resolve()}]")
-    return Command(overrides, found.multirun, found.help, found.cfg is not None, read_flag(given, "json"))
+    return Command(overrides, found.multirun, found.help, found.cfg is not None, json)
 
 
 def compose_jobs(command: Command, conf: Path) -> list[dict[str, Any]]:

@@ -70,13 +70,6 @@ def read_flag(given: Mapping[str, str], key: str, default: bool | None = None) -
     return default if text is None else text == "true"
 
 
-def take_key(arguments: Sequence[str], key: str) -> tuple[list[str], dict[str, str]]:
-    """The arguments without those that set this key, and its value, if any, by key. Raises TokenselError for two."""
-    ours = [argument for argument in arguments if argument.startswith(f"{key}=")]
-    _, given = read_arguments(ours, (key,))
-    return [argument for argument in arguments if argument not in ours], given
-
-
 def read_list(text: str) -> list[str]:
     """The items of "a,b" or "[a,b]", without blanks around them."""
     inner = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text

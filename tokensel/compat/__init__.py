@@ -5,8 +5,12 @@
 May import engine and everything below it. Imported by runners.
 """
 
-from tokensel.compat.inputs import IMAGE_TOKEN_INDEX, process_images, tokenizer_image_token
-from tokensel.compat.model import ClassicModel, load_pretrained_model
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokensel.compat.inputs import IMAGE_TOKEN_INDEX, process_images, tokenizer_image_token
+    from tokensel.compat.model import ClassicModel, load_pretrained_model
 
 __all__ = [
     "IMAGE_TOKEN_INDEX",
@@ -15,3 +19,11 @@ __all__ = [
     "process_images",
     "tokenizer_image_token",
 ]
+
+if not TYPE_CHECKING:  # so that the flags can be read without torch
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module 'tokensel.compat' has no attribute {name!r}")
+        origin = "model" if name in ("ClassicModel", "load_pretrained_model") else "inputs"
+        return getattr(import_module(f"tokensel.compat.{origin}"), name)

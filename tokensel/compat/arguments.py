@@ -6,7 +6,6 @@ from typing import Any, NoReturn
 
 from tokensel.choices import DTYPES, LAYOUTS
 from tokensel.compat.config import DEFAULTS, HEADS, SELECTION_METHODS, SPAN_SETTINGS, active_scheme, classic_reduction
-from tokensel.engine.stages import make_stages
 from tokensel.errors import TokenselError
 
 CONV_MODES = ("model", "vicuna_v1", "llava_v1")
@@ -62,6 +61,8 @@ def parse_flags(description: str | None, argv: Sequence[str] | None) -> argparse
         raise TokenselError(
             f"--chunk-idx={flags.chunk_idx}: must be at least 0 and less than --num-chunks={flags.num_chunks}"
         )
+    from tokensel.engine.stages import make_stages  # loads torch, which the checks above do not need
+
     try:
         make_stages(**classic_reduction(flags))
     except TokenselError as error:

@@ -1,10 +1,11 @@
 """The classic attributes of a model config: their defaults, and the reduction that they describe."""
 
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from tokensel.errors import TokenselError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # custom_layout and custom_seed are additions; all other names are the original's.
 DEFAULTS: dict[str, Any] = {
@@ -106,7 +107,7 @@ def _fast_v(config: Any) -> dict[str, Any]:
     } | random_settings
 
 
-def span_warnings(config: Any, starts: Tensor, count: int) -> list[str]:
+def span_warnings(config: Any, starts: "Tensor", count: int) -> list[str]:
     """One line for each span setting that differs from the picture's actual span.
 
     Parameters:
