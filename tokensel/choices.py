@@ -24,3 +24,4 @@ BAD_SAMPLE_POLICIES = ("error", "skip")
 # Of a checkpoint that is loaded.
 DTYPES = ("float32", "float16", "bfloat16", "auto")
 QUANTIZATIONS = ("8bit", "4bit")
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2")

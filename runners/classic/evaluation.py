@@ -15,8 +15,7 @@ from tokensel.data import LETTERS, Question, load_questions
 from tokensel.data.prompts import INSTRUCTION, read_answer
 from tokensel.data.protocol import Protocol
 from tokensel.errors import TokenselError
-from tokensel.evaluation.accuracy import ANSWER_TOKENS
-from tokensel.evaluation.answers import row_keys
+from tokensel.evaluation.answers import GREEDY, row_keys
 from tokensel.models import LoadedModel, load_model
 from tokensel.models.loading import checkpoint_folder
 
@@ -96,11 +95,13 @@ def _answer(
 ) -> tuple[dict[str, Any], float]:
     """The record of one question, and the seconds that generating its answer took."""
     prompt = loaded.prompt(question)
+    image = None if question.image is None else loaded.load_image(question)
+    loaded.shape_of(question, image)  # refuses a prompt that is too long
     if not with_instruction:
         prompt = "".join(prompt.rsplit(f"\n{INSTRUCTION}", 1))
     tokenizer = loaded.processor.tokenizer
     input_ids = torch.as_tensor(tokenizer_image_token(prompt, tokenizer)).unsqueeze(0).to(loaded.device)
-    images = None if question.image is None else loaded.pixels([question.load_image()])
+    images = None if image is None else loaded.pixels([image])
     keys = row_keys([question], loaded.device)
     start = time.perf_counter()
     # The copy to the CPU waits until the device has finished.
@@ -109,8 +110,7 @@ def _answer(
         images=images,
         row_keys=keys,
         questions=[loaded.protocol.question_text(question)],
-        do_sample=False,
-        max_new_tokens=ANSWER_TOKENS,
+        **GREEDY,
     ).cpu()
     taken = time.perf_counter() - start
     text = tokenizer.decode(output[0, input_ids.shape[1] :], skip_special_tokens=True)

@@ -95,7 +95,12 @@ def test_a_limit_must_be_a_count(limit):
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("easyvqa", {}, "data=easyvqa: unknown; choose one of diagrams, easy_vqa, mme, pope, question_file, scienceqa"),
+        (
+            "easyvqa",
+            {},
+            "data=easyvqa: unknown; choose one of diagrams, easy_vqa, mme, pope, question_file, scienceqa; "
+            "did you mean easy_vqa?",
+        ),
         ("easy_vqa", {"splits": "test"}, "data.splits: data=easy_vqa has no such option; its options are split"),
         ("easy_vqa", {"split": "val"}, "data.split=val: unknown; choose one of test, train"),
     ],

@@ -262,3 +262,16 @@ def test_methods_are_given_the_bare_question_of_each_row(loaded, tmp_path, how):
         METHODS.pop("reader")
     assert Reader.seen == {loaded.protocol.question_text(question) for question in questions}
     assert not any("Answer with" in text for text in Reader.seen)
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_logits_that_are_no_numbers_fail_the_point_whatever_the_scoring(tmp_path, shares):
+    loaded = load_model(save_checkpoint(tmp_path / "checkpoint"))
+    loaded.model.generation_config.repetition_penalty = 1.0 if shares else 1.1
+    with torch.no_grad():
+        loaded.model.model.language_model.layers[-1].mlp.down_proj.weight.fill_(float("nan"))
+    for scoring in ("letter", "generate"):
+        points = [GridPoint("full"), GridPoint("fps", 8)]
+        rows, failures = evaluate_points(loaded, tmp_path / scoring, make_questions(2), points, scoring=scoring)
+        assert rows == [{}, {}]
+        assert [type(failures[index]) for index in (0, 1)] == [FloatingPointError] * 2

@@ -15,7 +15,7 @@ METHODS = ("fps", "tome", "fastv", "random", "divprune", "visionzip", "cdpruner"
 
 @pytest.fixture(scope="module")
 def question():
-    return middle_question(load_questions("diagrams", limit=5))
+    return middle_question(load_without_weights("tiny"), load_questions("diagrams", limit=5))
 
 
 @pytest.fixture(scope="module")

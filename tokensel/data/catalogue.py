@@ -3,11 +3,15 @@
 import importlib
 import inspect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter
 
 from tokensel.data.order import draw_order
 from tokensel.data.question import Question
-from tokensel.errors import TokenselError, check_choice
+from tokensel.errors import TokenselError, as_typed, check_choice
 
 # "module:function". Strings, so that a data set's dependencies are imported only when it is loaded.
 DATASETS: dict[str, str] = {
@@ -18,6 +22,14 @@ DATASETS: dict[str, str] = {
     "question_file": "tokensel.data.question_file:load_question_file",
     "scienceqa": "tokensel.data.scienceqa:load_scienceqa",
 }
+# What a type of an option is called in messages.
+_TYPE_WORDS: tuple[tuple[Any, str], ...] = (
+    (str, "text"),
+    (int, "an integer"),
+    (bool, "true or false"),
+    (Sequence[str], "a list of names"),
+    (NoneType, "null"),
+)
 
 
 def load_questions(name: str, limit: int | None = None, **options: object) -> list[Question]:
@@ -40,12 +52,14 @@ def load_questions(name: str, limit: int | None = None, **options: object) -> li
     for parameter in parameters.values():
         if parameter.default is parameter.empty and options.get(parameter.name) is None:
             raise TokenselError(f"data.{parameter.name}: data={name} requires this option")
+    _check_types(loader, options)
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise TokenselError(f"limit={limit}: must be a whole number of at least 1, or null for all questions")
 
     questions = loader(**options)
     if not questions:
-        raise TokenselError(f"data={name}: contains no question with these options: {options}")
+        given = " ".join(f"data.{option}={as_typed(value)}" for option, value in options.items())
+        raise TokenselError(f"data={name}: contains no question with these options: {given}")
     repeated = [id for id, count in Counter(question.id for question in questions).items() if count > 1]
     if repeated:
         raise TokenselError(f"data={name}: question id {repeated[0]} occurs more than once; ids must be unique")
@@ -53,6 +67,19 @@ def load_questions(name: str, limit: int | None = None, **options: object) -> li
         return questions
     chosen = {question.id for question in sorted(questions, key=draw_order)[:limit]}
     return [question for question in questions if question.id in chosen]
+
+
+def _check_types(loader: Callable[..., list[Question]], options: Mapping[str, object]) -> None:
+    """Refuses a value of another type than the load function declares, and empty text."""
+    hints = get_type_hints(loader)
+    for option, value in options.items():
+        try:
+            if value == "":
+                raise ValueError("empty")
+            TypeAdapter(hints[option], config=ConfigDict(strict=True)).validate_python(value)
+        except ValueError as error:
+            words = [text for kind, text in _TYPE_WORDS if kind in (hints[option], *get_args(hints[option]))]
+            raise TokenselError(f"data.{option}={as_typed(value)}: must be {' or '.join(words)}") from error
 
 
 def _loader(name: str) -> Callable[..., list[Question]]:

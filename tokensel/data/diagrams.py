@@ -18,6 +18,7 @@ from tokensel.data.question import Question
 from tokensel.errors import TokenselError, check_choice
 
 NUMBERS = ("1", "2", "3", "4")
+SPLITS = ("test", "train")
 #: Test questions per family.
 PER_FAMILY = 350
 
@@ -435,11 +436,12 @@ def load_diagrams(
 ) -> list[Question]:
     """`per_family` questions of each family, in a fixed order, each about a picture of its own.
 
-    split: "test"; any other word gives other pictures (the embedded model was trained on "train").
+    split: test or train, which the embedded model was trained on; they share no picture.
     families: names from FAMILIES; None: DEFAULT_FAMILIES.
 
-    Raises TokenselError for an unknown family or a per_family below 1.
+    Raises TokenselError for an unknown split or family, or a per_family below 1.
     """
+    check_choice("data.split", split, SPLITS)
     if per_family < 1:
         raise TokenselError(f"data.per_family={per_family}: must be at least 1")
     questions = []

@@ -6,6 +6,7 @@ to set and how to continue without a network.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import sys
@@ -132,8 +133,12 @@ def content_id(content: bytes) -> str:
 
 
 def _content(image: EncodedImage) -> bytes:
-    content = image["bytes"]
-    return Path(image["path"] or "").read_bytes() if content is None else content
+    if image["bytes"] is not None:
+        return image["bytes"]
+    path = Path(image["path"] or "")
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is not a file", str(path))  # a pipe would be read for ever
+    return path.read_bytes()
 
 
 def _load(source: Source, datasets: Any) -> Dataset:

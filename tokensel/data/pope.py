@@ -15,12 +15,12 @@ Source: Li et al., "Evaluating Object Hallucination in Large Vision-Language Mod
 https://arxiv.org/abs/2305.10355
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tokensel.data.hub import ExamplePicture, Source, has_picture, load_examples, local_folder, picture_id
+from tokensel.data.json_text import JSONTextError, parse_json
 from tokensel.data.question import YES_NO, Question
 from tokensel.data.yes_no import POPE_CATEGORIES, read_label
 from tokensel.errors import TokenselError, check_choice, first_line
@@ -106,9 +106,9 @@ def _entries(file: Path) -> Iterator[tuple[str, Any]]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise TokenselError(f"{where}: not valid JSON ({error.msg})") from error
+            entry = parse_json(line)
+        except JSONTextError as error:
+            raise TokenselError(f"{where}: {error}") from error
         missing = {"question_id", "image", "text", "label"} - set(entry if isinstance(entry, dict) else ())
         if missing:
             raise TokenselError(f"{where}: has no {', '.join(sorted(missing))}")

@@ -70,6 +70,8 @@ class Question:
             raise BadSampleError(f"question {self.id}: has no picture", question_id=self.id)
         try:
             if isinstance(self.image, str | Path):
+                if Path(self.image).exists() and not Path(self.image).is_file():
+                    raise ValueError("is not a file")  # a pipe would be read for ever
                 with Image.open(self.image) as opened:
                     return _decoded(opened)
             return _decoded(self.image() if callable(self.image) else self.image)

@@ -9,13 +9,13 @@ A .json file with a list of entries, or a .jsonl file with one entry per line:
 An entry without "image" is a question without a picture.
 """
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tokensel.data.json_text import JSONTextError, parse_json
 from tokensel.data.prompts import INSTRUCTION, read_answer
 from tokensel.data.question import LETTERS, Question
 from tokensel.errors import TokenselError
@@ -69,10 +69,11 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _parse(text: str, path: Path, first_line: int) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise TokenselError(f"data.path={path}: line {line}: not valid JSON ({error.msg})") from error
+        return parse_json(text)
+    except JSONTextError as error:
+        where = "" if error.line is None else f"line {first_line + error.line - 1}: "
+        where = where or (f"line {first_line}: " if path.suffix == ".jsonl" else "")
+        raise TokenselError(f"data.path={path}: {where}{error}") from error
 
 
 def _question(entry: Any, where: str, folder: Path | None) -> Question:

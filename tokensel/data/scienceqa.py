@@ -14,7 +14,6 @@ Source: Lu et al., "Learn to Explain: Multimodal Reasoning via Thought Chains fo
 NeurIPS 2022, https://arxiv.org/abs/2209.09513
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 from PIL import Image
 
 from tokensel.data.hub import ExamplePicture, Source, content_id, has_picture, load_examples, local_folder, picture_id
+from tokensel.data.json_text import parse_json
 from tokensel.data.question import Question
 from tokensel.errors import TokenselError, first_line
 
@@ -110,7 +110,7 @@ def _from_original(folder: Path, split: str) -> list[Question]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TokenselError(f"data.path={file.parent}: {file.name} cannot be read ({first_line(error)})") from error
     if not isinstance(content, dict):
@@ -131,9 +131,11 @@ def _picture(folder: Path, pid: str, problem: Mapping[str, Any], where: str) -> 
 
 def _file_id(picture: Path, folder: Path) -> str:
     try:
-        return content_id(picture.read_bytes())
+        if picture.is_file():  # a pipe would be read for ever
+            return content_id(picture.read_bytes())
     except OSError:
-        return picture.relative_to(folder).as_posix()
+        pass
+    return picture.relative_to(folder).as_posix()
 
 
 def _question(

@@ -1,12 +1,18 @@
 """A reduction as a list of stages. A stage says where it acts, how many tokens it keeps, by which method, and how."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokensel.choices import AGGREGATIONS, LAYOUTS, POSITIONS, PRECISIONS
+from tokensel.choices import (
+    AGGREGATIONS,
+    LARGEST_TEMPERATURE,
+    LAYOUTS,
+    LEAST_TEMPERATURE,
+    POSITIONS,
+    PRECISIONS,
+)
 from tokensel.engine.kept import Kept, count_of, kept_text, read_kept
 from tokensel.engine.precision import in_precision
 from tokensel.engine.ties import TieWatch
@@ -57,8 +63,11 @@ class Stage:
         _check_choice("position", self.position, POSITIONS)
         _check_choice("precision", self.precision, PRECISIONS)
         _check_integer("agg_layer", self.layer, 0)
-        if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
-            raise TokenselError(f"temperature={self.temperature}: must be a finite number above 0")
+        number = isinstance(self.temperature, int | float) and not isinstance(self.temperature, bool)
+        if not number or not LEAST_TEMPERATURE <= self.temperature <= LARGEST_TEMPERATURE:
+            raise TokenselError(
+                f"temperature={self.temperature}: must be a finite number above 0 that float32 can hold"
+            )
         self._check_combination()
         if method.passes_through:
             return
@@ -167,6 +176,8 @@ def make_stages(
     if cut_off is not None:
         if cut_off <= layers[-1]:
             raise TokenselError(f"cut_off_layer={cut_off}: must lie above agg_layer={layers[-1]}")
+        if num_layers is not None and cut_off > num_layers:
+            raise TokenselError(f"cut_off_layer={cut_off}: must be at most {num_layers}, the model's number of layers")
         stages.append(Stage(NoImage(), 0, cut_off, layout=layout))
     return stages
 

@@ -152,17 +152,22 @@ class Writer:
     ) -> tuple[Tensor, State]:
         """At most `most` tokens of each prompt's answer, LongTensor[B, n]; and the prompt as it was reduced.
 
-        state: as for `prefill`. An answer ends with a token of `stop`; what would follow is pad.
+        state: as for `prefill`. An answer ends with a token of `stop`; what would follow is pad. Raises
+        FloatingPointError if the largest logit of an answer is not finite: nothing could be chosen.
         """
         decoding = self.prefill(state, stages)
         logits, written = decoding.logits, list[Tensor]()
         ends = torch.tensor(sorted(stop), device=logits.device, dtype=torch.long)
         done = torch.zeros_like(logits[:, :1], dtype=torch.bool)
+        broken = done
         while True:
+            broken = broken | (~done & ~logits.amax(-1, keepdim=True).isfinite())
             token = logits.argmax(-1, keepdim=True).masked_fill(done, pad)
             written.append(token)
             done = done | torch.isin(token, ends)
             if len(written) == most or bool(done.all()):
+                if bool(broken.any()):
+                    raise FloatingPointError("logits of a written answer are not finite")
                 return torch.cat(written, 1), decoding.state
             logits = self.step(decoding, token)
 

@@ -4,7 +4,7 @@ For each batch, every picture is decoded and encoded by the vision tower once, a
 run once; each grid point then runs only the layers above. Predictions are stored batch by batch.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from copy import deepcopy
 from typing import Any
@@ -20,17 +20,22 @@ from tokensel.engine.stages import Stage
 from tokensel.engine.ties import TieWatch
 from tokensel.engine.writing import Writer, cannot_share, changes_answers, stop_tokens
 from tokensel.errors import BadSampleError, TokenselError
-from tokensel.evaluation.answers import add_choice, add_ties, read_answers, row_keys, score_letters
-from tokensel.evaluation.batches import count_workers, cut_batches, order_questions
+from tokensel.evaluation.answers import (
+    ANSWER_TOKENS,
+    GREEDY,
+    add_choice,
+    add_ties,
+    read_answers,
+    row_keys,
+    score_letters,
+)
+from tokensel.evaluation.batches import count_workers, cut_batches, in_turn, order_questions
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.pass_data import Computed, Group, PredictionStore, Prepared
 from tokensel.evaluation.prefetch import prefetch
 from tokensel.models import LoadedModel
 from tokensel.models.loaded import Encoded
 from tokensel.models.vision import VisionStates
-
-# Enough for "The answer is B.". LLaVA's own limit is 1024; only answers that never name a letter are longer.
-ANSWER_TOKENS = 16
 
 
 def evaluate(
@@ -89,17 +94,6 @@ def evaluate(
     return run.failures
 
 
-def in_turn(stages: Mapping[int, Sequence[Stage]], count: int) -> list[int]:
-    """The points in an order that lets them share most: those that reduce early come first, so that the shared layers
-    run once, and of these the ones that keep most of `count` tokens, whose order of choice begins as all others do."""
-
-    def turn(index: int) -> tuple[int, int]:
-        first = stages[index][0]
-        return first.layer, 0 if first.method.passes_through else -first.kept_of(count)
-
-    return sorted(stages, key=turn)
-
-
 class _OnePass:
     """One pass over the questions: the model, and what every point still lacks."""
 
@@ -140,14 +134,13 @@ class _OnePass:
             if not self.lacking([question]):
                 continue
             try:
-                self.loaded.prompt(question)
                 if question.image is not None and question.image_id not in pictures:
-                    pictures[question.image_id] = question.load_image()
+                    pictures[question.image_id] = self.loaded.load_image(question)
+                # Rows of one tensor batch must hold equally many visual tokens.
+                shape = self.loaded.shape_of(question, pictures.get(question.image_id))
             except BadSampleError as error:
                 bad.append((question, error))
                 continue
-            # Rows of one tensor batch must hold equally many visual tokens.
-            shape = () if question.image is None else self.loaded.picture_shape(pictures[question.image_id])
             groups.setdefault(shape, []).append(question)
         # Only this thread uses the tokenizer, which is not safe to share.
         answers = self.answer_ids if self.scoring == "letter" else lambda question: []
@@ -218,6 +211,7 @@ class _OnePass:
             image_features=features,
             row_keys=row_keys(group.questions, encoded.input_ids.device),
             questions=self.texts(group.questions),
+            picture_sizes=encoded.picture_sizes,
             vision=vision,
             pictures=encoded.pictures,
         )
@@ -258,10 +252,11 @@ class _OnePass:
                     point.make_method(),
                     row_keys=keys,
                     questions=self.texts(group.questions),
+                    picture_sizes=group.encoded.picture_sizes,
                     tokenizer=self.split.parts.tokenizer,
                     **point.reduction(),
                 ) as record:
-                    written = self.loaded.model.generate(**inputs, do_sample=False, max_new_tokens=ANSWER_TOKENS)
+                    written = self.loaded.model.generate(**inputs, **GREEDY)
             except Exception as error:
                 computed.failures[index] = error
                 continue

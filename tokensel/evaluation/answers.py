@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor
 
 from tokensel.data import Question, stable_hash
 from tokensel.engine.running import Record
@@ -12,6 +13,9 @@ from tokensel.engine.stages import Stage
 from tokensel.engine.state import State
 from tokensel.engine.ties import TieWatch
 from tokensel.models import LoadedModel
+
+# Enough for "The answer is B.". LLaVA's own limit is 1024; only answers that never name a letter are longer.
+ANSWER_TOKENS = 16
 
 
 def score_letters(
@@ -43,6 +47,19 @@ def read_answers(loaded: LoadedModel, questions: Sequence[Question], written: Te
         {"prediction": loaded.protocol.read(text, question), "margin": None, "text": text}
         for text, question in zip(texts, questions, strict=True)
     ]
+
+
+class FiniteLogits(LogitsProcessor):
+    """For generate(): raises FloatingPointError, instead of choosing, where a row's largest logit is not finite."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not bool(scores.amax(-1).isfinite().all()):
+            raise FloatingPointError("logits of a written answer are not finite")
+        return scores
+
+
+# How generate() writes answers.
+GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": ANSWER_TOKENS, "logits_processor": [FiniteLogits()]}
 
 
 def add_ties(

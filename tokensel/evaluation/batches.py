@@ -1,11 +1,12 @@
-"""The order in which questions are evaluated, how they are cut into batches, and how many of these run at once."""
+"""The order in which questions and points are evaluated, how questions are cut into batches, how many run at once."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from tokensel.data import Question, stable_hash
+from tokensel.engine.stages import Stage
 from tokensel.methods import Method
 from tokensel.models import LoadedModel
 
@@ -56,3 +57,14 @@ def count_workers(loaded: LoadedModel, methods: Sequence[Method]) -> int:
     if any(method.reads_tower(config) or not type(method).__module__.startswith("tokensel.") for method in methods):
         return 1
     return min(MOST_WORKERS, torch.get_num_threads())
+
+
+def in_turn(stages: Mapping[int, Sequence[Stage]], count: int) -> list[int]:
+    """The points in an order that lets them share most: those that reduce early come first, so that the shared layers
+    run once, and of these the ones that keep most of `count` tokens, whose order of choice begins as all others do."""
+
+    def turn(index: int) -> tuple[int, int]:
+        first = stages[index][0]
+        return first.layer, 0 if first.method.passes_through else -first.kept_of(count)
+
+    return sorted(stages, key=turn)

@@ -10,7 +10,8 @@ from PIL import Image
 
 from tokensel.data import LETTERS, Question
 from tokensel.data.protocol import Protocol
-from tokensel.errors import TokenselError
+from tokensel.errors import BadSampleError, TokenselError, first_line
+from tokensel.models.bounds import check_length, check_picture
 from tokensel.models.families import ALONG_PROMPT, Family, family_of
 
 
@@ -22,12 +23,14 @@ class Encoded:
         input_ids, attention_mask: [B, T], left padded
         pictures: pixel_values and its companions, one entry per distinct picture
         picture_indices: LongTensor[rows with a picture]: the index of each row's picture
+        picture_sizes: width and height of each row's picture before it was padded to a square; None if it was not
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     pictures: dict[str, torch.Tensor]
     picture_indices: torch.Tensor
+    picture_sizes: list[tuple[int, int] | None]
 
 
 @dataclass
@@ -107,6 +110,30 @@ class LoadedModel:
         values = self.processor.image_processor(images=prepared, return_tensors="pt")["pixel_values"]
         return values.to(self.device, self.model.dtype)
 
+    def load_image(self, question: Question) -> Image.Image:
+        """The question's picture. Raises BadSampleError if it cannot be read, or is too large once it is prepared."""
+        image = question.load_image()
+        padded, processor = self.protocol.image_aspect == "pad", self.processor.image_processor
+        check_picture(question, image, processor, padded=padded, resized=self.family.fixed_size)
+        return image
+
+    def shape_of(self, question: Question, image: Image.Image | None) -> tuple[Any, ...]:
+        """`picture_shape` of the question's picture; () if the question has none.
+
+        Raises BadSampleError for a question that cannot be asked: its text contains the image token, its prompt is
+        longer than the model's positions, or the processor refuses the picture.
+        """
+        text = self.prompt(question)
+        try:
+            shape = () if question.image is None or image is None else self.picture_shape(image)
+        except ValueError as error:  # of the processors, such as Qwen's for a picture 200 times as wide as high
+            raise BadSampleError(
+                f"question {question.id}: its picture cannot be prepared ({first_line(error)})", question_id=question.id
+            ) from error
+        count = 0 if question.image is None else shape[0] if shape else self.num_image_tokens
+        check_length(question, text, count, self.processor.tokenizer, self.model.config)
+        return shape
+
     def picture_shape(self, image: Image.Image) -> tuple[Any, ...]:
         """A key that is equal for pictures that may share a batch: same number, rows and columns of visual tokens."""
         if self.family.fixed_size:
@@ -130,20 +157,25 @@ class LoadedModel:
         Raises BadSampleError for a broken picture.
         """
         if images is None:
-            images = {q.image_id: q.load_image() for q in questions if q.image is not None}
+            images = {q.image_id: self.load_image(q) for q in questions if q.image is not None}
         texts = [self.prompt(question) for question in questions]
         image_ids = [question.image_id for question in questions if question.image is not None]
+        sizes = [None if question.image is None else self._padded(images[question.image_id]) for question in questions]
         if self.family.fixed_size or not image_ids:
             unique = list(dict.fromkeys(image_ids))
             pictures = {"pixel_values": self.pixels([images[id] for id in unique])} if unique else {}
             indices = torch.tensor([unique.index(id) for id in image_ids], dtype=torch.long, device=self.device)
             ids, mask = self.tokenize(questions) if self.family.fixed_size else self._tokenize_texts(texts)
-            return Encoded(ids, mask, pictures, indices)
+            return Encoded(ids, mask, pictures, indices, sizes)
         inputs = self._run_processor([self.prepare_image(images[id]) for id in image_ids], texts)
         ids, mask = inputs.pop("input_ids").to(self.device), inputs.pop("attention_mask").to(self.device)
         inputs = {name: value for name, value in inputs.items() if name not in ALONG_PROMPT}
         inputs = {name: self._to_device(value) for name, value in inputs.items()}
-        return Encoded(ids, mask, inputs, torch.arange(len(image_ids), device=self.device))
+        return Encoded(ids, mask, inputs, torch.arange(len(image_ids), device=self.device), sizes)
+
+    def _padded(self, image: Image.Image) -> tuple[int, int] | None:
+        """The picture's size, if it is padded to a square."""
+        return None if self.protocol.image_aspect == "crop" or image.width == image.height else image.size
 
     def _tokenize_texts(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         special = {"add_special_tokens": not self._starts_with_bos(texts)}

@@ -124,18 +124,23 @@ def costed_prompt(loaded: LoadedModel, question: Question | None, device: str | 
     return replace(prompt, text_tokens=text, visual_tokens=visual, pictures=encoded.pictures)
 
 
-def middle_question(questions: Sequence[Question]) -> Question | None:
-    """The question of middling length, or the next one whose picture can be read.
+def middle_question(loaded: LoadedModel, questions: Sequence[Question]) -> Question | None:
+    """The question of middling length, or the next one that the model can be asked, with a picture if there is any.
 
-    None if no picture can be read, unless the question of middling length has none.
+    None if no question with a picture can be asked, unless the question of middling length has none.
     """
     ordered = order_questions(questions)
     half = len(ordered) // 2
-    for question in ordered[half:] + ordered[:half]:
-        try:
-            if question.image is not None:
-                question.load_image()
-                return question
-        except BadSampleError:
-            continue
-    return ordered[half] if ordered[half].image is None else None
+    from_middle = ordered[half:] + ordered[:half]
+    candidates = [question for question in from_middle if question.image is not None]
+    if ordered[half].image is None:
+        candidates += [question for question in from_middle if question.image is None]
+    return next((question for question in candidates if _can_be_asked(loaded, question)), None)
+
+
+def _can_be_asked(loaded: LoadedModel, question: Question) -> bool:
+    try:
+        loaded.shape_of(question, None if question.image is None else loaded.load_image(question))
+    except BadSampleError:
+        return False
+    return True

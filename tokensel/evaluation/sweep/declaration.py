@@ -1,5 +1,6 @@
 """How a setting is declared: its default, its meaning, what is allowed, and whom it concerns."""
 
+import math
 from typing import Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
@@ -10,6 +11,10 @@ from tokensel.evaluation.sweep.budget import read_budget
 
 # The largest integer that everything downstream can hold.
 MOST = 2**31 - 1
+# The largest integer that JSON and floats hold exactly: that of options, which have no limit of their own.
+LARGEST = 2**53
+# File systems allow names of 255 bytes; files in a folder get longer names than the folder.
+_NAME_BYTES = 200
 # Who a setting belongs to. point: one grid point. group: the points that share a model, questions and scoring. Both may
 # differ between the jobs of a grid. sweep: one value for all of them.
 Scope = Literal["point", "group", "sweep"]
@@ -46,9 +51,10 @@ def among(choices: tuple[str, ...]) -> AfterValidator:
 
 def folder_name(value: str | int) -> str:
     """The value as text. Raises ValueError unless it can be a folder's name."""
-    if not str(value).strip(".") or "/" in str(value):
+    name = str(value)
+    if not name.strip(". ") or "/" in name or not name.isprintable() or len(name.encode()) > _NAME_BYTES:
         raise ValueError(value)
-    return str(value)
+    return name
 
 
 def checked_kept(value: int | float | str) -> int | float | str:
@@ -66,6 +72,19 @@ def checked_budget(value: str | None) -> str | None:
         return None if value is None else str(read_budget(value))
     except TokenselError as error:
         raise ValueError(value) from error
+
+
+def unusable(value: object) -> str:
+    """What is wrong with a value that no setting can have: too large, not finite, or not text; "" if it is usable."""
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(unusable, value)), "")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return "must be an integer of at most 2^53"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "must be a finite number"
+    if isinstance(value, str) and any(0xD800 <= ord(letter) < 0xE000 or letter == "\0" for letter in value):
+        return "must be text in UTF-8"
+    return ""
 
 
 def names_in_key(kind: type[BaseModel]) -> list[str]:

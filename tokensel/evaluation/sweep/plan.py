@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tokensel.data.protocol import Protocol
 from tokensel.engine.kept import count_of
-from tokensel.errors import TokenselError
+from tokensel.errors import TokenselError, as_typed
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.sweep.budget import Budget, read_budget, solve
 from tokensel.evaluation.sweep.costs import CostedPrompt
@@ -90,20 +91,38 @@ def _planned(job: SweepSettings) -> PlannedPoint:
     reduces = method.takes_kept()
     budget = read_budget(job.budget) if reduces and job.budget is not None else None
     kept = USUAL_KEPT if job.kept is None else job.kept
-    point = GridPoint(
-        method=job.method.name,
-        kept=(_one_or_several(kept) if budget is None else max(1, method.min_kept)) if reduces else None,
-        # The control no_image removes the picture before the first layer, wherever the other points reduce.
-        agg_layer=_one_or_several(job.agg_layer) if reduces else None,
-        temperature=job.temperature,
-        aggregation=job.aggregation if reduces else None,
-        layout=job.layout if reduces else "compact",
-        position=job.position if reduces else None,
-        seed=job.seed,
-        method_options=job.method.options,
-        precision=job.method.precision,
-    )
+    with options_as_typed(job.method.options):
+        point = GridPoint(
+            method=job.method.name,
+            kept=(_one_or_several(kept) if budget is None else max(1, method.min_kept)) if reduces else None,
+            # The control no_image removes the picture before the first layer, wherever the other points reduce.
+            agg_layer=_one_or_several(job.agg_layer) if reduces else None,
+            temperature=job.temperature,
+            aggregation=job.aggregation if reduces else None,
+            layout=job.layout if reduces else "compact",
+            position=job.position if reduces else None,
+            seed=job.seed,
+            method_options=job.method.options,
+            precision=job.method.precision,
+        )
     return PlannedPoint(point, job.limit, budget)
+
+
+@contextmanager
+def options_as_typed(options: Mapping[str, Any]) -> Iterator[None]:
+    """Errors about a method's options name them as they are typed: method.start=foo, where the method says start='foo'.
+
+    options: by name, without "method.".
+    """
+    try:
+        yield
+    except TokenselError as error:
+        for name, value in options.items():
+            for start in (f"{name}={value!r}", f"{name}={value}"):
+                if str(error).startswith(start):
+                    rest = str(error).removeprefix(start)
+                    raise TokenselError(f"method.{name}={as_typed(value)}{rest}") from error
+        raise
 
 
 def _one_or_several(value: Any) -> Any:

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tokensel.errors import TokenselError
-from tokensel.evaluation.sweep.declaration import declaration
+from tokensel.errors import TokenselError, as_typed, meant
+from tokensel.evaluation.sweep.declaration import declaration, unusable
 from tokensel.evaluation.sweep.settings import GROUPS, LatencySettings, SweepSettings
 
 
@@ -23,8 +23,11 @@ def read_settings(values: Mapping[str, Any]) -> SweepSettings:
         settings = SweepSettings.model_validate(dict(values))
     except ValidationError as error:
         raise TokenselError(_one_line(error, values)) from error
+    for key, value in _flat(values):
+        if problem := unusable(value):
+            raise TokenselError(f"{key}={as_typed(value)}: {problem}")
     if settings.budget is not None and settings.kept is not None:
-        raise TokenselError(f"kept={_typed(settings.kept)}: leave it out; budget={settings.budget} decides it")
+        raise TokenselError(f"kept={as_typed(settings.kept)}: leave it out; budget={settings.budget} decides it")
     return settings
 
 
@@ -34,7 +37,7 @@ def one_value(settings: list[SweepSettings]) -> SweepSettings:
         if name in ("method", "model", "data") or declaration(field).get("scope", "sweep") != "sweep":
             continue
         for key in _leaves(name, getattr(settings[0], name)):
-            values = dict.fromkeys(_typed(_value_at(key, each.model_dump())) for each in settings)
+            values = dict.fromkeys(as_typed(_value_at(key, each.model_dump())) for each in settings)
             if len(values) > 1:
                 raise TokenselError(f"{key}={','.join(values)}: must be one value for a whole sweep")
     return settings[0]
@@ -71,13 +74,24 @@ def _one_line(error: ValidationError, values: Mapping[str, Any]) -> str:
             break  # the rest says which member of a union, or which item of a list
         field = kind.model_fields.get(str(part))
         if field is None:
-            return f"{key}.{part}: unknown key; keys are {', '.join(kind.model_fields)}"
+            keys = list(kind.model_fields)
+            return f"{key}.{part}: unknown key; keys are {', '.join(keys)}{meant(str(part), keys)}"
         key = f"{key}.{part}" if key else str(part)
         if part not in value:
             return f"{key}: missing; give it a value"
         value, kind = value[part], field.annotation
         allowed = str(declaration(field).get("allowed") or f"must be a group of settings: {', '.join(_names(kind))}")
-    return f"{key}={_typed(value)}: {allowed}"
+    choices = filter(None, allowed.partition("one of ")[2].split(", "))
+    return f"{key}={as_typed(value)}: {allowed}{meant(str(value), choices)}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no group of settings, by its dotted key."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _is_group(kind: Any) -> bool:
@@ -86,10 +100,3 @@ def _is_group(kind: Any) -> bool:
 
 def _names(kind: Any) -> list[str]:
     return list(kind.model_fields) if _is_group(kind) else []
-
-
-def _typed(value: Any) -> str:
-    """A value as it is typed on the command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)

@@ -9,9 +9,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tokensel.choices import (
     AGGREGATIONS,
+    ATTENTIONS,
     BAD_SAMPLE_POLICIES,
     DTYPES,
+    LARGEST_TEMPERATURE,
     LAYOUTS,
+    LEAST_TEMPERATURE,
     POSITIONS,
     PRECISIONS,
     QUANTIZATIONS,
@@ -92,24 +95,39 @@ class LoggerSettings(_Settings):
 class ModelSettings(_Settings):
     """A checkpoint and how it is loaded, see `tokensel.models.load_model`; null takes that function's default."""
 
-    path: str = setting("tiny", "checkpoint", "a folder, a hub id, tiny, or random:SHAPE", "group")
+    path: str = setting(
+        "tiny", "checkpoint", "must be a folder, a hub id, tiny, or random:SHAPE", "group", min_length=1
+    )
     dtype: Annotated[str | None, among(DTYPES)] = setting(
         "float32", "of weights and activations", one_of(DTYPES), "group", True
     )
-    device: str | None = setting("auto", "where it runs", "auto, cpu, cuda or cuda:INDEX", "group")
+    device: str | None = setting(
+        "auto",
+        "where it runs",
+        "must be auto, cpu, cuda or cuda:INDEX",
+        "group",
+        pattern=r"^(auto|cpu|cuda(:\d{1,4})?)$",
+    )
     device_map: Annotated[str | None, among(("auto",))] = setting(
         None, "auto spreads the weights over all GPUs", "must be auto or null", "group"
     )
-    attn_implementation: str | None = setting(
-        "sdpa", "attention kernel", "sdpa, eager or flash_attention_2", "group", True
+    attn_implementation: Annotated[str | None, among(ATTENTIONS)] = setting(
+        "sdpa", "attention kernel", one_of(ATTENTIONS), "group", True
     )
-    revision: str | None = setting(None, "of a hub checkpoint", "a branch, tag or commit", "group")
+    revision: str | None = setting(
+        None, "of a hub checkpoint", "must be a branch, tag or commit, or null", "group", min_length=1
+    )
     trust_remote_code: bool | None = setting(False, "runs code of the checkpoint", "must be true or false", "group")
     quantization: Annotated[str | None, among(QUANTIZATIONS)] = setting(
         None, "of the weights, on a GPU", f"must be null or one of {', '.join(QUANTIZATIONS)}", "group", True
     )
     vision_tower: str | None = setting(
-        None, "CLIP tower of a checkpoint in the original layout", "a folder or hub id", "group", True
+        None,
+        "CLIP tower of a checkpoint in the original layout",
+        "must be a folder or hub id, or null",
+        "group",
+        True,
+        min_length=1,
     )
     conv: Annotated[str, among(CHOICES["conv"])] = setting(
         "model", "the checkpoint's own conv", one_of(CHOICES["conv"]), "group"
@@ -137,6 +155,8 @@ class LatencySettings(_Settings):
 
 _Integer = Annotated[int, Field(le=MOST)]
 _Kept = Annotated[_Integer | float | str, AfterValidator(checked_kept)]
+_Layer = Annotated[int, Field(ge=0, le=MOST)]
+_Temperature = Annotated[float | int, Field(ge=LEAST_TEMPERATURE, le=LARGEST_TEMPERATURE)]
 
 
 class SweepSettings(_Settings):
@@ -149,11 +169,13 @@ class SweepSettings(_Settings):
     model_config = ConfigDict(extra="ignore")
 
     name: Annotated[str | int, AfterValidator(folder_name)] = setting(
-        "sweep", "folder below output_dir, and group in W&B", "must be a folder name without /"
+        "sweep",
+        "folder below output_dir, and group in W&B",
+        "must be text that can name a folder: in one line, without /, at most 200 bytes; quote numbers, true and false",
     )
     output_dir: str = setting("outputs", "where results go", "must be a folder", min_length=1)
 
-    kept: _Kept | list[_Kept] | None = setting(
+    kept: _Kept | Annotated[list[_Kept], Field(min_length=1)] | None = setting(
         None,
         "visual tokens that remain (M); null: 64, or what budget asks for",
         'must be an integer from 0, a share above 0% and below 100% ("25%" or 0.25), or a list of these, one per '
@@ -167,25 +189,27 @@ class SweepSettings(_Settings):
         f"{ALLOWED}; or null",
         "point",
     )
-    agg_layer: _Integer | list[_Integer] | None = setting(
+    agg_layer: _Layer | Annotated[list[_Layer], Field(min_length=1)] | None = setting(
         None,
         "reduction happens before this decoder layer, 0-based; null: where the method's paper has it",
-        "must be an integer, or a list of them, one per stage: agg_layer=[..]; or null for each method's own",
+        "must be an integer from 0, or a list of them, one per stage: agg_layer=[..]; or null for each method's own",
         "point",
         True,
     )
-    temperature: float | int = setting(0.1, "of cross-attention", "must be a number above 0", "point", True)
-    aggregation: str | None = setting(
+    temperature: _Temperature = setting(
+        0.1, "of cross-attention", "must be a finite number above 0 that float32 can hold", "point", True
+    )
+    aggregation: Annotated[str | None, among(AGGREGATIONS)] = setting(
         None,
         "what the survivors carry; null: the method's own",
         f"null or one of {', '.join(AGGREGATIONS)}",
         "point",
         True,
     )
-    layout: str = setting(
+    layout: Annotated[str, among(LAYOUTS)] = setting(
         "compact", "the sequence after a reduction; only compact saves time", one_of(LAYOUTS), "point", True
     )
-    position: str | None = setting(
+    position: Annotated[str | None, among(POSITIONS)] = setting(
         None,
         "position ids of the survivors; null: the method's own",
         f"null or one of {', '.join(POSITIONS)}",
@@ -239,6 +263,9 @@ class SweepSettings(_Settings):
         True, "stores with each answer whether its choice of tokens hangs on a tie", "must be true or false"
     )
 
+    fresh: bool = setting(
+        False, "deletes what is stored of this command's points, and computes them anew", "must be true or false"
+    )
     controls: list[str] = setting(
         ["full", "no_image", "fastv", "random"],
         "points that are added to every grid",
