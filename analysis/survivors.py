@@ -93,10 +93,12 @@ class Tracer:
         self.in_words, self.question = in_words, question
         kept = {name: getattr(loaded.protocol, name) for name in ("conv", "image_aspect")}
         self.loaded = loaded.with_protocol(TextOnly(**kept)) if in_words else loaded
-        self.inputs: dict[str, Any] = self.loaded.prepare([question])
+        encoded = self.loaded.encode([question])
+        self.inputs: dict[str, Any] = self.loaded.arguments(encoded)
         self.about: dict[str, Any] = {
             "row_keys": row_keys([question], loaded.device),
             "questions": [self.loaded.protocol.question_text(question)],
+            "picture_sizes": encoded.picture_sizes,
         }
         self.split = SplitModel(loaded.model, tokenizer=loaded.processor.tokenizer)
         self.visual_tokens = int((self.inputs["input_ids"] == loaded.processor.image_token_id).sum())

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tokensel.errors import TokenselError
 from tokensel.methods import Context
+from tokensel.methods.context import PictureSizes
 from tokensel.models.vision import ClsTower, VisionStates
 
 
@@ -42,6 +43,7 @@ def make_context(
     rotary: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     final_norm: Callable[[Tensor], Tensor] = lambda states: states,
     questions: Sequence[str] | None = None,
+    picture_sizes: Sequence[tuple[int, int] | None] | None = None,
     words: Tensor | None = None,
     grid: tuple[int, int] | None = None,
     attention: Tensor | Mapping[str, Tensor] | None = None,
@@ -61,6 +63,7 @@ def make_context(
         either layer, rotated or not. rotary: what `Context.rotary` returns, by tokens,
         as "visual". final_norm: the decoder's; default: the identity.
     questions: one text per row. words: [B, S, D], the embeddings of each row's words, whichever they are.
+    picture_sizes: (width, height) or None for each row.
     grid: (rows, columns).
     attention: [B, heads, N], the attention summed over the queries, whichever they are and whatever their weights; or a
         mapping from "last", "text" or "image" to such a tensor. In the mapping, "text" and "image" may also be the
@@ -99,12 +102,13 @@ def make_context(
         "attention": attention,
     }
     texts = None if questions is None else tuple(questions)
+    sizes = None if picture_sizes is None else tuple(picture_sizes)
     return Context(
         kept=kept,
         count=count,
         layer=layer,
         row_keys=torch.arange(batch, device=tokens.device) if row_keys is None else row_keys,
-        source=_GivenSource(tokens, given, texts, final_norm),
+        source=_GivenSource(tokens, given, texts, sizes, final_norm),
         stage=stage,
         stages=stages,
     )
@@ -138,6 +142,7 @@ class _GivenSource:
     visual: Tensor
     given: Mapping[str, Any]
     texts: tuple[str, ...] | None
+    sizes: PictureSizes | None
     norm: Callable[[Tensor], Tensor]
 
     def tokens(self) -> Tensor:
@@ -172,6 +177,9 @@ class _GivenSource:
 
     def questions(self) -> tuple[str, ...] | None:
         return self.texts
+
+    def picture_sizes(self) -> PictureSizes | None:
+        return self.sizes
 
     def embed_words(self, texts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         words = self._get("words")

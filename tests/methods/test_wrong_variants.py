@@ -14,7 +14,7 @@ from helpers.official import SAMPLE, RoundingDecides, cases, check_of, folder
 
 from tokensel import Context
 from tokensel.functional import clustering, merging, relevance, sampling
-from tokensel.methods import cdpruner, dart, divprune, prumerge, prumerge_plus, sparsevlm, visionzip
+from tokensel.methods import cdpruner, dart, divprune, mmtok, prumerge, prumerge_plus, sparsevlm, visionzip
 from tokensel.methods.base import geometric
 from tokensel.methods.dart import Dart
 from tokensel.methods.mmtok import MMTok
@@ -211,7 +211,7 @@ MMTOK: dict[str, Variant] = {
     "the picture's weight as that of the words": (MMTok, "__post_init__", with_field("alpha", 1.0)),
     "another temperature": (MMTok, "__post_init__", with_field("text_temperature", 0.05)),
     "no repetitions where the release has them": (MMTok, "__post_init__", with_field("as_released", False)),
-    "bars like the picture": (MMTok, "__post_init__", with_field("picture_size", None)),
+    "bars like the picture": (mmtok, "padding_patches", lambda right: lambda *size, patches: []),
 }
 VARIANTS: dict[str, dict[str, Variant]] = {
     "dart": DART,

@@ -156,7 +156,7 @@ class ClassicModel(_Wrapper):
             input_ids: LongTensor[B, T], left padded, with one -200 for the picture in each row, or none in any row;
                 older code calls it inputs
             images: pixel values [B, 3, H, W], or a list of [3, H, W]
-            image_sizes: accepted but ignored: every picture is one square crop
+            image_sizes: width and height of each picture before it was padded to a square, for methods that use it
             attention_mask: [B, T]; None: all but leading pad tokens
             row_keys: LongTensor[B] that seeds random choices together with config.custom_seed; a sweep uses
                 `tokensel.evaluation.answers.row_keys(questions, device)`
@@ -177,6 +177,7 @@ class ClassicModel(_Wrapper):
             self._warn_once("output_attentions=True: ignored; no method needs attention maps")
         reduction = classic_reduction(self.config)
         given = {"row_keys": row_keys, "questions": questions, "tokenizer": self._tokenizer}
+        given["picture_sizes"] = None if image_sizes is None else [tuple(map(int, size)) for size in image_sizes]
         with reduce_tokens(self.stock, **given, **reduction) as record:
             self._print_seed(reduction)
             output = self.stock.generate(**prepared, **options)

@@ -22,9 +22,10 @@ from tokensel.engine.forward import Outputs, advance, reduce_all, resume
 from tokensel.engine.pictures import find_pictures, row_pictures, row_vision, say_video
 from tokensel.engine.running import Forward, Generation, Record
 from tokensel.engine.stages import Stage
-from tokensel.engine.state import State, find_visual
+from tokensel.engine.state import State, expand_each, expand_rows, find_visual
 from tokensel.engine.stock import by_name, find_cache
 from tokensel.errors import TokenselError
+from tokensel.methods.context import PictureSizes
 from tokensel.models.parts import ModelParts
 from tokensel.models.tap import VisionTap
 
@@ -46,9 +47,11 @@ class Block:
         image_mask: Tensor | None,
         row_keys: Tensor | None,
         questions: tuple[str, ...] | None = None,
+        picture_sizes: PictureSizes | None = None,
     ) -> None:
         self.model: Any = model
-        self.parts, self.image_mask, self.row_keys, self.questions = parts, image_mask, row_keys, questions
+        self.parts, self.image_mask, self.row_keys = parts, image_mask, row_keys
+        self.questions, self.picture_sizes = questions, picture_sizes
         self.stages = [stage for stage in stages if stage.acts(parts.num_layers)]
         reads = any(stage.method.reads_tower(self.model.config) for stage in self.stages)
         self._tap = VisionTap(parts.llava, parts.family) if reads and parts.llava is not None else None
@@ -230,10 +233,11 @@ class Block:
             attention_mask=None if call.mask is None else call.mask[:, :length].bool(),
             position_ids=call.position_ids(0)[..., :length],
             visual_index=visual_index,
-            row_keys=_expand_rows(keys, batch).to(call.embeds.device),
+            row_keys=expand_rows(keys, batch).to(call.embeds.device),
             pictures=row_pictures(self.parts, forward.seen, visual_index),
             vision=vision,
-            questions=_expand_questions(self.questions, batch),
+            questions=expand_each(self.questions, batch),
+            picture_sizes=expand_each(self.picture_sizes, batch),
             deepstack=call.deepstack(visual_index),
             cache=cache,
         )
@@ -268,7 +272,7 @@ class Block:
             raise TokenselError("image_mask: needed where the prompt's visual tokens cannot be seen in input_ids")
         if self.image_mask is None:
             mask = mask[:, :length]
-        mask = _expand_rows(mask, batch)
+        mask = expand_rows(mask, batch)
         if mask.shape != (batch, length):
             raise TokenselError(f"image_mask={list(mask.shape)}: must have the prompt's shape {[batch, length]}")
         return mask
@@ -285,15 +289,3 @@ class Block:
 
 def _tokens_in(cache: Cache | None) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
-
-
-def _expand_rows(values: Tensor, batch: int) -> Tensor:
-    """Rows repeated as generate does for beams and several sequences: [b, ...] -> [batch, ...] where b divides it."""
-    rows = len(values)
-    return values.repeat_interleave(batch // rows, 0) if rows and batch % rows == 0 else values
-
-
-def _expand_questions(questions: tuple[str, ...] | None, batch: int) -> tuple[str, ...] | None:
-    """Questions repeated as rows are; None where their number does not fit."""
-    copies, rest = divmod(batch, len(questions)) if questions else (0, 0)
-    return None if questions is None or rest else tuple(text for text in questions for _ in range(copies))

@@ -31,6 +31,7 @@ def reduce_tokens(
     image_mask: Tensor | None = None,
     row_keys: Tensor | None = None,
     questions: Sequence[str] | None = None,
+    picture_sizes: Sequence[tuple[int, int] | None] | None = None,
     tokenizer: Any | None = None,
     family: str | None = None,
     **method_options: Any,
@@ -57,7 +58,8 @@ def reduce_tokens(
     family: which tested family a model of another one is like, "llava" say.
     row_keys: LongTensor[B], one key per question for methods that draw at random; None = the same for all rows.
     questions, tokenizer: the bare question of each row and the model's tokenizer, for methods that read the question
-    apart from the rest of the prompt; without them these take the whole instruction.
+    apart from the rest of the prompt; without them these take the whole instruction. picture_sizes: width and height of
+    each row's picture before it was padded to a square, for methods that leave out what shows padding alone.
 
     The choice is made once, when a prompt is prefilled. The prompt's KV cache keeps it, also in copies and in later
     blocks; without a cache, one call of `generate` keeps it. Several pictures are reduced each by itself.
@@ -88,4 +90,6 @@ def reduce_tokens(
         raise TokenselError(f"row_keys={row_keys.dtype} {list(row_keys.shape)}: must be a LongTensor [B]")
     if isinstance(questions, str):
         raise TokenselError(f"questions={questions!r}: must be a sequence with one text per row")
-    return Block(model, parts, stages, image_mask, row_keys, None if questions is None else tuple(questions))
+    texts = None if questions is None else tuple(questions)
+    sizes = None if picture_sizes is None else tuple(picture_sizes)
+    return Block(model, parts, stages, image_mask, row_keys, texts, sizes)

@@ -16,6 +16,7 @@ from tokensel.engine.state import Picture, State
 from tokensel.errors import TokenselError
 from tokensel.functional import take
 from tokensel.methods import Method
+from tokensel.methods.context import PictureSizes
 from tokensel.models.parts import ModelParts
 from tokensel.models.vision import VisionStates
 
@@ -130,6 +131,9 @@ class StateSource:
 
     def questions(self) -> tuple[str, ...] | None:
         return self.state.questions
+
+    def picture_sizes(self) -> PictureSizes | None:
+        return self.state.picture_sizes
 
     def embed_words(self, texts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         tokenizer: Any = self.parts.tokenizer

@@ -101,6 +101,7 @@ class SplitModel:
         vision: VisionStates | None = None,
         uses_vision: bool = False,
         questions: Sequence[str] | None = None,
+        picture_sizes: Sequence[tuple[int, int] | None] | None = None,
         pictures: Mapping[str, Any] | None = None,
         **given: Any,
     ) -> State:
@@ -165,6 +166,7 @@ class SplitModel:
             pictures=row_pictures(self.parts, Seen(shown, batch), visual_index),
             vision=vision,
             questions=None if questions is None else tuple(questions),
+            picture_sizes=None if picture_sizes is None else tuple(picture_sizes),
             right_padded=True,
         )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,11 @@ from tokensel.engine.caches import FixedCache
 from tokensel.engine.layouts import Reduction, explicit_mask
 from tokensel.errors import TokenselError
 from tokensel.functional import take
+from tokensel.methods.context import PictureSizes
 from tokensel.models.parts import ModelParts
 from tokensel.models.vision import VisionStates
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class State:
     visual_index: LongTensor[B, N], where the visual tokens that remain are, ascending.
     counts: LongTensor[B, P], how many of them each of a row's P pictures has, where rows differ: the first
     sum(counts[b]) of row b are visual tokens, the rest padding, with which compact sequences begin. None = no padding.
-    row_keys: LongTensor[B], the key of each row's question. questions: their texts, None = unknown.
+    row_keys: LongTensor[B], the key of each row's question. questions: their texts; picture_sizes: width and height of
+    their pictures before these were padded; None = unknown.
     pictures: they own the N visual tokens in this order; with counts, each picture's count is the largest of any row.
     previous: the hidden states that entered layer - 1, if that layer saw this same sequence.
     prompt: the state before the first layer, None = this one. vision: what the tower saw, a row's pictures together.
@@ -66,6 +70,7 @@ class State:
     prompt: "State | None" = None
     vision: VisionStates | None = None
     questions: tuple[str, ...] | None = None
+    picture_sizes: PictureSizes | None = None
     deepstack: tuple[Tensor, ...] = ()
     right_padded: bool = False
     masked: bool = False
@@ -123,6 +128,7 @@ class State:
             prompt=None if self.prompt is None else self.prompt.rows(order.to(self.prompt.hidden.device)),
             vision=self.vision and self.vision.rows((order[:, None] * len(self.pictures) + pictures).flatten()),
             questions=self.questions and tuple(self.questions[row] for row in order.tolist()),
+            picture_sizes=self.picture_sizes and tuple(self.picture_sizes[row] for row in order.tolist()),
             deepstack=tuple(each[order] for each in self.deepstack),
             key_bias=of(self.key_bias),
             **{
@@ -223,6 +229,18 @@ def layer_mask(parts: ModelParts, hidden: Tensor, keys: int, key_mask: Tensor | 
         for each in (key_mask, bias)
     )
     return explicit_mask(key_mask, bias, torch.arange(keys - hidden.shape[1], keys, device=device), keys, dtype)
+
+
+def expand_rows(values: Tensor, batch: int) -> Tensor:
+    """Rows repeated as generate does for beams and several sequences: [b, ...] -> [batch, ...] where b divides it."""
+    rows = len(values)
+    return values.repeat_interleave(batch // rows, 0) if rows and batch % rows == 0 else values
+
+
+def expand_each(values: tuple[T, ...] | None, batch: int) -> tuple[T, ...] | None:
+    """A value for each row, repeated as rows are; None where their number does not fit."""
+    copies, rest = divmod(batch, len(values)) if values else (0, 0)
+    return None if values is None or rest else tuple(value for value in values for _ in range(copies))
 
 
 def fill_rows(values: Tensor, batch: int, rows: int, dim: int = 0) -> Tensor:

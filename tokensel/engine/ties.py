@@ -67,7 +67,7 @@ def with_noise(context: Context, sign: float = 1.0) -> Context:
     The noise of a row depends on its key, the layer and the tensor's shape only. sign: 1, or -1 for the opposite.
     """
     offsets = [(key ^ (context.layer * 0x9E3779B1)) % _PATTERN for key in context.row_keys.tolist()]
-    return context.through(lambda source: _Noisy(source, offsets, sign), sign)
+    return context.through(lambda source: _Noisy(source, offsets, sign), ("noise", sign))
 
 
 class _Noisy:

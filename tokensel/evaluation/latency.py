@@ -51,10 +51,15 @@ class LatencyMeter:
     ) -> None:
         self.model, self.device = loaded.model, loaded.device
         self.repeats, self.warmup, self.decode_tokens = repeats, max(warmup, int(compiled)), decode_tokens
-        self.inputs: dict[str, Any] = loaded.prepare([question])
+        encoded = loaded.encode([question])
+        self.inputs: dict[str, Any] = loaded.arguments(encoded)
         self.keys = row_keys([question], loaded.device)
         # What methods are given beside the prompt.
-        self.about: dict[str, Any] = {"row_keys": self.keys, "questions": [loaded.protocol.question_text(question)]}
+        self.about: dict[str, Any] = {
+            "row_keys": self.keys,
+            "questions": [loaded.protocol.question_text(question)],
+            "picture_sizes": encoded.picture_sizes,
+        }
         self.tokenizer = loaded.processor.tokenizer
         self.split = SplitModel(loaded.model, compiled, text_multiple=1, tokenizer=self.tokenizer)
         self.writer = Writer(self.split) if self.split.graphs is not None else None

@@ -134,7 +134,7 @@ class OrderingMethod(Method):
         raise NotImplementedError
 
     def select(self, context: Context) -> Selection:
-        order = context.first_of(self.order)
+        order = context.first_of(self.order, self.identity)
         return Selection(order if self.default_position == "front" else order.sort(dim=1).values)
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from tokensel.models.vision import VisionStates
 
+PictureSizes = tuple[tuple[int, int] | None, ...]
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -44,6 +46,7 @@ class ContextSource(Protocol):
     def final_norm(self, states: Tensor) -> Tensor: ...
     def before_picture(self) -> Tensor: ...
     def questions(self) -> tuple[str, ...] | None: ...
+    def picture_sizes(self) -> PictureSizes | None: ...
     def embed_words(self, texts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]: ...
     def vision(self) -> VisionStates: ...
     def grid(self) -> tuple[int, int]: ...
@@ -90,12 +93,12 @@ class Context:
             orders=None if name is None else self._orders.setdefault(name, {}),
         )
 
-    def first_of(self, order: Callable[["Context"], Tensor]) -> Tensor:
+    def first_of(self, order: Callable[["Context"], Tensor], key: Any) -> Tensor:
         """The first `kept` tokens of a method's order of choice, LongTensor[B, kept]. One that was found for a larger
-        kept, at another grid point of the same method over the same prompt, serves again."""
-        known = self._orders.get("order")
+        kept, at another grid point over the same prompt with the same key, serves again."""
+        known = self._orders.get(key)
         if known is None or known.shape[1] < self.kept:
-            known = self._orders["order"] = order(self)
+            known = self._orders[key] = order(self)
         return known[:, : self.kept]
 
     @cached_property
@@ -122,6 +125,12 @@ class Context:
     def questions(self) -> tuple[str, ...] | None:
         """The bare question of each row, without options, hints and prompt; None where the caller gave none."""
         return self._source.questions()
+
+    @property
+    def picture_sizes(self) -> PictureSizes | None:
+        """Width and height of each row's picture before it was padded to a square, None for one that was not padded;
+        None where the caller gave none."""
+        return self._source.picture_sizes()
 
     def embed_words(self, texts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """The decoder's input embeddings of each row's words: [B, S, D], and which of them are real: BoolTensor[B, S].

@@ -24,7 +24,9 @@ class MMTok(OrderingMethod):
     token has; a token of the picture likewise, by the vision tower's features before the projector. Each choice
     maximises its gain in the mean over the words plus alpha times the mean over the picture. Words are the decoder's
     embeddings of the bare question without function words; where no question is known, the instruction's hidden states.
-    It runs before the first layer; survivors are in the order of the picture, and position ids are renumbered.
+    Patches wholly inside the bars that pad a picture to a square, as for LLaVA-1.5, are kept last, where the picture's
+    size is known. It runs before the first layer; survivors are in the order of the picture, and position ids are
+    renumbered.
 
     Source: Dong et al., MMTok: Multimodal Coverage Maximization for Efficient Inference of VLMs, 2025,
         https://arxiv.org/abs/2508.18264.
@@ -32,10 +34,7 @@ class MMTok(OrderingMethod):
         alpha: the weight of the picture beside the words.
         text_temperature: of the softmax over cosines with a word.
         vision_temperature: of the softmax over cosines with a token of the picture.
-        picture_size: width and height of the picture before it was padded to a square of patches of 14 pixels, as
-            LLaVA-1.5 does: patches wholly inside the bars are kept last. null = all patches are alike.
         as_released: where fewer patches than kept lie outside the bars, token 0 is repeated, as in the release.
-    Our reading: the release knows each picture's size; a sweep does not, so that it leaves out no bars.
     """
 
     name: ClassVar[str] = "mmtok"
@@ -48,7 +47,6 @@ class MMTok(OrderingMethod):
     alpha: float = 0.5
     text_temperature: float = 0.02
     vision_temperature: float = 0.2
-    picture_size: tuple[int, int] | None = None
     as_released: bool = False
 
     def __post_init__(self) -> None:
@@ -57,8 +55,9 @@ class MMTok(OrderingMethod):
     def order(self, context: Context) -> Tensor:
         affinity = self.affinity(context)
         allowed = torch.ones(affinity.shape[:2], dtype=torch.bool, device=affinity.device)
-        if self.picture_size is not None:
-            allowed[:, padding_patches(*self.picture_size, patches=context.grid[0])] = False
+        for row, size in enumerate(context.picture_sizes or ()):
+            if size is not None and context.grid[0] == context.grid[1]:
+                allowed[row, padding_patches(*size, patches=context.grid[0])] = False
         order = greedy_coverage(affinity, context.kept, allowed=allowed)
         return order.masked_fill(~allowed.gather(1, order), 0) if self.as_released else order
 
@@ -83,6 +82,3 @@ def _check(method: MMTok) -> None:
     for name in ("text_temperature", "vision_temperature"):
         if not getattr(method, name) > 0:
             raise TokenselError(f"{name}={getattr(method, name)!r}: must be above 0")
-    size = method.picture_size
-    if size is not None and not (len(size) == 2 and min(size) > 0):
-        raise TokenselError(f"picture_size={size!r}: must be [width, height] in pixels, or null")

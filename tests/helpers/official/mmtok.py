@@ -15,7 +15,6 @@ def check(case: Case) -> None:
         alpha=settings["alpha"],
         text_temperature=settings["softmax_tv_temperature"],
         vision_temperature=settings["softmax_vv_temperature"],
-        picture_size=size_of(case),
         as_released=True,
     )
     side = math.isqrt(settings["n"])
@@ -27,6 +26,7 @@ def check(case: Case) -> None:
         questions=["?"],
         words=case["text"][None],
         grid=(side, side),
+        picture_sizes=[size_of(case)],
     )
     ours = method.select(context).indices[0]
     coverage = method.affinity(context)[0, ours].amax(0).sum()
