@@ -1,5 +1,7 @@
 """Where the picture decides how many visual tokens remain, predictions hold the number and figures are means of it."""
 
+from dataclasses import replace
+
 import pytest
 from helpers.checkpoints import make_questions, save_checkpoint
 from helpers.evaluation import assert_same_predictions, evaluate_points
@@ -40,6 +42,17 @@ def test_numbers_and_predictions_do_not_depend_on_the_batch(loaded, found, tmp_p
         assert {id: row["kept"] for id, row in ours.items()} == {id: row["kept"] for id, row in single.items()}
         assert len({str(row["kept"]) for row in ours.values()}) > 1, "every picture kept as many"
     assert all("kept" not in row for row in rows[2].values())
+
+
+def test_kept_means_nothing_where_the_options_decide(loaded, found, tmp_path):
+    questions, rows = found
+    others = [replace(point, kept=kept) for point, kept in zip(POINTS[:2], (1000, (7, 5)), strict=True)]
+    for point, other in zip(POINTS, others, strict=False):
+        assert other.settings() == point.settings()
+        assert point.settings()["kept"] is None
+    again, _ = evaluate_points(loaded, tmp_path, questions[:5], others)
+    for ours, same in zip(rows, again, strict=False):
+        assert all(ours[id]["kept"] == row["kept"] for id, row in same.items())
 
 
 def test_only_real_positions_are_stored(found):

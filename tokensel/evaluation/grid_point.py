@@ -88,7 +88,7 @@ class GridPoint:
         if not method.passes_through:
             first = stages[0]
             reduced |= {name: getattr(first, name) for name in names if name not in ("kept", "agg_layer")}
-            kept = self.final_kept
+            kept = None if method.decides_count() else self.final_kept
             reduced |= {"kept": kept_text(kept) if isinstance(kept, float) else kept, "agg_layer": first.layer}
             if len(stages) > 1:
                 reduced["stages"] = self._stages_text(stages)
@@ -101,6 +101,7 @@ class GridPoint:
 
     def _stages_text(self, stages: list[Stage]) -> str:
         """Kept and layer of each stage, as "288@2 72@8". A star stands for what the method decides itself."""
-        kept = [kept_text(stage.kept or 0) for stage in stages] if isinstance(self.kept, tuple) else ["*"] * len(stages)
+        own = isinstance(self.kept, tuple) and not stages[0].method.decides_count()
+        kept = [kept_text(stage.kept or 0) for stage in stages] if own else ["*"] * len(stages)
         layers = ["*" if self.agg_layer is None else str(stage.layer) for stage in stages]
         return " ".join(f"{count}@{layer}" for count, layer in zip(kept, layers, strict=True))

@@ -67,7 +67,7 @@ class Method:
         return kept
 
     def decides_count(self) -> bool:
-        """Whether the options decide how many tokens remain, so that `kept` only has to be below a prompt's number."""
+        """Whether the options decide how many tokens remain, and `kept` means nothing."""
         return False
 
     def reads_tower(self, config: Any) -> bool:

@@ -29,7 +29,7 @@ class Feather(Method):
     Parameters:
         ratio: the release's share to remove, 0.7 in its scripts: with r = 1 - ratio, the first stage keeps int(N r)
             tokens and the uniform ones, and the second int(r^2) of what is left. How many that are depends on the
-            picture, and `kept` only has to be below N. None: `kept` remain after the last stage, by the r that gives as
+            picture, and `kept` means nothing. None: `kept` remain after the last stage, by the r that gives as
             many on average.
         stride: every how many rows and columns the uniform tokens stand; None: there are none, and each stage keeps the
             same share.

@@ -36,7 +36,7 @@ class Pact(Method):
         2025, https://arxiv.org/abs/2504.08966, and its release, https://github.com/orailix/PACT, which acts at layer 4.
     Parameters:
         cutoff: the clusters' radius, 0.21 in the release for LLaVA-OneVision-7B and 0.1 for Qwen2-VL-7B. How many
-            centres remain depends on the picture, and `kept` only has to be below N. None: exactly `kept` remain.
+            centres remain depends on the picture, and `kept` means nothing. None: exactly `kept` remain.
         keep: the share of tokens that are not pruned, 0.8 in the release for Qwen2-VL-7B; never fewer than `kept`.
         recover: a pruned token joins the nearest centre within `recover` times the cutoff.
         clustering: False = pruning alone, to `kept` tokens, or with a cutoff to the share `keep`.
