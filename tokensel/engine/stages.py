@@ -100,8 +100,10 @@ class Stage:
         return self.layer < num_layers and not self.method.passes_through
 
     def kept_of(self, count: int) -> int:
-        """How many of a prompt's `count` visual tokens, as they were before any reduction, remain after this stage. Where
-        the method's options decide that, a number that changes nothing."""
+        """How many of a prompt's `count` visual tokens, as they were before any reduction, remain after this stage.
+
+        Where the method's options decide that, a number that changes nothing.
+        """
         if self.method.decides_count():
             return max(0, count - 1)
         assert self.kept is not None
