@@ -16,7 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runners.terminal.program import INTERRUPTED, importing, start
+from runners.terminal.interrupt import INTERRUPTED
+from runners.terminal.program import importing, start
 from tokensel.errors import TokenselError
 
 

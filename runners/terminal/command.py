@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from runners.terminal.program import INTERRUPTED
+from runners.terminal.interrupt import INTERRUPTED
 from tokensel.errors import TokenselError
 
 

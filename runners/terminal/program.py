@@ -1,7 +1,4 @@
-"""How a command runs as a program: alone, and ending in one line however early it is interrupted.
-
-Imports little, because an interrupt before `start` prints Python's own traceback.
-"""
+"""How a command runs as a program: alone, and ending in one line whatever it is interrupted at."""
 
 import gc
 import os
@@ -11,13 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
 
-INTERRUPTED = 130
+from runners.terminal.interrupt import INTERRUPTED, on_interrupt, state
+
 # Variables by which torchrun, accelerate launch, mpirun and srun tell a process that it is one of several.
 _LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
 _COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
-
-_state = {"importing": False, "interrupted": False}
 
 
 def start(main: Callable[[], int]) -> NoReturn:
@@ -26,7 +22,8 @@ def start(main: Callable[[], int]) -> NoReturn:
     An interrupt raises KeyboardInterrupt, which commands turn into a line of theirs; while libraries are imported, and
     after the command has ended, it exits at once. A reader that closes standard output ends the command quietly.
     """
-    signal.signal(signal.SIGINT, _on_interrupt)
+    signal.signal(signal.SIGINT, on_interrupt)
+    state["importing"] = False
     status = 2 if _refused(os.environ) else _status_of(main)
     signal.signal(signal.SIGINT, lambda *_: os._exit(status))  # other libraries' threads may still be ending
     sys.exit(status)
@@ -36,26 +33,17 @@ def start(main: Callable[[], int]) -> NoReturn:
 def importing() -> Iterator[None]:
     """For imports that take long. They make no garbage, and looking for it takes a second; and many libraries cannot
     be interrupted halfway without errors of their own."""
-    before = _state["importing"]
+    before = state["importing"]
     collecting = gc.isenabled()
     gc.disable()
-    _state["importing"] = True
+    state["importing"] = True
     try:
         yield
         gc.freeze()
     finally:
-        _state["importing"] = before
+        state["importing"] = before
         if collecting:
             gc.enable()
-
-
-def _on_interrupt(*_: object) -> None:
-    if _state["importing"]:
-        show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar hides it
-        print(f"{show_cursor}\ninterrupted: nothing was computed", file=sys.stderr, flush=True)
-        os._exit(INTERRUPTED)
-    _state["interrupted"] = True
-    raise KeyboardInterrupt
 
 
 def _status_of(main: Callable[[], int]) -> int:
@@ -68,9 +56,9 @@ def _status_of(main: Callable[[], int]) -> int:
         return 128 + signal.SIGPIPE
     except BaseException:
         # Libraries may turn the KeyboardInterrupt into an error of their own.
-        if not _state["interrupted"]:
+        if not state["interrupted"]:
             raise
-        print("\ninterrupted", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
