@@ -122,8 +122,11 @@ class SweepProgress:
             self.task, completed=self.done, total=self.total or None, description=self._title(), rate=self._rate()
         )
         now = time.monotonic()
-        if not self.live and now - self.last_line >= LINE_SECONDS and self.done:
-            self.last_line = now
+        if self.live or now - self.last_line < LINE_SECONDS:
+            return
+        self.last_line = now
+        line = self._title()
+        if self.done:
             left = (now - self.began) / self.done * (self.total - self.done)
-            share = f"{self.done / max(self.total, 1):.0%}"
-            print(f"{self._title()}  {share}  {self._rate()}  ETA {left:.0f} s", file=sys.stderr, flush=True)
+            line += f"  {self.done / max(self.total, 1):.0%}  {self._rate()}  ETA {left:.0f} s"
+        print(line, file=sys.stderr, flush=True)
