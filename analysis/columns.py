@@ -15,24 +15,24 @@ CONTROLS = ("full", "no_image")
 TIMES = ("select_ms", "vision_ms", "prefill_ms", "decode_ms", "total_ms")
 _IDENTITY = ("model", "model_revision", "dtype", "data", "data_options", "data_digest", "questions", "scoring")
 _QUARTILES = tuple(f"{time}_{quartile}" for time in TIMES for quartile in ("p25", "p50", "p75"))
-_TOKENS = ("tokens_layer_mean", "tokens_left")
+_TOKENS = ("tokens_layer_mean", "tokens_left", "selection_counted")
 _COSTS = ("speedup", "speedup_total", "flops", "flops_ratio", "kv_bytes", *_TOKENS, "peak_memory_bytes")
 _TIES = ("near_ties", "n_tied_choice", "n_ties")
-FIGURES = ("n", "correct", "skipped", "accuracy", "ci_low", "ci_high", *_COSTS, "min_margin", *_TIES)
+FIGURES = ("n", "correct", "skipped", "accuracy", "accuracy_sd", "ci_low", "ci_high", *_COSTS, "min_margin", *_TIES)
 # Every column, in order, with its type.
 COLUMN_TYPES = (
     dict.fromkeys(("key", "folder", "sweep", "status", "error"), "string")
-    | {"in_table": "boolean"}
+    | {"superseded": "boolean"}
     | dict.fromkeys((*_IDENTITY, *PROTOCOL, "pool", "method"), "string")
     | {"kept": "Int64", "kept_share": "string", "budget": "string"}
     | {"agg_layer": "Int64", "stages": "string", "temperature": "Float64"}
     | dict.fromkeys(("aggregation", "layout", "position"), "string")
-    | {"seed": "Int64", "code": "string"}
+    | {"seed": "Int64", "seeds": "string", "keys": "string", "code": "string"}
     | dict.fromkeys(("n", "correct", "skipped"), "Int64")
-    | dict.fromkeys(("accuracy", "ci_low", "ci_high", "chance"), "Float64")
+    | dict.fromkeys(("accuracy", "accuracy_sd", "ci_low", "ci_high", "chance"), "Float64")
     | dict.fromkeys((*_QUARTILES, "speedup", "speedup_total"), "Float64")
     | {"flops": "Int64", "flops_ratio": "Float64", "kv_bytes": "Int64", "tokens_layer_mean": "Float64"}
-    | {"tokens_left": "Int64", "peak_memory_bytes": "Int64", "min_margin": "Float64"}
+    | {"tokens_left": "Int64", "selection_counted": "boolean", "peak_memory_bytes": "Int64", "min_margin": "Float64"}
     | dict.fromkeys(_TIES, "Int64")
     | {"command": "string", "device": "string", "threads": "Int64", "versions": "string", "commit": "string"}
 )
@@ -41,8 +41,7 @@ COLUMN_TYPES = (
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:
     """Converts a frame read from results.parquet to the columns of `load_results`. Returns other frames unchanged.
 
-    results.parquet contains no digests, so the pools are formed from the names of the model and the data, and from
-    limit.
+    results.parquet contains no digests, so the pools are formed from the names of the model and the data.
     """
     if "pool" in frame.columns:
         return frame
@@ -53,10 +52,7 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
         unfinished = pd.isna(record.get("accuracy"))
         record["status"] = "failed" if record["error"] else "unfinished" if unfinished else "complete"
         protocol = {name: record[name] for name in PROTOCOL if not _is_missing(record.get(name))}
-        limit = record.pop("limit", None)
-        questions = "all questions" if _is_missing(limit) else f"limit={limit:.0f}"
-        model = f"model={record['model']}"
-        record["pool"] = pool_of(model, record["data"], questions, record["scoring"], protocol or None)
+        record["pool"] = pool_of(f"model={record['model']}", record["data"], record["scoring"], protocol or None)
         records.append(record)
     return typed(pd.DataFrame(records, columns=None if records else list(frame.columns)))
 
@@ -71,10 +67,14 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def complete(results: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows that can be drawn and compared. A point that several sweeps contain appears once per pool."""
+    """Returns the rows that can be drawn and compared: complete ones, without points of earlier code.
+
+    A point that several sweeps contain appears once, with most questions, and then with times if it has any.
+    """
     rows = tidy(results)
-    rows = rows[(rows["status"] == "complete") & rows["accuracy"].notna()]
-    return rows.sort_values("prefill_ms_p50", kind="stable").drop_duplicates(["pool", "key"]).sort_index()
+    rows = rows[(rows["status"] == "complete") & rows["accuracy"].notna() & ~rows["superseded"].fillna(False)]
+    best = rows.sort_values(["n", "prefill_ms_p50"], ascending=[False, True], kind="stable")
+    return best.drop_duplicates(["pool", "key"]).sort_index()
 
 
 def option_columns(results: pd.DataFrame) -> list[str]:
@@ -86,9 +86,8 @@ def pool_titles(results: pd.DataFrame) -> dict[str, str]:
     """Returns a short title for each pool: its model, its data, and only those settings that differ between pools."""
     rows = tidy(results).sort_values("status", kind="stable")  # complete rows first: they have the most values
     firsts = rows.drop_duplicates("pool").set_index("pool")
-    firsts["count"] = firsts["n"].map("{} questions".format, na_action="ignore")
     shown = ["model", "data"]
-    for name in ("count", "scoring", *PROTOCOL, "dtype", "model_revision", "data_options", "data_digest", "questions"):
+    for name in ("scoring", *PROTOCOL, "dtype", "model_revision", "data_options", "data_digest"):
         if firsts[[*shown, name]].drop_duplicates().shape[0] > firsts[shown].drop_duplicates().shape[0]:
             shown.append(name)
     forms = dict.fromkeys(PROTOCOL, "{name}={value}")
@@ -102,12 +101,15 @@ def pool_titles(results: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def pool_of(model: str, data: Any, questions: str, scoring: Any, protocol: Mapping[str, Any] | None) -> str:
-    """Returns the identifier of a pool, which contains everything that its points must share."""
+def pool_of(model: str, data: Any, scoring: Any, protocol: Mapping[str, Any] | None) -> str:
+    """Returns the identifier of a pool, which contains everything that its points must share.
+
+    Points of one pool may have answered different numbers of its questions; comparisons use those that both answered.
+    """
     stated = "protocol=?"
     if protocol is not None:
         stated = " ".join(f"{name}={protocol[name]}" for name in PROTOCOL if protocol.get(name) is not None)
-    return " | ".join((model, f"data={data}", questions, f"scoring={scoring}", stated))
+    return " | ".join((model, f"data={data}", f"scoring={scoring}", stated))
 
 
 def _is_missing(value: Any) -> bool:

@@ -1,22 +1,27 @@
 """Compares grid points of one pool question by question."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 
 from analysis.columns import COLUMN_TYPES, CONTROLS, SETTINGS, complete, option_columns, pool_titles
 from analysis.predictions import QUESTION
 from tokensel.errors import TokenselError
-from tokensel.evaluation.statistics import holm, mcnemar_exact, minimum_detectable_difference, wilson_interval
+from tokensel.evaluation.statistics import (
+    compare_seeds,
+    holm,
+    mcnemar_exact,
+    minimum_detectable_difference,
+    seeded_accuracy,
+)
 
 FLIPS = ("right to wrong", "wrong to right", "wrong to wrong")
 _DIFFERENCE = ("difference", "diff_low", "diff_high")
-_COMPARED = ("accuracy", "reference_accuracy", *_DIFFERENCE, "b", "c", "p_value", "p_holm", "detectable")
+_COMPARED = ("accuracy", "reference_accuracy", *_DIFFERENCE, "b", "c", "p_value", "p_holm", "detectable", "cost")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,12 @@ class _Answers:
     prediction: np.ndarray
     right: np.ndarray
     answered: np.ndarray
+
+    def over_seeds(self, keys: Sequence[str], references: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns right and right of the reference, each [seeds, questions], over the questions that all answered."""
+        one, other = ([self.keys.index(key) for key in each] for each in (keys, references))
+        shared = self.answered[[*one, *other]].all(0)
+        return self.right[one][:, shared], self.right[other][:, shared]
 
     def pair(self, key: str, reference: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """Returns (right, right of reference), (prediction, prediction of reference) over the shared questions."""
@@ -56,7 +67,7 @@ def compare(
 
     reference   a method's name, or a point's key. The references full and no_image are compared with points of every
                 kept. If the reference method was run several times at one kept, a point is compared with the run whose
-                layout, then agg_layer, then seed match its own
+                layout, then agg_layer, then seed match its own, then with the one that answered most questions
     level       confidence level of the interval; 1 - level is the significance level of `detectable`
     power       probability with which a true difference of `detectable` is found
 
@@ -64,21 +75,26 @@ def compare(
     n                               questions that both answered
     accuracy, reference_accuracy    shares over those questions
     difference, diff_low, diff_high point minus reference in percentage points, with its interval
-    b, c                            questions that only the point, or only the reference, answers correctly
-    p_value                         of McNemar's exact test
+    b, c                            questions that only the point, or only the reference, answers correctly; NA for
+                                    several seeds
+    p_value                         of McNemar's exact test; for several seeds, of `compare_seeds`
+    cost                            the point's FLOPs over the reference's: at equal kept they may differ
     p_holm                          p_value corrected by Holm's method for all comparisons of the pool in this table
     detectable                      smallest true difference, in percentage points, that n questions with this much
-                                    disagreement would show with the given power; NA where no difference would
+                                    disagreement would show with the given power; NA where no difference would, and
+                                    for several seeds
     note                            why a point has no reference to be compared with; its figures are then NA
 
-    The interval is Agresti and Min's (2005, "Simple improved confidence intervals for comparing matched proportions").
+    The interval is Agresti and Min's (2005, "Simple improved confidence intervals for comparing matched proportions");
+    for several seeds, it is over questions and seeds.
 
     Raises TokenselError if no complete point has this method or key.
     """
     rows, references = _rows_and_references(results, reference)
     titles = pool_titles(rows)
+    keys = {row["key"]: _keys(row) for row in rows[["key", "keys"]].to_dict("records")}
     table = [
-        row | {"pool_title": titles[pool]} | _against(answers, row["key"], row["reference_key"], level, power)
+        row | {"pool_title": titles[pool]} | _against(answers, keys, row["key"], row["reference_key"], level, power)
         for pool, answers in _pools(rows, predictions)
         for row in _pairs(rows[rows["pool"] == pool], references[references["pool"] == pool], reference)
     ]
@@ -88,13 +104,6 @@ def compare(
     for _, same in frame.dropna(subset="p_value").groupby("pool"):
         frame.loc[same.index, "p_holm"] = holm(same["p_value"].tolist())
     return frame
-
-
-def difference_interval(b: int, c: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of (b - c) / n for paired answers, within [-1, 1]: Wald's, with 0.5 added to each cell."""
-    difference, size = (b - c) / (n + 2), n + 2
-    spread = norm.ppf(0.5 + level / 2) * np.sqrt((b + c + 1) / size - difference**2) / np.sqrt(size)
-    return max(-1.0, float(difference - spread)), min(1.0, float(difference + spread))
 
 
 def flips(predictions: pd.DataFrame, key: str, reference_key: str) -> pd.DataFrame:
@@ -142,25 +151,32 @@ def by_group(results: pd.DataFrame, predictions: pd.DataFrame, group: str = "fam
 
     group   a column of predictions that comes from the questions: family, topic, subject, grade, hint, ...
 
-    Columns besides those that name the point: group, n, correct, accuracy, ci_low, ci_high (shares; the interval is
-    Wilson's, 95%).
+    Columns besides those that name the point: group, n, correct (NA for several seeds), accuracy, ci_low, ci_high
+    (shares; the interval is Wilson's, 95%, for several seeds as in `seeded_accuracy`).
 
     Raises TokenselError if the predictions were loaded without questions.
     """
     if group not in predictions.columns:
         raise TokenselError(f"group={group}: not in predictions; load them with questions=questions_of(results)")
     rows = complete(results)
-    answered = predictions[~predictions["skipped"] & predictions["folder"].isin(rows["folder"])]
-    counted = answered.groupby(["folder", group], observed=True)["correct"].agg(["size", "sum"]).reset_index()
-    counted = counted.rename(columns={group: "group", "size": "n", "sum": "correct"}).astype({"folder": "string"})
-    counted["accuracy"] = counted["correct"] / counted["n"]
-    limits = [
-        wilson_interval(int(correct), int(n)) for correct, n in zip(counted["correct"], counted["n"], strict=True)
-    ]
-    counted[["ci_low", "ci_high"]] = np.array(limits).reshape(-1, 2)
     rows = rows.assign(pool_title=rows["pool"].map(pool_titles(rows)))
-    named = rows[["pool", "pool_title", "key", *_names(rows), "folder"]]
-    return named.merge(counted, on="folder", how="inner").drop(columns="folder")
+    answered = predictions[~predictions["skipped"]]
+    cells = []
+    for row in rows[["key", "keys"]].to_dict("records"):
+        keys = _keys(row)
+        for name, same in answered[answered["key"].isin(keys)].groupby(group, observed=True):
+            right = same["correct"].to_numpy(dtype=bool)[None]
+            if len(keys) > 1:
+                right = same.pivot(index="key", columns="id", values="correct").dropna(axis=1).to_numpy(dtype=bool)
+            if right.size:
+                found = seeded_accuracy(right)
+                share = {"n": found.n, "correct": found.accuracy * found.n if len(keys) == 1 else None}
+                share |= {"accuracy": found.accuracy, "ci_low": found.ci_low, "ci_high": found.ci_high}
+                cells.append({"key": row["key"], "group": name, **share})
+    counted = pd.DataFrame(cells, columns=["key", "group", "n", "correct", "accuracy", "ci_low", "ci_high"])
+    counted = counted.astype({"key": "string", "n": "Int64"})
+    counted["correct"] = counted["correct"].astype("Float64").round().astype("Int64")
+    return rows[["pool", "pool_title", "key", *_names(rows)]].merge(counted, on="key", how="inner")
 
 
 def _rows_and_references(results: pd.DataFrame, reference: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -195,11 +211,18 @@ def _pairs(rows: pd.DataFrame, references: pd.DataFrame, reference: str) -> Iter
         chosen = min(fitting, key=partial(_mismatch, row), default=None)
         named = {name: row[name] for name in ("pool", "key", *_names(rows))}
         note = "" if chosen else f"no {reference} at this {'kept' if pd.isna(row['budget']) else 'budget'}"
-        yield named | {"reference": reference, "reference_key": chosen["key"] if chosen else None, "note": note}
+        cost = row["flops_ratio"] / chosen["flops_ratio"] if chosen else None
+        found = {"reference": reference, "reference_key": chosen["key"] if chosen else None, "cost": cost}
+        yield named | found | {"note": note}
 
 
-def _mismatch(row: dict, other: dict) -> tuple[bool, ...]:
-    return tuple(not _same(other, row, name) for name in ("layout", "agg_layer", "seed"))
+def _keys(row: Mapping[Hashable, Any]) -> list[str]:
+    """The keys of the points that a row stands for."""
+    return [row["key"]] if pd.isna(row["keys"]) else row["keys"].split()
+
+
+def _mismatch(row: dict, other: dict) -> tuple[float, ...]:
+    return *(not _same(other, row, name) for name in ("layout", "agg_layer", "seed")), -int(other["n"])
 
 
 def _same_budget(one: dict, other: dict) -> bool:
@@ -217,8 +240,8 @@ def _same(one: dict, other: dict, name: str) -> bool:
 
 def _pools(rows: pd.DataFrame, predictions: pd.DataFrame) -> Iterator[tuple[str, _Answers]]:
     for pool, same in rows.groupby("pool", sort=False):
-        known = predictions[predictions["folder"].isin(same["folder"]) & ~predictions["skipped"]]
-        keys = list(same["key"])
+        keys = [key for row in same[["key", "keys"]].to_dict("records") for key in _keys(row)]
+        known = predictions[predictions["key"].isin(keys) & ~predictions["skipped"]]
         questions, names = pd.factorize(known["id"])
         cells = pd.Categorical(known["key"], categories=keys).codes, questions
         shape = len(keys), len(names)
@@ -229,31 +252,34 @@ def _pools(rows: pd.DataFrame, predictions: pd.DataFrame) -> Iterator[tuple[str,
         yield str(pool), _Answers(keys, prediction, right, answered)
 
 
-def _against(answers: _Answers, key: str, reference_key: str | None, level: float, power: float) -> dict[str, Any]:
+def _against(
+    answers: _Answers, keys: Mapping[str, list[str]], key: str, reference_key: str | None, level: float, power: float
+) -> dict[str, Any]:
     if reference_key is None:
         return {}
-    (one, other), _ = answers.pair(key, reference_key)
-    n = len(one)
+    one, other = answers.over_seeds(keys[key], keys[reference_key])
+    n = one.shape[1]
     if not n:
         return {"note": "no question was answered by both"}
-    test = mcnemar_exact(one, other)
-    discordant = (test.b + test.c) / n
-    detectable = None
-    if discordant:
-        detectable = minimum_detectable_difference(n, discordant=discordant, power=power, alpha=1 - level)
-    low, high = difference_interval(test.b, test.c, n, level)
+    found = compare_seeds(one, other, level)
     return {
         "n": n,
         "accuracy": one.mean(),
         "reference_accuracy": other.mean(),
-        "difference": 100 * test.difference,
-        "diff_low": 100 * low,
-        "diff_high": 100 * high,
-        "b": test.b,
-        "c": test.c,
-        "p_value": test.p_value,
-        "detectable": None if detectable is None else 100 * detectable,
-    }
+        "difference": 100 * found.difference,
+        "diff_low": 100 * found.ci_low,
+        "diff_high": 100 * found.ci_high,
+        "p_value": found.p_value,
+    } | (_disagreement(one[0], other[0], level, power) if len(one) == len(other) == 1 else {})
+
+
+def _disagreement(one: np.ndarray, other: np.ndarray, level: float, power: float) -> dict[str, Any]:
+    """b, c and detectable of two points of one seed."""
+    test = mcnemar_exact(one, other)
+    discordant, detectable = (test.b + test.c) / len(one), None
+    if discordant:
+        detectable = minimum_detectable_difference(len(one), discordant=discordant, power=power, alpha=1 - level)
+    return {"b": test.b, "c": test.c, "detectable": None if detectable is None else 100 * detectable}
 
 
 def _flipped(answers: _Answers, key: str, reference_key: str) -> dict[str, int]:

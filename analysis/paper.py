@@ -11,6 +11,7 @@ from analysis.columns import CONTROLS, complete, pool_titles
 from analysis.grouping import variants
 from analysis.literature import published
 from tokensel.errors import TokenselError
+from tokensel.evaluation.sweep.results import EQUAL_COST
 
 ROWS = ("method",)
 COLUMNS = ("data", "model", "pool")
@@ -24,8 +25,9 @@ class Line:
     """One line of the table.
 
     accuracy: by column, in percent. of_full: the mean over all columns of the share of the full model's accuracy, in
-    percent; None where a column is missing. seeds: the number of seeds averaged in each cell, if more than one.
-    source: where a published figure is from; "" = measured. marks: by column, "best" or "second".
+    percent; None where a column is missing. seeds: the largest number of seeds averaged in a cell. source: where a
+    published figure is from; "" = measured. fewer: whether it answered fewer questions than others of its column.
+    marks: by column, "best" or "second".
     """
 
     label: str
@@ -34,15 +36,20 @@ class Line:
     of_full: float | None = None
     seeds: int = 1
     source: str = ""
+    fewer: bool = False
     marks: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class PaperTable:
-    """Blocks of lines, each with the number of kept visual tokens (None: what is not reduced), and the columns."""
+    """Blocks of lines, each with the number of kept visual tokens (None: what is not reduced), and the columns.
+
+    notes: what a reader must know of the blocks, in sentences.
+    """
 
     columns: list[str]
     blocks: list[tuple[int | None, list[Line]]]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def sources(self) -> list[str]:
@@ -61,7 +68,8 @@ def paper_table(
     literature  add the published figures of the same method, kept tokens, model and data, marked as such
 
     Several seeds of one setting are averaged. In each block and column, the best accuracy of the methods is marked, and
-    the second best; controls and published figures compete for neither, and equal accuracies share a mark.
+    the second best; controls and published figures compete for neither, and equal accuracies share a mark. A point that
+    answered fewer questions than others of its column says so, competes for no mark and has no share of full.
 
     Raises TokenselError for an unknown value, no complete point, or two points that would share a cell.
     """
@@ -75,6 +83,9 @@ def paper_table(
         raise TokenselError("results: hold no complete point" + ("" if budget is None else f" with budget={budget}"))
     names = rows["pool"].map(pool_titles(rows)) if columns == "pool" else rows[columns].astype(object)
     rows = rows.assign(column=names, block=kept, label=_labels(rows))
+    asked = rows["n"] + rows["skipped"].fillna(0)
+    rows = rows.assign(fewer=asked < asked.groupby(rows["column"]).transform("max"))
+    rows["label"] += rows["n"].map(" ({} questions)".format).where(rows["fewer"], "")
     _refuse_mixed(rows, columns)
     order = list(dict.fromkeys(rows["column"]))
     blocks: list[tuple[int | None, list[Line]]] = []
@@ -88,10 +99,22 @@ def paper_table(
     full = {line.label: line for count, lines in blocks if count is None for line in lines}.get("full")
     for kept_tokens, lines in blocks:
         for line in lines:
-            line.of_full = _share_of(full, line, order)
+            line.of_full = None if line.fewer else _share_of(full, line, order)
         if kept_tokens is not None:
-            _mark([line for line in lines if not line.source and line.method not in FRAME], order)
-    return PaperTable(order, blocks)
+            _mark([line for line in lines if not line.source and not line.fewer and line.method not in FRAME], order)
+    return PaperTable(order, blocks, _cost_notes(rows))
+
+
+def _cost_notes(rows: pd.DataFrame) -> list[str]:
+    """A sentence for each block whose lines cost different shares of the full model's FLOPs."""
+    notes = []
+    for number, same in rows.dropna(subset=["block", "flops_ratio"]).groupby("block", sort=True):
+        by_column = [(float(part.min()), float(part.max())) for _, part in same.groupby("column")["flops_ratio"]]
+        if any(high > (1 + EQUAL_COST) * low for low, high in by_column):
+            low, high = min(low for low, _ in by_column), max(high for _, high in by_column)
+            span = f"{100 * low:.0f} to {100 * high:.0f}% of the full model's FLOPs"
+            notes.append(f"Lines with {int(str(number))} visual tokens need {span}: they are not equal in cost.")
+    return notes
 
 
 def _labels(rows: pd.DataFrame) -> pd.Series:
@@ -116,10 +139,12 @@ def _refuse_mixed(rows: pd.DataFrame, columns: str) -> None:
 
 
 def _line(part: pd.DataFrame) -> Line:
+    # Seeds are one row already, unless a frame of single points was given.
     by_column = part.groupby("column", sort=False)["accuracy"]
     accuracy = {str(column): 100 * float(mean) for column, mean in by_column.mean().items()}
-    method = str(part["method"].iloc[0])
-    return Line(str(part["label"].iloc[0]), method, accuracy, seeds=int(by_column.size().max()))
+    seeds = part["seeds"].fillna("0").str.split(", ").str.len().groupby(part["column"]).sum().max()
+    first = part.iloc[0]
+    return Line(str(first["label"]), str(first["method"]), accuracy, seeds=int(seeds), fewer=bool(first["fewer"]))
 
 
 def _published_lines(rows: pd.DataFrame, kept: int, columns: Sequence[str]) -> list[Line]:
@@ -191,7 +216,7 @@ def as_markdown(table: PaperTable) -> str:
     escaped = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in lines]
     rule = ["---", "---:", *["---:"] * (len(table.columns) + 1)]
     text = "\n".join("| " + " | ".join(line) + " |" for line in (escaped[0], rule, *escaped[1:]))
-    notes = [f"[{index}] published: {source}" for index, source in enumerate(table.sources, 1)]
+    notes = [f"[{index}] published: {source}" for index, source in enumerate(table.sources, 1)] + table.notes
     return "\n".join([text, *(["", *notes] if notes else [])]) + "\n"
 
 
@@ -230,7 +255,7 @@ def as_latex(table: PaperTable) -> str:
     notes = [
         rf"\textsuperscript{{{index}}}\,published: {escape_latex(source)}."
         for index, source in enumerate(table.sources, 1)
-    ]
+    ] + [escape_latex(note) for note in table.notes]
     if notes:
         lines += ["", r"\smallskip", r"{\footnotesize " + " ".join(notes) + "}"]
     return "\n".join(lines) + "\n"

@@ -1,29 +1,30 @@
 """Loads predictions, one row per grid point and question, and the questions themselves."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.results import load_results
-from tokensel.data import Question, draw_order, load_questions, stable_hash
+from analysis.results import Source, load_results
+from tokensel.data import Question, draw_order, load_questions
 from tokensel.errors import TokenselError
 from tokensel.evaluation.keys import questions_digest
-from tokensel.evaluation.store import PointStore, ids_digest
+from tokensel.evaluation.store import PointStore, check_prediction
+from tokensel.evaluation.stored import figured
 
 # The columns that come from the questions.
 QUESTION = ("question", "choices", "hint", "subject", "topic", "family", "grade", "category", "image_id")
 
 
 def load_predictions(
-    source: str | Path, keys: Collection[str] | None = None, questions: Sequence[Question] | None = None
+    source: Source, keys: Collection[str] | None = None, questions: Sequence[Question] | None = None
 ) -> pd.DataFrame:
     """Loads one row per grid point and question.
 
-    source      as in `load_results`
+    source      as in `load_results`; every seed is a point of its own
     keys        load only the points with these keys
     questions   adds the columns of QUESTION, joined by id. The folders store only ids; `questions_of` loads the
                 questions
@@ -43,7 +44,7 @@ def load_predictions(
 
     Raises TokenselError if the source holds no grid point or lacks one of the keys.
     """
-    results = load_results(source).dropna(subset="folder")
+    results = load_results(source, each_seed=True).dropna(subset="folder")
     if keys is not None:
         unknown = sorted(set(keys) - set(results["key"]))
         if unknown:
@@ -52,9 +53,8 @@ def load_predictions(
     if results.empty:
         raise TokenselError(f"source={source}: the points' folders, which store the predictions, are not beside it")
     order = {question.id: draw_order(question) for question in questions or ()}
-    parts = [
-        _point(folder, digest, order) for folder, digest in zip(results["folder"], results["questions"], strict=True)
-    ]
+    asked = results[["folder", "questions", "n", "skipped"]].to_dict("records")
+    parts = [_point(point, order) for point in asked]
     sizes = [len(part) for part in parts]
     frame = pd.concat(parts, ignore_index=True)
     for index, name in enumerate(("key", "folder")):
@@ -84,11 +84,10 @@ def questions_of(results: pd.DataFrame) -> list[Question]:
     return questions
 
 
-def _point(folder: str, digest: Any, order: Mapping[str, tuple]) -> pd.DataFrame:
-    """One point's predictions. digest: of the questions that its figures were computed from; NA for no figures."""
-    records = _stored(folder)
-    if not pd.isna(digest) and ids_digest(record["id"] for record in records) != digest:
-        records = _of_figures(records, folder, digest, order)
+def _point(point: Mapping[Hashable, Any], order: Mapping[str, tuple]) -> pd.DataFrame:
+    """One point's predictions. point: its folder, and questions, n and skipped of its figures; NA for no figures."""
+    metrics = {str(name): None if pd.isna(value) else value for name, value in point.items()}
+    records = figured(_stored(point["folder"]), metrics, Path(point["folder"]), order)
     column: dict[str, list[Any]] = {
         name: [record.get(name) for record in records] for name in ("id", "prediction", "answer", "margin")
     }
@@ -105,28 +104,13 @@ def _stored(folder: str) -> list[dict[str, Any]]:
     try:
         lines = (Path(folder) / "predictions.jsonl").read_bytes().split(b"\n")[:-1]
         records = json.loads(b"[" + b",".join(lines) + b"]")
+        for record in records:
+            check_prediction(record)
         if len({record["id"] for record in records}) == len(records):
             return records
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return PointStore(folder).predictions()
-
-
-def _of_figures(
-    records: list[dict[str, Any]], folder: str, digest: str, order: Mapping[str, tuple]
-) -> list[dict[str, Any]]:
-    """The predictions that the point's figures were computed from.
-
-    A folder can store more: a run with a larger limit was interrupted, or a later run had a smaller limit. A limit
-    takes the first questions of a fixed order, so every shorter prefix of that order is tried.
-    """
-    records = sorted(records, key=lambda record: order.get(record["id"], (stable_hash(record["id"]), "")))
-    for count in range(len(records) - 1, 0, -1):
-        if ids_digest(record["id"] for record in records[:count]) == digest:
-            return records[:count]
-    raise TokenselError(
-        f"{folder}: its figures were computed from other questions than its predictions; run its sweep again"
-    )
 
 
 def _joined(frame: pd.DataFrame, questions: Sequence[Question]) -> pd.DataFrame:

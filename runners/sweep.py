@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from runners.configuration.compose import Command
     from runners.terminal.progress import SweepProgress
     from tokensel.evaluation.sweep.plan import SweepPlan
-    from tokensel.evaluation.sweep.results import TableRow
+    from tokensel.evaluation.sweep.rows import TableRow
     from tokensel.evaluation.sweep.work import GroupWork
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -107,7 +107,7 @@ def run_sweep(jobs: Sequence[Mapping[str, Any]], progress: "SweepProgress") -> F
         from tokensel.evaluation.provenance import scrub
         from tokensel.evaluation.sweep.compute import compute
         from tokensel.evaluation.sweep.plan import make_plan
-        from tokensel.evaluation.sweep.results import table_rows
+        from tokensel.evaluation.sweep.rows import folder_rows
         from tokensel.evaluation.sweep.work import prepare
 
     progress.doing("reading the questions")
@@ -129,7 +129,7 @@ def run_sweep(jobs: Sequence[Mapping[str, Any]], progress: "SweepProgress") -> F
             for work in works:
                 compute(work, plan, progress)
         progress.doing("writing the results")
-        rows = table_rows(works)
+        rows = folder_rows(folder)
         write_table(rows, folder)
         summary = write_summary(plan, works, rows, folder)
         log_to_wandb(plan, works, folder)
@@ -154,14 +154,9 @@ def check_folder(folder: Path) -> None:
 
 def write_table(rows: "Sequence[TableRow]", folder: Path) -> Path:
     """Writes results.parquet and accuracy.png. Returns the parquet's path."""
-    from analysis.figures import accuracy_over_kept  # slow to import
-    from analysis.frames import as_frame
+    from analysis.cache import write_cache  # slow to import
 
-    frame = as_frame(rows)
-    folder.mkdir(parents=True, exist_ok=True)
-    frame.to_parquet(folder / "results.parquet")
-    accuracy_over_kept(frame).savefig(folder / "accuracy.png", dpi=150)
-    return folder / "results.parquet"
+    return write_cache(rows, folder)
 
 
 def log_to_wandb(plan: "SweepPlan", works: "Sequence[GroupWork]", folder: Path) -> None:
@@ -181,7 +176,8 @@ def write_summary(
     import json
 
     from runners.terminal.arguments import write_whole
-    from tokensel.evaluation.sweep.results import as_record, best_at_each_kept
+    from tokensel.evaluation.sweep.ranking import best_records
+    from tokensel.evaluation.sweep.results import as_record
 
     failed = [
         f"{point.point.method} kept={point.point.kept} ({point.key}): {point.error}"
@@ -192,7 +188,7 @@ def write_summary(
     record = {
         "sweep": plan.settings.name,
         "points": [as_record(row, rows) for row in rows],
-        "best": best_at_each_kept(rows),
+        "best": best_records(rows),
         "failed": failed,
         "results": str(folder / "results.parquet"),
     }

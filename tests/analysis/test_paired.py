@@ -12,10 +12,18 @@ from hypothesis import strategies as st
 from scipy.stats import multinomial
 
 from analysis import by_group, compare, flip_counts, flips, load_predictions, load_results
-from analysis.paired import difference_interval
 from analysis.tables import accuracy_table, comparison_table, probability
 from tokensel.errors import TokenselError
-from tokensel.evaluation.statistics import minimum_detectable_difference, wilson_interval
+from tokensel.evaluation.statistics import compare_seeds, minimum_detectable_difference, wilson_interval
+
+
+def difference_interval(b, c, n, level=0.95):
+    """The interval of b questions that only the first of two points answers correctly, c only the second, n in all."""
+    one, other = np.zeros((1, n), dtype=bool), np.zeros((1, n), dtype=bool)
+    one[0, :b], other[0, b : b + c] = True, True
+    found = compare_seeds(one, other, level)
+    return found.ci_low, found.ci_high
+
 
 FASTV, FPS, TOME, FULL = "1101010011", "1111011100", "0001010001", "1111111110"
 
@@ -146,8 +154,8 @@ def test_intervals_contain_the_difference_and_mirror_each_other(b, c, rest):
 
 @pytest.mark.parametrize(("p_b", "p_c"), [(0.1, 0.1), (0.2, 0.05), (0.02, 0.0)])
 def test_intervals_contain_the_true_difference_95_times_in_100(p_b, p_c):
-    """By enumeration of all outcomes of 60 pairs."""
-    n, covered = 60, 0.0
+    """By enumeration of all outcomes of 40 pairs."""
+    n, covered = 40, 0.0
     for b in range(n + 1):
         for c in range(n + 1 - b):
             chance = multinomial.pmf([b, c, n - b - c], n, [p_b, p_c, 1 - p_b - p_c])
@@ -210,18 +218,35 @@ def test_groups_need_questions(sweep):
         by_group(*loaded(sweep[0]))
 
 
-def test_a_point_in_two_sweeps_is_compared_once_in_each_pool_with_its_own_questions(tmp_path):
+def test_a_point_in_two_sweeps_is_one_row_and_a_comparison_uses_the_shared_questions(tmp_path):
     for name, length in (("one", 6), ("two", 10)):
-        for method, pattern in (("fastv", FASTV), ("fps", FPS)):
-            make_point(tmp_path / name, method, 8, answers(pattern[:length]))
-    # A third sweep repeats the first.
-    for method, pattern in (("fastv", FASTV), ("fps", FPS)):
-        make_point(tmp_path / "three", method, 8, answers(pattern[:6]))
+        make_point(tmp_path / name, "fastv", 8, answers(FASTV[:length]))
+    make_point(tmp_path / "two", "fps", 8, answers(FPS[:8]))
     results, predictions = loaded(tmp_path)
-    assert len(results) == 6
-    assert sorted(compare(results, predictions)["n"]) == [6, 10]
+    assert results.set_index("method")["n"].to_dict() == {"fastv": 10, "fps": 8}
+    (row,) = compare(results, predictions).to_dict("records")
+    assert (row["n"], row["reference_accuracy"]) == (8, FASTV[:8].count("1") / 8)
     predictions["family"] = "all"
-    assert sorted(by_group(results, predictions)["n"]) == [6, 6, 10, 10]
+    assert sorted(by_group(results, predictions)["n"]) == [8, 10]
+
+
+def test_seeds_are_compared_by_their_mean(tmp_path):
+    patterns = (TOME, FASTV, FULL)
+    for seed, pattern in enumerate(patterns):
+        make_point(tmp_path, "random", 8, answers(pattern), seed=seed)
+    make_point(tmp_path, "fps", 8, answers(FPS))
+    results, predictions = loaded(tmp_path)
+    (row,) = compare(results, predictions, reference="random").to_dict("records")
+    matrix = np.array([[mark == "1" for mark in pattern] for pattern in patterns])
+    found = compare_seeds(np.array([[mark == "1" for mark in FPS]]), matrix)
+    assert row["difference"] == pytest.approx(100 * found.difference)
+    assert row["difference"] == pytest.approx(10 * FPS.count("1") - 100 * matrix.mean())
+    assert (row["p_value"], row["diff_low"]) == pytest.approx((found.p_value, 100 * found.ci_low))
+    assert pd.isna(row["b"])
+    predictions["family"] = predictions["id"].isin(["q0", "q1", "q2"])
+    groups = by_group(results, predictions)
+    first = groups[(groups["method"] == "random") & groups["group"]].iloc[0]
+    assert (first["n"], first["accuracy"]) == (3, pytest.approx(matrix[:, :3].mean()))
 
 
 def test_tables_show_every_point_with_its_interval_or_its_status(sweep):

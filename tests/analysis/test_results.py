@@ -3,16 +3,20 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers.results import PROTOCOL, answers, make_point, prediction
 
 from analysis import load_predictions, load_results, pool_titles, published, questions_of
-from analysis.columns import complete, tidy
+from analysis.cache import refresh_cache, write_cache
+from analysis.columns import complete
 from tokensel.data import load_questions, stable_hash
 from tokensel.errors import TokenselError
 from tokensel.evaluation.keys import questions_digest
+from tokensel.evaluation.statistics import seeded_accuracy
 from tokensel.evaluation.store import PointStore
+from tokensel.evaluation.sweep.rows import folder_rows
 from tokensel.methods import METHODS
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "published.md"
@@ -94,71 +98,137 @@ def test_another_model_data_scoring_or_protocol_is_another_pool(sweep, settings)
     assert len(set(titles.values())) == 2
 
 
-def test_another_set_of_questions_is_another_pool_but_another_path_to_the_model_is_not(sweep):
+def test_more_questions_or_another_path_to_the_model_are_the_same_pool_with_their_own_n(sweep):
     make_point(sweep, "random", 8, answers("11001"))
     make_point(sweep, "tome", 8, answers("1100"), model={"revision": "abc", "dtype": "float32", "path": "/x/tiny"})
-    frame = load_results(sweep).set_index("method")["pool"]
-    assert frame["random"] != frame["fps"] == frame["tome"]
+    frame = load_results(sweep).set_index("method")
+    assert frame["pool"].nunique() == 1
+    assert list(frame.loc[["random", "tome"], "n"]) == [5, 4]
 
 
 def test_titles_name_only_what_differs(sweep):
     assert list(pool_titles(load_results(sweep)).values()) == ["tiny, diagrams"]
-    make_point(sweep, "fps", 8, answers("110"))
     make_point(sweep, "fps", 8, answers("1100"), protocol=PROTOCOL | {"prompt": "lmms"})
     assert set(pool_titles(load_results(sweep)).values()) == {
-        "tiny, diagrams, 4 questions, prompt=llava",
-        "tiny, diagrams, 3 questions, prompt=llava",
-        "tiny, diagrams, 4 questions, prompt=lmms",
+        "tiny, diagrams, prompt=llava",
+        "tiny, diagrams, prompt=lmms",
     }
 
 
-def _parquet(sweep):
-    """Writes results.parquet in another order, without tome."""
-    rows = [
-        {
-            "model": "tiny",
-            "data": "diagrams",
-            "scoring": "letter",
-            "limit": 4.0,
-            "method": row["method"],
-            "key": row["key"],
-        }
-        | {"kept": row["kept"], "n": 4, "correct": row["correct"], "accuracy": row["accuracy"], "chance": 0.3}
-        | {"ci_low": row["ci_low"], "ci_high": row["ci_high"], "error": "", "vs_fastv_p": 0.5}
-        for row in load_results(sweep).sort_values("method", ascending=False).to_dict("records")
-    ]
-    path = sweep / "results.parquet"
-    pd.DataFrame(rows).to_parquet(path)
-    return path
+def test_rows_come_in_one_order_whatever_the_order_of_their_computation(tmp_path):
+    points = [("full", None), ("fps", 16), ("fps", 8), ("fastv", 8), ("no_image", 0)]
+    for name, order in (("one", points), ("other", points[::-1])):
+        for method, kept in order:
+            make_point(tmp_path / name, method, kept, answers("1100"))
+    one, other = (load_results(tmp_path / name) for name in ("one", "other"))
+    assert list(one["key"]) == list(other["key"])
+    assert list(one["method"]) == ["full", "fastv", "fps", "fps", "no_image"]
 
 
-def test_a_table_beside_the_points_adds_order_chance_and_in_table(sweep):
-    path = _parquet(sweep)
-    make_point(sweep, "tome", 8, answers("1100"))
+def test_seeds_are_one_row_with_mean_deviation_and_interval(sweep):
+    patterns = ("1100", "1110", "1000")
+    keys = [make_point(sweep, "random", 8, answers(row), seed=seed) for seed, row in enumerate(patterns)]
+    row = load_results(sweep).set_index("method").loc["random"]
+    shares = [row.count("1") / 4 for row in patterns]
+    assert (row["accuracy"], row["accuracy_sd"]) == pytest.approx((np.mean(shares), np.std(shares, ddof=1)))
+    found = seeded_accuracy(np.array([[mark == "1" for mark in row] for row in patterns]))
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx((found.ci_low, found.ci_high))
+    assert (row["seeds"], row["keys"], row["n"]) == ("0, 1, 2", " ".join(keys), 4)
+    assert pd.isna(row["seed"])
+    each = load_results(sweep, each_seed=True)
+    assert sorted(each.loc[each["method"] == "random", "seed"]) == [0, 1, 2]
+    assert set(load_predictions(sweep)["key"]) >= set(keys)
+
+
+def test_a_seed_with_fewer_questions_does_not_shrink_the_others(sweep):
+    for seed, pattern in enumerate(("1100", "1110", "1")):
+        make_point(sweep, "random", 8, answers(pattern), seed=seed)
+    rows = load_results(sweep).set_index("method").loc["random"]
+    assert sorted(rows["n"]) == [1, 4]
+
+
+def test_points_of_earlier_code_are_listed_and_marked_but_not_compared(sweep):
+    make_point(sweep, "fps", 8, answers("1111"), code="newer")
     frame = load_results(sweep)
-    assert list(frame["method"]) == ["no_image", "full", "fps", "fastv", "tome"]
-    assert list(frame["chance"].fillna(-1)) == [0.3, 0.3, 0.3, 0.3, -1]
-    assert list(frame["in_table"]) == [True, True, True, True, False]
-    assert list(load_results(path)["method"]) == ["no_image", "full", "fps", "fastv"]
+    fps = frame[frame["method"] == "fps"].set_index("code")
+    assert fps["superseded"].to_dict() == {"newer": False, "code-fps": True}
+    assert list(complete(frame).query("method == 'fps'")["code"]) == ["newer"]
+
+
+def test_several_folders_are_one_source_and_a_point_in_two_is_one_row(sweep, tmp_path):
+    other = tmp_path / "outputs" / "other"
+    make_point(other, "fps", 8, answers("1100"))
+    make_point(other, "tome", 8, answers("11"))
+    make_point(other, "full", None, answers("11"))
+    frame = load_results([sweep, other])
+    assert sorted(frame["method"]) == ["fastv", "fps", "full", "no_image", "tome"]
+    assert frame.set_index("method")["n"].to_dict() == {"full": 4, "fastv": 4, "fps": 4, "tome": 2, "no_image": 4}
+    assert len(load_predictions([sweep, other])) == 4 * 4 + 2
+
+
+def _parquet(sweep):
+    """The cache that a sweep writes."""
+    return write_cache(folder_rows(sweep), sweep)
+
+
+@pytest.mark.parametrize("contents", [b"", b"PAR1 but no more", None])
+def test_a_damaged_empty_or_lost_parquet_changes_nothing_and_is_written_again(sweep, contents):
+    path = _parquet(sweep)
+    whole = load_results(sweep)
+    path.unlink()
+    if contents is not None:
+        path.write_bytes(contents)
+    pd.testing.assert_frame_equal(load_results(sweep), whole)
+    if contents is not None:
+        pd.testing.assert_frame_equal(load_results(path), whole)
+    assert refresh_cache(sweep)
+    assert list(pd.read_parquet(path)["key"]) == list(whole["key"])
+    assert not refresh_cache(sweep)
+    make_point(sweep, "tome", 8, answers("1100"))
+    assert refresh_cache(sweep)
+    assert "tome" in set(pd.read_parquet(path)["method"])
+    assert not list(sweep.glob(".*partial"))
+
+
+def test_a_folder_in_the_place_of_the_parquet_stops_no_reader(sweep):
+    (sweep / "results.parquet").mkdir()
+    assert len(load_results(sweep)) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "message"),
+    [
+        ("metrics.json", '"text"', "metrics.json: is no JSON object"),
+        ("metrics.json", "[1]", "metrics.json: is no JSON object"),
+        ("metrics.json", '{"n": "many"}', "metrics.json: n has another type"),
+        ("metrics.json", '{"accuracy": 0.5, "provenance": 3}', "metrics.json: provenance has another type"),
+        ("config.yaml", "- a\n", "config.yaml: cannot be read"),
+        ("config.yaml", b"\xff\xfe\x00", "config.yaml: cannot be read"),
+        ("predictions.jsonl", '{"id": 1, "answer": 0, "correct": true}\n{"id": "q1"}\n', "line 1 is not a prediction"),
+        ("predictions.jsonl", '{"id": "q0", "answer": 0}\n{"id": "q1"}\n', "line 1 is not a prediction"),
+        ("predictions.jsonl", '{"id": "q0", "answer": 0, "correct": "yes"}\n{"id": "q1"}\n', "line 1 is not a predic"),
+    ],
+)
+def test_a_file_of_the_wrong_shape_is_named_in_one_line(sweep, name, contents, message):
+    folder = sweep / make_point(sweep, "tome", 8, answers("10"))
+    if name == "config.yaml":
+        (folder / "metrics.json").unlink()
+    (folder / name).write_bytes(contents if isinstance(contents, bytes) else contents.encode())
+    with pytest.raises(TokenselError, match=message) as error:
+        load_predictions(sweep)
+    assert "\n" not in str(error.value)
 
 
 def test_a_table_without_its_points_can_be_loaded(sweep, tmp_path):
     alone = tmp_path / "results.parquet"
     shutil.move(_parquet(sweep), alone)
     frame = load_results(alone)
-    assert list(frame["accuracy"]) == [0.25, 1.0, 0.5, 0.5]
+    assert list(frame["accuracy"]) == [1.0, 0.5, 0.5, 0.25]
     assert frame["folder"].isna().all()
     assert frame["pool"].nunique() == 1
     assert "vs_fastv_p" not in frame
     with pytest.raises(TokenselError, match="not beside it"):
         load_predictions(alone)
-
-
-def test_two_limits_in_a_table_are_two_pools():
-    row = {"model": "tiny", "data": "d", "scoring": "letter", "method": "fps", "key": "a", "kept": 8, "accuracy": 0.5}
-    frame = tidy(pd.DataFrame([row | {"limit": 20, "error": ""}, row | {"limit": None, "error": ""}]))
-    assert frame["pool"].nunique() == 2
-    assert list(frame["status"]) == ["complete", "complete"]
 
 
 @pytest.mark.parametrize(("source", "message"), [("nowhere", "does not exist"), (".", "holds no grid point")])

@@ -68,6 +68,30 @@ def test_seeds_are_averaged_and_failed_points_are_left_out(table):
     assert "dart" not in lines_of(table, 64)
 
 
+def test_a_line_of_fewer_questions_says_so_and_competes_for_no_mark(tmp_path):
+    make_point(tmp_path / "s", "full", None, answers(30))
+    make_point(tmp_path / "s", "fps", 64, answers(20))
+    make_point(tmp_path / "s", "dart", 64, answers(10))
+    make_point(tmp_path / "s", "tome", 64, answers(5, n=5))
+    lines = lines_of(paper_table(load_results(tmp_path / "s")), 64)
+    assert (lines["tome (5 questions)"].marks, lines["tome (5 questions)"].of_full) == ({}, None)
+    assert lines["fps"].marks["diagrams"] == "best"
+
+
+def test_lines_of_one_block_that_differ_in_cost_are_noted(tmp_path):
+    make_point(tmp_path / "s", "fps", 64, answers(20))
+    assert paper_table(load_results(tmp_path / "s")).notes == []
+    make_point(tmp_path / "s", "fps", 64, answers(20), agg_layer=1, stages="*@1 32@4")
+    key = make_point(tmp_path / "s", "tome", 64, answers(20))
+    path = tmp_path / "s" / key / "metrics.json"
+    path.write_text(path.read_text().replace('"flops_ratio": 0.28', '"flops_ratio": 0.58'))
+    table = paper_table(load_results(tmp_path / "s"))
+    assert table.notes == [
+        "Lines with 64 visual tokens need 29 to 59% of the full model's FLOPs: they are not equal in cost."
+    ]
+    assert r"59\% of the full" in as_latex(table)
+
+
 def test_the_best_and_second_of_the_methods_are_marked_and_ties_share_a_mark(table):
     lines = lines_of(table, 64)
     assert {name: line.marks.get("scienceqa") for name, line in lines.items()} == {

@@ -2,6 +2,7 @@
 
 import io
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -12,16 +13,130 @@ from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.keys import ids_digest
 from tokensel.evaluation.provenance import checkout_commit, checkpoint_files, scrub
 from tokensel.evaluation.store import PointStore
-from tokensel.evaluation.sweep.results import TableRow, against_fastv, as_record, best_at_each_kept
+from tokensel.evaluation.sweep.ranking import best_records, levels, sentences
+from tokensel.evaluation.sweep.results import against_fastv, as_record
+from tokensel.evaluation.sweep.rows import TableRow
 from tokensel.evaluation.sweep.work import PointWork
 
 
 def result(method, correct, **setting):
     base = {"model": "m", "data": "d", "scoring": "generate", "limit": None, "layout": "compact", "agg_layer": 2}
     base |= {"prompt": "llava", "conv": "model", "image_aspect": "pad", "reading": "llava", "kept": 4}
-    metrics = {"n": len(correct), "accuracy": sum(correct) / len(correct), "ci_low": 0.0, "ci_high": 1.0}
+    metrics = {"n": len(correct), "accuracy": sum(correct) / len(correct), "ci_low": 0.0, "ci_high": 1.0, "skipped": 0}
     answers = {str(number): right for number, right in enumerate(correct)}
-    return TableRow("key", base | {"method": method} | setting, metrics, answers, 0.5)
+    point = SimpleNamespace(key=method, correct=answers)
+    return TableRow(base | {"method": method} | setting, metrics, [point], 0.5)
+
+
+def seeds(method, *rows, **setting):
+    """One line of several seeds."""
+    joined = result(method, rows[0], **setting, seed=None, seeds=", ".join(map(str, range(len(rows)))))
+    joined.points = [
+        SimpleNamespace(key=f"{method}{seed}", correct={str(number): right for number, right in enumerate(row)})
+        for seed, row in enumerate(rows)
+    ]
+    joined.metrics["accuracy_sd"] = 0.025
+    return joined
+
+
+def shares(*rights, n=100):
+    """For each of the numbers, answers of which so many are right."""
+    return [[number < right for number in range(n)] for right in rights]
+
+
+def at(cost, row):
+    row.metrics["flops_ratio"] = cost
+    return row
+
+
+def test_methods_that_do_not_differ_significantly_tie_and_no_best_is_named():
+    names = ("fastv", "fps", "tome", "random")
+    rows = [result(name, right) for name, right in zip(names, shares(70, 69, 66, 30), strict=True)]
+    assert sentences(rows) == ["kept 4: fastv 70.0%, fps 69.0% and 1 more tie; 1 is behind"]
+    (record,) = best_records(rows)
+    assert (record["best"], record["tied"]) == (None, ["fastv (kept 4)", "fps (kept 4)", "tome (kept 4)"])
+
+
+def test_a_best_is_named_only_where_it_beats_all_others_after_correction():
+    rows = [result(name, right) for name, right in zip(("fps", "tome", "fastv"), shares(90, 60, 50), strict=True)]
+    (line,) = sentences(rows)
+    assert line.startswith("kept 4: best is fps 90.0%, ahead of all 2 others (corrected p < 0.001)")
+    # The same lead is no longer a finding where 60 kept were tried.
+    close = [result(name, right) for name, right in zip(("fps", "fastv"), shares(80, 70), strict=True)]
+    many = [result(n, r, kept=k) for k in range(5, 65) for n, r in zip(("fps", "fastv"), shares(1, 1), strict=True)]
+    assert "best is fps" in sentences(close)[0]
+    assert "fps 80.0% and fastv 70.0% tie" in sentences(close + many)[0]
+
+
+def test_equal_accuracies_tie():
+    rows = [result(name, right) for name, right in zip(("fps", "fastv"), shares(70, 70), strict=True)]
+    assert sentences(rows) == ["kept 4: fastv 70.0% and fps 70.0% tie"]
+
+
+def test_a_deeper_layer_is_not_called_best_at_equal_kept_but_at_its_cost():
+    names = ("fps", "fastv", "fps", "fastv")
+    layers, costs = (1, 1, 4, 4), (0.29, 0.292, 0.60, 0.61)
+    rows = [
+        at(cost, result(name, right, agg_layer=layer))
+        for name, right, layer, cost in zip(names, shares(60, 58, 90, 62), layers, costs, strict=True)
+    ]
+    told = sentences(rows)
+    assert told[0] == (
+        "with 29% of the FLOPs: fps (kept 4, agg_layer 1) 60.0% and fastv (kept 4, agg_layer 1) 58.0% tie"
+    )
+    assert told[1].startswith("with 61% of the FLOPs: best is fps (kept 4, agg_layer 4) 90.0%, ahead of all 3 others")
+    assert not any(line.startswith("kept") for line in told)
+
+
+def test_a_cheaper_point_that_stays_best_is_best_with_more_flops_too():
+    rows = [
+        at(cost, result("fps", right, agg_layer=layer))
+        for right, layer, cost in zip(shares(90, 60), (1, 4), (0.3, 0.6), strict=True)
+    ]
+    assert sentences(rows) == [
+        "with 30% to 60% of the FLOPs: best is fps (kept 4, agg_layer 1) 90.0%, ahead of fps (kept 4, agg_layer 4) "
+        "(corrected p < 0.001)"
+    ]
+
+
+def test_equal_kept_at_nearly_equal_cost_is_compared_at_its_kept():
+    rows = [at(cost, result(name, [True] * 9)) for name, cost in (("fps", 0.391), ("fastv", 0.401))]
+    assert [level.at for level in levels(rows)] == ["kept 4"]
+
+
+def test_lines_with_fewer_questions_are_named_but_take_no_place():
+    rows = [result("fps", shares(62)[0]), result("fastv", shares(60)[0]), result("dart", [True] * 5)]
+    (line,) = sentences(rows)
+    assert line == "kept 4: fps 62.0% and fastv 60.0% tie; not ranked, with fewer questions: dart (5)"
+    assert against_fastv(rows[2], rows)["n"] == 5
+
+
+def test_failed_and_superseded_lines_do_not_compete():
+    rows = [result(name, [True] * 9) for name in ("fps", "tome", "fastv")]
+    rows[0].superseded, rows[1].error = True, "RuntimeError"
+    assert sentences(rows) == []
+    assert against_fastv(rows[0], rows) is None
+
+
+def test_seeds_are_compared_by_their_mean_and_shown_with_their_deviation(capsys):
+    random = seeds("random", *shares(60, 64, 50))
+    fastv = result("fastv", shares(58)[0])
+    assert against_fastv(random, [random, fastv])["difference"] == pytest.approx(0)
+    print_table([fastv, random], caption([fastv, random]))
+    printed = capsys.readouterr().out
+    assert "60.0 ±2.5 [0.0, 100.0]" in printed
+    assert "standard deviation over seeds (random 0, 1, 2)" in printed
+
+
+def test_a_method_without_flops_and_a_difference_at_another_cost_are_marked(capsys):
+    fps, fastv = at(0.2, result("fps", [True] * 8)), at(0.4, result("fastv", [False] * 8))
+    fps.metrics["selection_counted"] = False
+    print_table([fps, fastv], caption([fps, fastv]))
+    printed = capsys.readouterr().out
+    assert ">0.200" in printed
+    assert "+100.0*" in printed
+    assert "has no flops()" in printed
+    assert "more than 5% from fastv's" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize("other", [{"prompt": "lmms"}, {"conv": "x"}, {"image_aspect": "crop"}, {"reading": "exact"}])
@@ -30,7 +145,7 @@ def test_no_row_is_compared_with_fastv_of_another_protocol(other):
     assert against_fastv(fps, [fps, fastv])["difference"] == 100
     elsewhere = result("fastv", [False] * 8, **other)
     assert against_fastv(fps, [fps, elsewhere]) is None
-    assert [best["runner_up"] for best in best_at_each_kept([fps, elsewhere])] == [None, None]
+    assert [best["runner_up"] for best in best_records([fps, elsewhere])] == [None, None]
 
 
 def test_ties_are_told_below_the_table_where_there_are_any():
@@ -46,10 +161,8 @@ def test_lines_of_one_budget_are_compared_whatever_their_kept(capsys):
     fps = result("fps", [True] * 8, kept=30, budget="average_tokens:64")
     fastv = result("fastv", [False] * 8, kept=29, budget="average_tokens:64")
     other = result("fastv", [True] * 8, kept=30, budget="flops:0.4")
-    for row in (fps, fastv, other):
-        row.metrics["skipped"] = 0
     assert against_fastv(fps, [other, fps, fastv])["difference"] == 100
-    assert [best["at"] for best in best_at_each_kept([fps, fastv])] == ["budget average_tokens:64"]
+    assert [best["at"] for best in best_records([fps, fastv])] == ["budget average_tokens:64"]
     assert "kept is solved for the budget average_tokens:64" in caption([fps, fastv])
 
 
@@ -57,7 +170,7 @@ def test_a_share_is_sorted_by_its_count_and_shown_as_a_share():
     rows = [result("fps", [True] * 8, kept=kept) for kept in (8, "25%", 64)]
     for row in rows:
         row.metrics["provenance"] = {"protocol": {"visual_tokens": 36}}
-    assert [best["at"] for best in best_at_each_kept(rows)] == ["kept 8", "kept 25%", "kept 64"]
+    assert [best["at"] for best in best_records(rows)] == ["kept 8", "kept 25%", "kept 64"]
     record = as_record(rows[1], rows)
     assert (record["kept"], record["kept_share"]) == (9, "25%")
 

@@ -15,10 +15,12 @@ import json
 import math
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tokensel.errors import TokenselError
 
@@ -35,6 +37,27 @@ def point_key(settings: dict[str, Any]) -> str:
     """
     canonical = json.dumps(_plain(settings, keep_floats=False), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+class _Metrics(BaseModel):
+    """The fields of metrics.json that readers compute with, each of which an old file may lack."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    n: int | None = None
+    correct: int | None = None
+    skipped: int | None = None
+    accuracy: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    questions: str | None = None
+    method: str | None = None
+    model: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
+    protocol: dict[str, Any] | None = None
+    method_options: dict[str, Any] | None = None
+    budgets: list[str] | None = None
+    provenance: dict[str, Any] | None = None
 
 
 class PointStore:
@@ -117,14 +140,28 @@ class PointStore:
 
     def metrics(self) -> dict[str, Any] | None:
         """The metrics, or None if the point is not complete."""
+        path = self.folder / "metrics.json"
         try:
-            return json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            _Metrics.model_validate(metrics)
         except FileNotFoundError:
             return None
+        except ValidationError as error:
+            field = ".".join(map(str, error.errors()[0]["loc"]))
+            wrong = f"{field} has another type" if field else "is no JSON object"
+            raise TokenselError(f"{path}: {wrong}; delete the file, and it is computed again") from error
         except ValueError as error:
-            raise TokenselError(
-                f"{self.folder / 'metrics.json'}: is not JSON; delete it, and it is computed again"
-            ) from error
+            raise TokenselError(f"{path}: is not JSON; delete it, and it is computed again") from error
+        return metrics
+
+    def clear(self) -> None:
+        """Deletes everything that is stored of this point, figures first; keeps the folder and its lock."""
+        self._acquire()
+        others = [path for path in self.folder.iterdir() if path.is_file() and path.name != ".lock"]
+        for path in (self.folder / "metrics.json", *others):
+            path.unlink(missing_ok=True)
+        self._sync_folder()
+        self._ids, self._size = set(), -1
 
     def _acquire(self) -> None:
         if self._lock is not None:
@@ -164,6 +201,7 @@ class PointStore:
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
+                check_prediction(record)
                 predictions.setdefault(record["id"], record)
             except (ValueError, KeyError, TypeError) as error:
                 if number == len(lines):  # a crash of the machine can leave the length without the contents
@@ -176,21 +214,50 @@ class PointStore:
 
     def _replace(self, name: str, text: str) -> None:
         self._acquire()
-        partial = self.folder / f".{name}.partial"
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.folder / name)
-        self._sync_folder()
+        replace_file(self.folder / name, text.encode())
 
     def _sync_folder(self) -> None:
-        """Flushes the folder: a new file name survives a crash of the machine only after this."""
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(self.folder)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file atomically: it has the old contents or the new ones, whenever the machine stops.
+
+    Raises OSError, and leaves what was there, if the data cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Flushes a folder: a new file name survives a crash of the machine only after this."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def check_prediction(record: Any) -> None:
+    """Raises ValueError, KeyError or TypeError unless a line of predictions.jsonl is one."""
+    right = isinstance(record["id"], str)
+    if "answer" in record or "prediction" in record:
+        prediction, margin = record.get("prediction"), record.get("margin")
+        right &= isinstance(record["correct"], bool) and isinstance(record.get("skipped", False), bool)
+        right &= prediction is None or (isinstance(prediction, int | str) and not isinstance(prediction, bool))
+        right &= margin is None or isinstance(margin, int | float)
+    if not right:
+        raise ValueError(record)
 
 
 def _plain(value: Any, keep_floats: bool = True) -> Any:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from math import gcd, sqrt
 
 import numpy as np
@@ -102,8 +103,7 @@ def compare_seeds(one: np.ndarray, other: np.ndarray, level: float = 0.95) -> Se
     of_questions = (float((paired**2).sum() + 1) / size - middle**2) / size
     of_seeds = [(seed_variance(each), len(each) - 1) for each in (first, second)]
     total = of_questions + sum(part for part, _ in of_seeds)
-    normal = float(scipy.stats.norm.ppf((1 + level) / 2))
-    half = normal * sqrt(total) * _widening(of_questions, n, of_seeds, level)
+    half = _normal_quantile((1 + level) / 2) * sqrt(total) * _widening(of_questions, n, of_seeds, level)
     counts = first.sum(0).astype(int) * len(second) - second.sum(0).astype(int) * len(first)
     p_value = sign_flip_p(counts)
     if total > of_questions:
@@ -127,12 +127,18 @@ def sign_flip_p(differences: np.ndarray) -> float:
         step = size // unit
         part = np.zeros(2 * step * count + 1)
         part[:: 2 * step] = scipy.stats.binom.pmf(np.arange(count + 1), count, 0.5)
-        distribution = scipy.signal.fftconvolve(distribution, part)
+        convolve = np.convolve if min(len(distribution), len(part)) < 100 else scipy.signal.fftconvolve
+        distribution = convolve(distribution, part)
     middle = len(distribution) // 2
     at = abs(int(np.sum(differences))) // unit
     if at == 0:
         return 1.0
     return float(min(1.0, max(0.0, distribution[: middle - at + 1].sum() + distribution[middle + at :].sum())))
+
+
+@cache
+def _normal_quantile(share: float) -> float:
+    return float(scipy.stats.norm.ppf(share))
 
 
 def _matrix(correct: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from tokensel.data import Question, draw_order, load_questions
@@ -16,7 +17,7 @@ from tokensel.evaluation.keys import code_digest, ids_digest, questions_digest
 from tokensel.evaluation.store import PointStore, point_key
 from tokensel.evaluation.summary import summarize
 from tokensel.evaluation.sweep.costs import costed_prompt, middle_question
-from tokensel.evaluation.sweep.plan import Group, PlannedPoint, SweepPlan, solved
+from tokensel.evaluation.sweep.plan import Group, PlannedPoint, SweepPlan, options_as_typed, solved
 from tokensel.models.families import family_of
 from tokensel.models.loading import checkpoint_config, checkpoint_revision, find_device
 from tokensel.models.weightless import load_without_weights
@@ -54,14 +55,18 @@ class PointWork:
         self.metrics = self.store.metrics()
         self.missing = sum(question.id not in done for question in self.questions)
         self.lacks_times = latency["repeats"] > 0 and (self.metrics is None or _timed_as(self.metrics) != latency)
-        stale = self.metrics is None or self.metrics["questions"] != ids_digest(self.questions)
-        unnamed = bool(self.budgets - set((self.metrics or {}).get("budgets", ())))
+        stale = self.metrics is None or self.metrics.get("questions") != ids_digest(self.questions)
+        unnamed = bool(self.budgets - self._stored_budgets)
         self.lacks_figures = stale or unnamed or self.lacks_times or self.missing > 0 or self._error_file.exists()
 
     @property
     def known_budgets(self) -> list[str]:
         """All budgets that its kept was ever solved for in this folder."""
-        return sorted(self.budgets | set((self.metrics or {}).get("budgets", ())))
+        return sorted(self.budgets | self._stored_budgets)
+
+    @property
+    def _stored_budgets(self) -> set[str]:
+        return set((self.metrics or {}).get("budgets") or ())
 
     def predictions(self, questions: list[Question]) -> list[dict[str, Any]]:
         """The stored predictions for these questions."""
@@ -69,10 +74,14 @@ class PointWork:
         return [record for record in self.store.predictions() if record["id"] in ids]
 
     def figures(self, questions: list[Question]) -> dict[str, Any]:
-        """`summarize` of the predictions for these questions; under yes_no, the figures of MME and POPE."""
+        """`summarize` of the predictions for these questions, and chance, the accuracy of guessing.
+
+        Under yes_no, the figures of MME and POPE are added.
+        """
         records = self.predictions(questions)
         yes_no = yes_no_figures(records, questions)
-        return summarize(records) | ({"yes_no": yes_no} if yes_no else {})
+        chance = mean(1 / len(question.choices) if question.choices else 0.0 for question in questions)
+        return summarize(records) | {"chance": chance} | ({"yes_no": yes_no} if yes_no else {})
 
     def finish(self, metrics: dict[str, Any]) -> None:
         """Stores the figures, and removes the note of an earlier failure."""
@@ -93,7 +102,7 @@ class PointWork:
 
 
 def _timed_as(metrics: dict[str, Any]) -> dict[str, Any] | None:
-    return metrics["provenance"]["protocol"]["latency"]
+    return ((metrics.get("provenance") or {}).get("protocol") or {}).get("latency")
 
 
 @dataclass
@@ -122,6 +131,8 @@ class GroupWork:
 def prepare(plan: SweepPlan, folder: Path) -> list[GroupWork]:
     """Finds every group's checkpoint, questions and stored results; loads no model. folder: the sweep's.
 
+    Under fresh=true, what is stored of these points is deleted once all of that has been found.
+
     Raises TokenselError for a mistake that shows in the checkpoint's files, the data set or the stored results.
     """
     works = []
@@ -132,12 +143,25 @@ def prepare(plan: SweepPlan, folder: Path) -> list[GroupWork]:
         work = GroupWork(group, _questions(group.data.name, options))
         _solve_budgets(work)
         _find_points(work, _shared_settings(group, revision, work.questions), folder)
-        for point in work.points.values():
-            point.compare_with_folder(plan.settings.latency_protocol())
+        works.append(work)
+    for point in [point for work in works for point in work.points.values()]:
+        if plan.settings.fresh and point.store.folder.exists():
+            point.store.clear()
+    for work in works:
         if plan.settings.on_bad_sample == "error":
             _refuse_skipped(work)
-        works.append(work)
+        for point in work.points.values():
+            _keep_answered(point, work)
+            point.compare_with_folder(plan.settings.latency_protocol())
     return works
+
+
+def _keep_answered(point: PointWork, work: GroupWork) -> None:
+    """Lets a point keep figures of more questions than this start asks: results only grow."""
+    metrics = point.store.metrics() or {}
+    count = (metrics.get("n") or 0) + (metrics.get("skipped") or 0)
+    if count > len(point.questions) and ids_digest(work.first(count)) == metrics.get("questions"):
+        point.questions = work.first(count)
 
 
 def _solve_budgets(work: GroupWork) -> None:
@@ -147,7 +171,7 @@ def _solve_budgets(work: GroupWork) -> None:
         return
     loaded = load_without_weights(**group.model.load_arguments()).with_protocol(group.protocol)
     device = find_device(group.model.device or "cpu").type
-    group.points = solved(group.points, costed_prompt(loaded, middle_question(work.questions), device))
+    group.points = solved(group.points, costed_prompt(loaded, middle_question(loaded, work.questions), device))
 
 
 def _shared_settings(group: Group, revision: str, questions: list[Question]) -> dict[str, Any]:
@@ -195,7 +219,8 @@ def _check_against_config(group: Group) -> None:
         return
     layers = getattr(config, "text_config", config).num_hidden_layers
     for planned in group.points:
-        planned.point.stages(layers)
+        with options_as_typed(planned.point.method_options):
+            planned.point.stages(layers)
     vision = getattr(config, "vision_config", None)
     if vision is None or not family_of(config).fixed_size:
         return

@@ -1,0 +1,75 @@
+"""results.parquet and accuracy.png of a sweep's folder: caches of its points, written again whenever they need it."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from tokensel.errors import TokenselError
+from tokensel.evaluation.store import replace_file
+from tokensel.evaluation.stored import FILES, is_point
+from tokensel.evaluation.sweep.results import as_record
+from tokensel.evaluation.sweep.rows import TableRow, folder_rows
+
+NAME = "results.parquet"
+FIGURE = "accuracy.png"
+
+
+def as_frame(rows: Sequence[TableRow]) -> pd.DataFrame:
+    """One row per line of the table, one column per setting and figure, ready for parquet."""
+    frame = pd.DataFrame([as_record(row, rows) for row in rows])
+    for column in frame.columns:
+        # Options such as fps's start mix words and numbers, which parquet has no type for.
+        if frame[column].map(type).nunique() > 1 and frame[column].map(lambda value: isinstance(value, str)).any():
+            frame[column] = frame[column].map(lambda value: None if pd.isna(value) else str(value))
+    return frame
+
+
+def write_cache(rows: Sequence[TableRow], folder: Path) -> Path:
+    """Writes results.parquet and accuracy.png, each atomically. Returns the parquet's path.
+
+    Raises TokenselError if the folder cannot be written.
+    """
+    from analysis.figures import accuracy_over_kept  # slow to import
+
+    frame = as_frame(rows)
+    _write(folder / NAME, frame.to_parquet)
+    figure = accuracy_over_kept(frame)
+    _write(folder / FIGURE, lambda buffer: figure.savefig(buffer, format="png", dpi=150))
+    return folder / NAME
+
+
+def refresh_cache(folder: Path) -> bool:
+    """Writes the cache again if it is missing, damaged or older than a point. Returns whether it did.
+
+    Raises TokenselError for a damaged point, and if the folder cannot be written.
+    """
+    if is_current(folder):
+        return False
+    write_cache(folder_rows(folder), folder)
+    return True
+
+
+def is_current(folder: Path) -> bool:
+    """Whether results.parquet can be read, lists the folder's points and is as new as each of them."""
+    path = folder / NAME
+    points = [each for each in folder.iterdir() if is_point(each)]
+    try:
+        listed = {key for keys in pd.read_parquet(path, columns=["keys"])["keys"] for key in keys.split()}
+        written = path.stat().st_mtime_ns
+    except (OSError, ValueError, KeyError):  # pyarrow's errors are among these
+        return False
+    finished = {each.name for each in points if (each / "metrics.json").exists() or (each / "error.json").exists()}
+    files = [file for each in points for name in FILES if (file := each / name).exists()]
+    return listed == finished and all(file.stat().st_mtime_ns <= written for file in files)
+
+
+def _write(path: Path, write: Callable[[io.BytesIO], object]) -> None:
+    buffer = io.BytesIO()
+    write(buffer)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, buffer.getvalue())
+    except OSError as error:
+        raise TokenselError(f"{path}: cannot be written ({error.strerror}); the points are complete") from error

@@ -1,0 +1,141 @@
+"""Grid points read back from a folder of results: their settings, figures and answers, without the questions."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tokensel.data import stable_hash
+from tokensel.errors import TokenselError
+from tokensel.evaluation.store import PointStore, ids_digest
+
+FILES = ("config.yaml", "metrics.json", "predictions.jsonl", "error.json")
+_KEY = re.compile(r"[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class StoredPoint:
+    """One point's folder.
+
+    settings   of its config.yaml, or of its metrics where there is none; {} if there is neither
+    metrics    None if the point has no figures yet
+    error      why it failed; None if it did not
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    metrics: Mapping[str, Any] | None
+    error: str | None
+
+    @property
+    def key(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """The predictions that its figures were computed from; all that are stored if it has no figures.
+
+        Raises TokenselError if predictions.jsonl is damaged or has other questions than the figures.
+        """
+        return figured(PointStore(self.folder).predictions(), self.metrics, self.folder)
+
+    @cached_property
+    def correct(self) -> dict[str, bool]:
+        """Whether each answer of `records` is right, by question; skipped questions are left out."""
+        return {record["id"]: bool(record["correct"]) for record in self.records if not record.get("skipped")}
+
+    @property
+    def asked(self) -> int:
+        """The number of questions behind its figures, skipped ones included; 0 without figures."""
+        return 0 if self.metrics is None else _asked(self.metrics)
+
+    @property
+    def finished(self) -> float:
+        """When its figures were written, in seconds since 1970; 0 without figures."""
+        try:
+            return (self.folder / "metrics.json").stat().st_mtime
+        except OSError:
+            return 0.0
+
+
+def is_point(folder: Path) -> bool:
+    """Whether a folder is a point's: by its name, which alone would match an empty folder, and by its files."""
+    return bool(_KEY.fullmatch(folder.name)) and any((folder / name).exists() for name in FILES)
+
+
+def read_points(folder: Path) -> list[StoredPoint]:
+    """All points in a sweep's folder, by key; none if there is no such folder.
+
+    Raises TokenselError for a damaged file.
+    """
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [read_point(each) for each in inside if is_point(each)]
+
+
+def read_point(folder: Path) -> StoredPoint:
+    """One point. Raises TokenselError for a damaged file."""
+    metrics = PointStore(folder).metrics()
+    # Figures state the settings too, and reading JSON is much faster than reading YAML.
+    settings = metrics if metrics and metrics.get("method") else _settings(folder)
+    return StoredPoint(folder, settings, metrics, _error(folder))
+
+
+def figured(
+    records: Sequence[dict[str, Any]],
+    metrics: Mapping[str, Any] | None,
+    folder: Path,
+    order: Mapping[str, tuple] | None = None,
+) -> list[dict[str, Any]]:
+    """The predictions that a point's figures were computed from.
+
+    More are stored if a larger run was interrupted. A limit takes the first questions of a fixed order, so the figures'
+    questions are the first stored, or the first in that order. order: sort keys by id, where the questions are known.
+
+    Raises TokenselError if neither are.
+    """
+    digest = None if metrics is None else metrics.get("questions")
+    if digest is None or ids_digest(record["id"] for record in records) == digest:
+        return list(records)
+    known = order or {}
+    ordered = sorted(records, key=lambda record: known.get(record["id"], (stable_hash(record["id"]), "")))
+    counts = dict.fromkeys([_asked(metrics or {}), *range(len(records) - 1, 0, -1)])
+    for count in counts:
+        for candidates in (records, ordered):
+            if ids_digest(record["id"] for record in candidates[:count]) == digest:
+                return list(candidates[:count])
+    raise TokenselError(
+        f"{folder}: its figures were computed from other questions than its predictions; run its sweep again"
+    )
+
+
+def _asked(metrics: Mapping[str, Any]) -> int:
+    return (metrics.get("n") or 0) + (metrics.get("skipped") or 0)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("no mapping")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise TokenselError(
+            f"{folder / 'config.yaml'}: cannot be read; delete the point's folder and run its sweep again"
+        ) from error
+    return settings
+
+
+def _error(folder: Path) -> str | None:
+    try:
+        stored = json.loads((folder / "error.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return "error.json cannot be read"
+    return str(stored.get("error") if isinstance(stored, dict) else stored)
