@@ -8,8 +8,9 @@ from typing import Any
 from analysis.columns import pool_titles
 from analysis.predictions import load_predictions
 from analysis.report import payload
-from analysis.report.evaluation import Evaluation, evaluations
+from analysis.report.evaluation import Evaluation, TableRow, evaluations
 from analysis.report.findings import findings
+from analysis.report.overview import best_table, headline
 from analysis.report.page import Html, assemble, join, tag, to_json
 from analysis.report.pictures import Pictures
 from analysis.report.sections import how_it_was_run, warnings_of, without_figures
@@ -18,9 +19,13 @@ from analysis.results import load_results
 from analysis.style import BLACK, method_style
 
 MAX_BYTES = 15_000_000
-SCRIPTS = ("dom.js", "table.js", "charts.js", "views.js", "gallery.js", "questions.js", "main.js")
+SCRIPTS = (
+    *("dom.js", "link.js", "download.js", "table.js", "charts.js", "heat.js", "family.js", "views.js"),
+    *("gallery.js", "questions.js", "main.js"),
+)
 DASHES = ("solid", "dash", "dot", "dashdot")
 _SECTIONS = {
+    "result": "Result",
     "findings": "Findings",
     "points": "All points",
     "charts": "Charts",
@@ -122,27 +127,39 @@ def _pool(
 ) -> dict[str, Any]:
     side = payload.square_side(pool)
     drawn = [questions.number[name] for name in ids if name in shown.uris] if side else []
-    series: dict[str, list[str]] = {}
-    for row in pool.rows:
-        listed = series.setdefault(row.method, [])
-        if row.series not in listed:
-            listed.append(row.series)
+    dashes = _dashes(pool.rows, styles)
     rows = []
     for row in pool.rows:
-        style = styles[row.method]
-        dash = (style["dash"] + series[row.method].index(row.series)) % len(DASHES)
-        rows.append(payload.pack_row(row, questions, style | {"dash": dash}))
+        style = styles[row.method] | {"dash": dashes[row.line or row.series]}
+        packed = payload.pack_row(row, style, pool.along)
+        rows.append(packed if row.seeds else packed | payload.pack_predictions(row, questions))
+        # A seed of its own is no line of the table and no mark of a chart, but it has predictions.
+        for seed in row.seeds:
+            one = payload.pack_row(seed, style, pool.along) | payload.pack_predictions(seed, questions)
+            rows.append(one | {"part": True})
     reduced = [row for row in pool.complete if not row.is_control and row.method not in ("fastv", "random")]
     featured = min(reduced, key=lambda row: (row.kept or 0, row.label), default=None)
     return {
         "title": pool.title,
         "set": set_index,
         "side": side,
+        "along": pool.along,
         "rows": rows,
         "gallery": drawn,
         "no_gallery": _why_no_gallery(pool, ids, shown),
         "featured": featured.point["key"] if featured else None,
     }
+
+
+def _dashes(rows: Sequence[TableRow], styles: dict[str, dict[str, Any]]) -> dict[str, int]:
+    """The dash of each line: its method's for the first, then the others in turn."""
+    dashes: dict[str, int] = {}
+    count: dict[str, int] = {}
+    for row in rows:
+        if (line := row.line or row.series) not in dashes:
+            dashes[line] = (styles[row.method]["dash"] + count.get(row.method, 0)) % len(DASHES)
+            count[row.method] = count.get(row.method, 0) + 1
+    return dashes
 
 
 def _why_no_gallery(pool: Evaluation, ids: Sequence[str], shown: Pictures) -> str:
@@ -174,6 +191,18 @@ def _body(pools: Sequence[Evaluation], colors: dict[str, str]) -> Html:
 
     return join(
         _chooser(pools),
+        tag(
+            "section",
+            *each(lambda pool: tag("p", headline(pool), class_="lead", dir="auto")),
+            tag(
+                "div",
+                tag("div", id="cost-view", class_="cost"),
+                tag("div", *each(lambda pool: best_table(pool, colors))),
+                class_="first",
+            ),
+            id="result",
+            aria_label="Result",
+        ),
         section("findings", *each(lambda pool: join(*warnings_of(pool), findings(pool)))),
         section(
             "points",
@@ -188,7 +217,8 @@ def _body(pools: Sequence[Evaluation], colors: dict[str, str]) -> Html:
 
 
 _TABLE_NOTE = (
-    "Click a heading to sort. Differences are percentage points on the same questions, with 95% intervals; p comes "
+    "Click a heading to sort. The page's address keeps what you chose, so a copied link shows the same view. "
+    "Differences are percentage points on the same questions, with 95% intervals; p comes "
     "from McNemar's exact test. First token is the median time to the first token, including the vision tower. "
     "Speed-up compares that time with the full model's, measured in turn. FLOPs are a share of the full model's."
 )
@@ -207,12 +237,9 @@ def _chooser(pools: Sequence[Evaluation]) -> Html | None:
     if len(pools) < 2:
         return None
     options = [tag("option", pool.title, value=str(index)) for index, pool in enumerate(pools)]
-    why = (
-        f"These results form {len(pools)} evaluations that cannot be compared, because they differ in the model, the "
-        "questions, the scoring or the protocol. The page shows one at a time."
-    )
-    chosen = tag("div", tag("label", "evaluation", tag("select", *options, id="pool")), class_="controls")
-    return tag("div", tag("p", why, class_="warn"), chosen)
+    why = f"{len(pools)} evaluations, which cannot be compared: they differ in model, questions, scoring or protocol. "
+    label = tag("label", "shown", tag("select", *options, id="pool"))
+    return tag("div", tag("span", why), label, class_="warn controls chooser")
 
 
 def _styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:

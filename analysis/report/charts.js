@@ -30,8 +30,9 @@ function ticks(low, high, count) {
 /** A chart: axes, series of points with intervals, and horizontal rules.
  *
  * draw(spec) takes
- *   points            [{x, y, low, high, left, right, row, lines, hollow}]: low and high bound y, left and right
- *                     bound x, and lines is the text of the tip
+ *   points            [{x, y, low, high, left, right, row, lines, hollow, text}]: low and high bound y, left and
+ *                     right bound x, lines is the text of the tip, and text stands beside the mark where there is room
+ *   front             [[x, y]] corners of a line of steps behind the points
  *   rules             horizontal lines [{y, low, high, text, dash}]
  *   range             [lowest y, highest y]
  *   log, xTicks       whether the x axis is logarithmic, and its ticks
@@ -44,8 +45,9 @@ function ticks(low, high, count) {
 class Chart {
   constructor(host, title, note, label) {
     this.svg = svg("svg", { tabindex: 0, role: "group", "aria-label": label });
-    this.note = el("figcaption", {}, note);
-    host.append(el("figure", { class: "chart" }, el("h3", {}, title), this.svg, this.note));
+    const head = el("div", { class: "head" }, el("h3", {}, title), svgButton(title, () => this.exported()));
+    this.figure = el("figure", { class: "chart" }, head, this.svg, el("figcaption", {}, note));
+    host.append(this.figure);
     this.at = -1;  // index of the picked point in this.marks, -1 for none
     this.svg.addEventListener("pointermove", (event) => this.pickNearest(event));
     this.svg.addEventListener("pointerdown", (event) => this.pickNearest(event));
@@ -56,7 +58,8 @@ class Chart {
 
   draw(spec) {
     this.spec = spec;
-    const width = Math.max(this.svg.parentNode.clientWidth, 260), height = Math.min(360, Math.max(260, 0.62 * width));
+    const width = Math.max(this.figure.clientWidth, 260);
+    const height = Math.min(spec.tallest ?? 360, Math.max(260, 0.62 * width));
     const box = { left: 46, right: width - 12, top: 12, bottom: height - 44 };
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.svg.replaceChildren();
@@ -74,8 +77,11 @@ class Chart {
     this.y = (value) =>
       box.bottom - ((value - spec.range[0]) / (spec.range[1] - spec.range[0])) * (box.bottom - box.top);
     this.axes(box, spec.xTicks || ticks(from, to, Math.max(3, Math.round(width / 110))), width, height);
+    this.taken = [];
     this.rules(box);
-    this.series();
+    this.front();
+    this.series(box);
+    this.labels(box);
     this.ring = svg("path", { class: "picked", d: "M-8 0a8 8 0 1 0 16 0a8 8 0 1 0-16 0Z", visibility: "hidden" });
     this.svg.append(this.ring);
   }
@@ -121,16 +127,26 @@ class Chart {
         svg("line", { class: "rule", x1: box.left, x2: box.right, y1: y, y2: y, "stroke-dasharray": rule.dash }),
         svg("text", { x: box.right, y: text, "text-anchor": "end" }, rule.text),
       );
+      this.taken.push([box.right - 6.2 * rule.text.length, text - 11, box.right, text + 3]);
     }
   }
 
-  series() {
+  front() {
+    const { front } = this.spec;
+    if (!front || front.length < 2) return;
+    const steps = front.map(([x, y], at) => (at ? `H${this.x(x)}V${this.y(y)}` : `M${this.x(x)} ${this.y(y)}`));
+    this.svg.append(svg("path", { class: "front", d: steps.join("") }));
+  }
+
+  series(box) {
     const groups = new Map();
     for (const point of this.spec.points) {
-      if (!groups.has(point.row.series)) groups.set(point.row.series, []);
-      groups.get(point.row.series).push(point);
+      if (!groups.has(point.row.line)) groups.set(point.row.line, []);
+      groups.get(point.row.line).push(point);
     }
-    const nudge = this.spec.nudge ? Math.min(6, 44 / groups.size) : 0;
+    const places = new Set(this.spec.points.map((point) => point.x)).size;
+    const room = (0.7 * (box.right - box.left)) / places / groups.size;
+    const nudge = this.spec.nudge ? Math.min(places > 1 ? 6 : 48, room) : 0;
     this.marks = [];
     [...groups.values()].forEach((points, index) => {
       const shift = nudge * (index - (groups.size - 1) / 2);
@@ -153,6 +169,44 @@ class Chart {
       this.marks.push(...marks);
     });
     this.marks.sort((a, b) => a.x - b.x || a.y - b.y);
+  }
+
+  /** Writes the texts of the points beside their marks, except where they would cover something. */
+  labels(box) {
+    for (const { x, y } of this.marks) this.taken.push([x - 5, y - 5, x + 5, y + 5]);
+    for (const { point, x, y } of this.marks) {
+      if (!point.text) continue;
+      const width = 6.4 * point.text.length;
+      const sides = [[x + 7, y - 5], [x - 7 - width, y - 5], [x + 7, y + 14], [x - 7 - width, y + 14]];
+      const free = sides.find(([left, base]) => left > box.left && left + width < box.right && base < box.bottom - 2
+        && base > box.top && !this.taken.some(([x0, y0, x1, y1]) =>
+          left < x1 && left + width > x0 && base - 10 < y1 && base + 2 > y0));
+      if (!free) continue;
+      this.taken.push([free[0], free[1] - 10, free[0] + width, free[1] + 2]);
+      this.svg.append(svg("text", { class: `label ${point.row.color}`, x: free[0], y: free[1] }, point.text));
+    }
+  }
+
+  /** The drawing with a legend below, for a file of its own. */
+  exported() {
+    const copy = standalone(this.svg), [, , width, height] = copy.getAttribute("viewBox").split(" ").map(Number);
+    const lines = new Map(this.spec.points.map((point) => [point.row.line, point.row]));
+    const longest = Math.max(...[...lines.keys()].map((line) => line.length), 1);
+    const across = Math.max(1, Math.floor(width / (40 + 6.6 * longest)));
+    const total = height + 20 * Math.ceil(lines.size / across) + 8;
+    const text = getComputedStyle(document.body).color;
+    [...lines.values()].forEach((row, at) => {
+      const x = 12 + ((at % across) * (width - 12)) / across, y = height + 12 + 20 * Math.floor(at / across);
+      const source = this.svg.querySelector(`g.${row.color} .mark`), color = source && getComputedStyle(source).stroke;
+      copy.append(
+        svg("path", { d: `M${x} ${y}h22`, stroke: color, "stroke-width": 1.8,
+          "stroke-dasharray": DASHES[row.dash % DASHES.length] }),
+        svg("path", { d: MARKERS[row.marker], fill: color, transform: `translate(${x + 11} ${y})` }),
+        svg("text", { x: x + 28, y: y + 4, "font-size": 12, fill: text }, row.line));
+    });
+    copy.setAttribute("viewBox", `0 0 ${width} ${total}`);
+    for (const each of [copy, copy.firstChild]) each.setAttribute("height", total);
+    return copy;
   }
 
   pickNearest(event) {

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,59 +12,16 @@ from analysis.columns import CONTROLS, SETTINGS, option_columns
 from analysis.grouping import variants
 from analysis.paired import compare
 from analysis.predictions import questions_of
+from analysis.report.rows import TableRow
 from tokensel.data import Question
 from tokensel.errors import TokenselError
 from tokensel.evaluation.store import PointStore
+from tokensel.evaluation.stored import read_point
+from tokensel.evaluation.sweep.ranking import sentences
+from tokensel.evaluation.sweep.rows import table_rows
 
 REFERENCES = ("fastv", "random", "full")
 COMPARED = ("difference", "diff_low", "diff_high", "p_value", "p_holm", "detectable", "n", "b", "c")
-
-
-@dataclass
-class TableRow:
-    """One line of the report's table: a grid point, its comparisons and its predictions.
-
-    point       its row of `load_results`, without missing values
-    label       its name, unique within the evaluation
-    series      the label without kept
-    versus      for each reference, its row of `compare`, without missing values
-    provenance  where and how it was computed
-    answers     its predictions, one row per question
-    """
-
-    point: dict[str, Any]
-    label: str
-    series: str
-    versus: dict[str, dict[str, float]] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    answers: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-    @property
-    def method(self) -> str:
-        return self.point.get("method") or "unknown"
-
-    @property
-    def kept(self) -> int | None:
-        return self.point.get("kept")
-
-    @property
-    def at(self) -> tuple[str, float]:
-        """The budget or else the kept at which this row is compared, in words and as a number."""
-        if budget := self.point.get("budget"):
-            return budget, float(budget.split(", ")[0].rpartition(":")[2])
-        return f"{self.kept} kept", self.kept or 0
-
-    @property
-    def status(self) -> str:
-        return self.point["status"]
-
-    @property
-    def is_complete(self) -> bool:
-        return self.status == "complete" and self.point.get("accuracy") is not None
-
-    @property
-    def is_control(self) -> bool:
-        return self.method in CONTROLS
 
 
 @dataclass
@@ -75,6 +33,8 @@ class Evaluation:
     varying     the settings in which rows of one method differ
     questions   of the data set, with texts and pictures; empty if they cannot be loaded
     missing     why the questions cannot be loaded; "" if they can
+    ranking     which points are best at equal kept or at equal cost, and which tie: one sentence for each
+    along       the setting on the x axis of the charts: kept, or else agg_layer or temperature if several were run
     """
 
     pool: str
@@ -83,6 +43,13 @@ class Evaluation:
     varying: list[str]
     questions: list[Question]
     missing: str
+    along: str = "kept"
+    ranking: list[str] = field(default_factory=list)
+
+    @property
+    def points(self) -> list[TableRow]:
+        """The rows that have predictions: one for each seed."""
+        return [point for row in self.rows for point in row.points]
 
     @property
     def complete(self) -> list[TableRow]:
@@ -103,16 +70,25 @@ def evaluations(
     titles: short name of each pool.
     """
     versus = _comparisons(results, predictions)
-    answers = {str(folder): rows for folder, rows in predictions.groupby("folder", observed=True)}
+    answers = {str(key): rows for key, rows in predictions.groupby("key", observed=True)}
     made = []
     for pool, points in results.groupby("pool", sort=False):
-        varying = _varying(points)
-        described = zip(points.to_dict("records"), variants(points).fillna(""), strict=True)
-        rows = [_row(record, setting, versus, answers) for record, setting in described]
+        current = points[~points["superseded"].fillna(False)]
+        varying = _varying(current)
+        along = _along(current, varying)
+        # A seed that only one point of a method has, such as FastV's at layer 0, tells no two points apart.
+        seedless = () if "seed" in varying else ("seed",)
+        ignored = (seedless, (along, *seedless), ("agg_layer", "temperature", *seedless))
+        texts = [variants(current, ignore) for ignore in ignored]
+        frame = pd.concat(texts, axis=1).reindex(points.index).fillna("").to_numpy().tolist()
+        described = zip(points.to_dict("records"), frame, strict=True)
+        rows = [_row(record, settings, versus, answers) for record, settings in described]
         _make_labels_unique(rows)
         questions, missing = _questions(points)
         title = (titles or {}).get(str(pool)) or str(pool)
-        made.append(Evaluation(str(pool), title, rows, varying, questions, missing))
+        made.append(
+            Evaluation(str(pool), title, rows, varying, questions, missing, along, _ranking(points, predictions))
+        )
     return sorted(made, key=lambda evaluation: -len(evaluation.complete))
 
 
@@ -127,19 +103,35 @@ def _is_missing(value: Any) -> bool:
 
 
 def _row(
-    record: Mapping[Hashable, Any], setting: str, versus: Mapping[tuple[str, str], Any], answers: Mapping[str, Any]
+    record: Mapping[Hashable, Any],
+    settings: Sequence[str],
+    versus: Mapping[tuple[str, str], Any],
+    answers: Mapping[str, Any],
 ) -> TableRow:
-    """setting: how the point differs from other points of its method, from `variants`."""
+    """settings: how the point differs from others of its method, from `variants`, for its series, line and map."""
     point = known(record)
     method, kept = point.get("method", "unknown"), point.get("kept")
-    suffix = f" ({setting})" if setting and method not in CONTROLS else ""
+    series, line, heat_map = (f" ({text})" if text and method not in CONTROLS else "" for text in settings)
     name = method if kept is None or method in CONTROLS else f"{method} {kept}"
-    row = TableRow(point, name + suffix, method + suffix)
+    if point.get("superseded"):
+        series += f" (earlier code {str(point.get('code'))[:6]})"
+    row = TableRow(point, name + series, method + series, line=method + line, map=name + heat_map)
     row.versus = {name: found for name in REFERENCES if (found := versus.get((name, point["key"])))}
     if folder := point.get("folder"):
         row.provenance = (PointStore(folder).metrics() or {}).get("provenance") or {}
-        row.answers = answers.get(folder, pd.DataFrame())
+    row.answers = answers.get(point["key"], pd.DataFrame())
+    keys, seeds = (point.get("keys") or "").split(), str(point.get("seeds") or "").split(", ")
+    if len(keys) > 1:
+        row.seeds = [_of_seed(row, key, seed, answers) for key, seed in zip(keys, seeds, strict=True)]
     return row
+
+
+def _of_seed(row: TableRow, key: str, seed: str, answers: Mapping[str, Any]) -> TableRow:
+    point: dict[str, Any] = {"key": key, "status": row.status, "method": row.method, "kept": row.kept, "accuracy": None}
+    own = answers.get(key, pd.DataFrame())
+    if len(own):
+        point["accuracy"] = float(own.loc[~own["skipped"], "correct"].mean())
+    return TableRow(point, f"{row.label} (seed {seed})", row.series, answers=own, line=row.line, map=row.map)
 
 
 def _make_labels_unique(rows: Sequence[TableRow]) -> None:
@@ -154,7 +146,19 @@ def _varying(points: pd.DataFrame) -> list[str]:
     """The settings in which two points of one method differ."""
     names = [*SETTINGS, *option_columns(points)]
     groups = [same for _, same in points.groupby("method", dropna=False)]
-    return [name for name in names if any(same[name].nunique(dropna=False) > 1 for same in groups)]
+    return [name for name in names if any(same[name].nunique(dropna=name == "seed") > 1 for same in groups)]
+
+
+def _ranking(points: pd.DataFrame, predictions: pd.DataFrame) -> list[str]:
+    keys = {key for listed in points["keys"].dropna() for key in listed.split()}
+    folders = predictions.loc[predictions["key"].isin(keys), "folder"].unique()
+    return sentences(table_rows([read_point(Path(folder)) for folder in folders]))
+
+
+def _along(points: pd.DataFrame, varying: Sequence[str]) -> str:
+    reduced = points[~points["method"].isin(CONTROLS)]
+    others = [name for name in ("agg_layer", "temperature") if name in varying]
+    return others[0] if others and reduced["kept"].nunique() < 2 else "kept"
 
 
 def _comparisons(results: pd.DataFrame, predictions: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:

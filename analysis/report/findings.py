@@ -1,7 +1,6 @@
-"""States the main results in sentences: the best method at each kept or budget, its lead, and its significance."""
+"""States the main results in sentences: how methods compare with FastV and random choice, and which are best."""
 
 from collections.abc import Sequence
-from itertools import groupby
 
 from analysis.report.evaluation import Evaluation, TableRow
 from analysis.report.page import Html, join, tag
@@ -17,16 +16,13 @@ def findings(evaluation: Evaluation) -> Html:
     if not rows:
         return tag("p", "No point of this evaluation is complete, so there is nothing to compare yet.", class_="lead")
     reduced = [row for row in rows if not row.is_control and row.kept is not None]
-    by_cost = sorted(reduced, key=lambda row: row.at[::-1])
-    items = [
-        tag("li", tag("span", at, class_="at"), tag("span", *at_kept(list(same))))
-        for (at, _), same in groupby(by_cost, key=lambda row: row.at)
-    ]
+    ranked = [sentence.partition(": ") for sentence in evaluation.ranking]
+    items = [tag("li", tag("span", at, class_="at"), tag("span", f"{text}.")) for at, _, text in ranked]
     return join(
-        tag("p", overall(evaluation), class_="lead"),
+        tag("p", overall(evaluation)),
         tag("p", against(reduced, "fastv")),
         tag("p", against(reduced, "random")),
-        tag("ul", *items, class_="findings") if items else None,
+        tag("ul", *items, class_="findings", dir="auto") if items else None,
         tag("p", _caution(reduced), class_="note"),
     )
 
@@ -62,8 +58,8 @@ def against(reduced: Sequence[TableRow], reference: str) -> str:
     count = f"{len(compared)} comparison{'s' if len(compared) > 1 else ''} with {name} at the same kept{apart_from}"
     if not significant:
         return (
-            f"None of {count} is significant (Holm-corrected p of at least {SIGNIFICANT}): these answers do not show "
-            f"whether any method differs from {name}. {_detectable(compared, reference)}"
+            f"No method differs significantly from {name}: none of {count} has a corrected p below {SIGNIFICANT}. "
+            f"{_detectable(compared, reference)}"
         )
     significant.sort(key=lambda row: -abs(row.versus[reference]["difference"]))
     listed = "; ".join(f"{row.label} is {_ahead(row, reference)}" for row in significant[:MAX_LISTED])
@@ -79,50 +75,6 @@ def against(reduced: Sequence[TableRow], reference: str) -> str:
     return f"Of {count}, {len(significant)} {verb} significant after Holm's correction: {listed}.{rest}"
 
 
-def at_kept(same: Sequence[TableRow]) -> list[Html | None]:
-    """Writes the findings at one kept: the most accurate row, then its comparisons, one line each."""
-    ranked = sorted(same, key=lambda row: (-row.point["accuracy"], row.method in ("fastv", "random"), row.label))
-    best = ranked[0]
-    tied = [row for row in ranked if row.point["accuracy"] == best.point["accuracy"]]
-    if len(tied) > 1:
-        names = _listed([row.series for row in tied])
-        head = f"{names} share the highest accuracy, {_accuracy(best)}. Comparisons of {best.series}:"
-    else:
-        head = f"{best.series} has the highest accuracy, {_accuracy(best)}."
-    lines: list[str | None] = []
-    if best.method == "random":
-        lines.append("No method is more accurate than random choice.")
-    lines += [_versus(best, reference) for reference in NAMES]
-    other = next((row for row in ranked if row.method not in ("fastv", "random")), None)
-    if best.method in ("fastv", "random") and other is not None:
-        lines.append(f"The most accurate of the other methods is {other.series}, {_accuracy(other)}.")
-        lines.append(_versus(other, best.method))
-    return [tag("b", head), *(tag("span", text, class_="line") for text in lines if text)]
-
-
-def _versus(row: TableRow, reference: str) -> str | None:
-    """Writes one comparison. Only a difference that is significant after correction is stated as a fact."""
-    found = row.versus.get(reference)
-    if found is None:
-        return None
-    name, points, p = NAMES[reference], found["difference"], found["p_value"]
-    limits = f"[{found['diff_low']:+.1f}, {found['diff_high']:+.1f}]"
-    if found["p_holm"] < SIGNIFICANT:
-        side = "ahead of" if points > 0 else "behind"
-        return _minus(f"{abs(points):.1f} points {side} {name} {limits}, {probability(p)}.")
-    if p < SIGNIFICANT:
-        return _minus(
-            f"{points:+.1f} points against {name} {limits}, {probability(p)} for this test alone, but "
-            f"{probability(found['p_holm'])} after correction for the number of comparisons."
-        )
-    detectable = f"; detectable: about {found['detectable']:.1f} points" if "detectable" in found else ""
-    return _minus(f"No significant difference to {name}: {points:+.1f} points {limits}, {probability(p)}{detectable}.")
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "\u2212")
-
-
 def _detectable(compared: Sequence[TableRow], reference: str) -> str:
     """Writes one sentence on the smallest differences that this many questions can show."""
     sizes = [found["detectable"] for row in compared if "detectable" in (found := row.versus[reference])]
@@ -132,8 +84,8 @@ def _detectable(compared: Sequence[TableRow], reference: str) -> str:
     span = low if low == high else f"{low} to {high}"
     questions = compared[0].versus[reference]["n"]
     return (
-        f"With {questions:.0f} questions, a single test finds a true difference of about {span} points in 4 of 5 runs; "
-        "smaller differences may exist."
+        f"With {questions:.0f} questions, a test finds a true difference of about {span} points in 4 of 5 runs, and "
+        "seldom a smaller one."
     )
 
 
@@ -155,13 +107,16 @@ def probability(p: float) -> str:
 def _caution(reduced: Sequence[TableRow]) -> str:
     text = (
         "Brackets contain 95% intervals: Wilson's for an accuracy, Agresti and Min's for a difference on the same "
-        "questions. p comes from McNemar's exact test; corrected p comes from Holm's method, over all comparisons with "
-        "the same reference. A detectable difference is the smallest that such a run would find 4 times in 5."
+        "questions. p comes from McNemar's exact test and is corrected by Holm's method, over all comparisons with the "
+        "same reference."
     )
-    if len({row.series for row in reduced}) > 2:
+    if len(reduced) > 1:
         text += (
-            " The highest of several accuracies was chosen on these same questions, so its lead is probably overstated."
+            " Points tie if the best is not significantly ahead of them, corrected for all comparisons with a best "
+            "point; the highest accuracy was chosen on these same questions, so it is probably overstated."
         )
+    if any(row.seeds for row in reduced):
+        text += " Several seeds are one row: their mean accuracy, \u00b1 its standard deviation over seeds."
     return text
 
 

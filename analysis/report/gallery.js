@@ -1,3 +1,6 @@
+// Pictures of one question that are shown at first.
+const MOST_PICTURES = 18;
+
 /** Two SVG paths: `cover` fills the visual tokens that were not kept, `kept` outlines those that were. */
 function survivorPaths(positions, rows, columns) {
   let kept = "";
@@ -30,21 +33,24 @@ class Gallery {
     }
     this.kept = [...new Set(pool.rows.filter((row) => row.positions && !row.control).map((row) => row.kept))];
     this.kept.sort((a, b) => a - b);
-    this.question = this.shown[0];
-    this.count = this.kept[0];
+    const [question, count] = [this.set.id.indexOf(recalled("question")), Number(recalled("kept"))];
+    this.question = this.shown.includes(question) ? question : this.shown[0];
+    this.count = this.kept.includes(count) ? count : this.kept[0];
     this.strip = el("div", { class: "strip", role: "group", "aria-label": "Question" });
     this.counts = el("div", { class: "group", role: "group", "aria-label": "Kept visual tokens" });
     this.view = el("div", {});
     host.replaceChildren(this.strip, el("div", { class: "controls" }, this.counts), this.view);
     for (const question of this.shown) {
       this.strip.append(el("button", { type: "button", "aria-label": this.set.text[question], "data-at": question,
-        click: () => { this.question = question; this.draw(); } },
+        click: () => { this.question = question; this.all = false; this.draw();
+          remember("question", question === this.shown[0] ? "" : this.set.id[question]); } },
         el("img", { src: this.set.pictures[question], alt: "" })));
     }
     this.counts.append(el("span", {}, "kept"));
     for (const count of this.kept) {
       this.counts.append(el("button", { type: "button", "data-at": count,
-        click: () => { this.count = count; this.draw(); } }, String(count)));
+        click: () => { this.count = count; this.all = false; this.draw();
+          remember("kept", count === this.kept[0] ? "" : String(count)); } }, String(count)));
     }
     this.draw();
   }
@@ -59,9 +65,11 @@ class Gallery {
     mark(this.strip, question);
     mark(this.counts, this.count);
     const rows = this.pool.rows.filter((row) => isComplete(row) && (row.control || row.kept === this.count));
-    const figures = rows.filter((row) => row.positions || row.method === "full").map((row) => this.figure(row));
-    this.view.replaceChildren(
-      el("div", { class: "question" }, questionWords(set, question)), el("div", { class: "gallery" }, figures));
+    const drawn = rows.filter((row) => row.positions || row.method === "full");
+    const shown = this.all ? drawn : drawn.slice(0, MOST_PICTURES), left = drawn.length - shown.length;
+    const more = el("button", { type: "button", click: () => { this.all = true; this.draw(); } }, `Show ${left} more`);
+    this.view.replaceChildren(el("div", { class: "question" }, questionWords(set, question)),
+      el("div", { class: "gallery" }, shown.map((row) => this.figure(row))), ...(left ? [more] : []));
   }
 
   figure(row) {

@@ -4,13 +4,23 @@ function showPool(index) {
     element.hidden = Number(element.dataset.pool) !== index;
   }
   const pool = DATA.pools[index];
-  new Charts(document.getElementById("charts-view"), pool);
+  new PointsTable(document.querySelector(`[data-pool="${index}"] table.points`), pool);
+  new Charts(document.getElementById("cost-view"), document.getElementById("charts-view"), pool);
   new Gallery(document.getElementById("pictures-view"), pool);
   new Questions(document.getElementById("questions-view"), pool);
 }
 
-for (const table of document.querySelectorAll("table.points")) makeSortable(table);
+readView();
 const chooser = document.getElementById("pool");
-if (chooser) chooser.addEventListener("change", () => showPool(Number(chooser.value)));
-if (DATA.pools.length) showPool(0);
+if (chooser) {
+  const chosen = Number(recalled("evaluation")) || 0;
+  chooser.value = String(DATA.pools[chosen] ? chosen : 0);
+  chooser.addEventListener("change", () => {
+    forgetFilters();
+    remember("evaluation", chooser.value === "0" ? "" : chooser.value);
+    showPool(Number(chooser.value));
+  });
+}
+if (DATA.pools.length) showPool(chooser ? Number(chooser.value) : 0);
+followAddress();
 document.documentElement.dataset.ready = "true";

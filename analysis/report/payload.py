@@ -45,7 +45,7 @@ def question_set(evaluations: Sequence[Evaluation]) -> QuestionSet:
     known = {question.id: question for evaluation in evaluations for question in evaluation.questions}
     answers: dict[str, int] = {}
     for evaluation in evaluations:
-        for row in evaluation.rows:
+        for row in evaluation.points:
             if len(row.answers):
                 answers |= dict(zip(row.answers["id"].tolist(), row.answers["answer"].tolist(), strict=True))
     # In the order of the data set, and questions that it does not contain last.
@@ -75,20 +75,30 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def pack_row(row: TableRow, questions: QuestionSet, style: Mapping[str, Any]) -> dict[str, Any]:
-    """Packs one row: its name, figures, comparisons, predictions and survivors. style: its color, marker and dash."""
+def pack_row(row: TableRow, style: Mapping[str, Any], along: str = "kept") -> dict[str, Any]:
+    """Packs one row: its name, figures and comparisons.
+
+    style: its color, marker and dash. along: the setting on the x axis of the charts.
+    """
     figures = {
         name: value
         for name, value in row.point.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and name not in ("kept", "seed")
     }
+    if row.seeds:
+        figures["seeds"] = len(row.seeds)
     short = {"difference": "points", "diff_low": "low", "diff_high": "high", "p_value": "p", "p_holm": "p_holm"}
     versus = {name: {short.get(key, key): value for key, value in found.items()} for name, found in row.versus.items()}
-    packed = {
+    return {
+        "id": row_id(row),
         "key": row.point["key"],
         "method": row.method,
+        "setting": row.series.removeprefix(row.method).strip(" ()"),
         "label": row.label,
         "series": row.series,
+        "line": row.line or row.series,
+        "map": row.map or row.label,
+        "x": row.point.get(along),
         "kept": row.kept,
         "status": row.status,
         "control": row.is_control,
@@ -96,10 +106,16 @@ def pack_row(row: TableRow, questions: QuestionSet, style: Mapping[str, Any]) ->
         "versus": versus,
         **style,
     }
-    if row.is_complete:
-        packed |= pack_answers(row, questions)
-        packed["positions"] = _positions(row, questions)
-    return packed
+
+
+def row_id(row: TableRow) -> str:
+    """Identifies a row within its evaluation: a key can occur in two sweeps, and as one of several seeds."""
+    return f"{row.point['key']} {row.label}"
+
+
+def pack_predictions(row: TableRow, questions: QuestionSet) -> dict[str, Any]:
+    """Packs a complete row's predictions and survivors."""
+    return pack_answers(row, questions) | {"positions": _positions(row, questions)} if row.is_complete else {}
 
 
 def _positions(row: TableRow, questions: QuestionSet) -> dict[str, list[int]] | None:
@@ -140,7 +156,7 @@ def contested(evaluations: Sequence[Evaluation], questions: QuestionSet) -> list
     """Sorts the ids by how much the points disagree: first the questions that half of the points answer correctly."""
     right, answered = np.zeros(len(questions.ids)), np.zeros(len(questions.ids))
     for evaluation in evaluations:
-        for row in evaluation.complete:
+        for row in (row for row in evaluation.points if row.is_complete and len(row.answers)):
             numbers = [questions.number[id] for id in row.answers["id"]]
             right[numbers] += row.answers["correct"].to_numpy(dtype=bool)
             answered[numbers] += 1
@@ -150,9 +166,8 @@ def contested(evaluations: Sequence[Evaluation], questions: QuestionSet) -> list
 
 def gallery_ids(evaluation: Evaluation, order: Sequence[str]) -> list[str]:
     """Returns up to MAX_GALLERY questions for which a point stored its survivors, in the given order."""
-    stored = {
-        id for row in evaluation.complete if len(row.answers) for id in row.answers.dropna(subset="positions")["id"]
-    }
+    answers = [row.answers for row in evaluation.points if row.is_complete and len(row.answers)]
+    stored = {id for each in answers for id in each.dropna(subset="positions")["id"]}
     return [id for id in order if id in stored][:MAX_GALLERY]
 
 

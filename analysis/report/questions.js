@@ -13,16 +13,19 @@ class Questions {
   constructor(host, pool) {
     this.pool = pool;
     this.set = DATA.sets[pool.set];
-    this.rows = pool.rows.filter((row) => row.predictions && row.status === "complete");
+    this.rows = pool.rows.filter((row) => row.predictions && isComplete(row));
     if (!this.rows.length) {
       host.replaceChildren(el("p", { class: "note" }, "No point is complete, so there are no answers to compare."));
       return;
     }
-    const before = this.rows.findIndex((row) => row.method === "full");
-    this.before = Math.max(before, 0);
-    this.after = this.rows.findIndex((row) => !row.control && row.key === pool.featured);
-    if (this.after < 0) this.after = this.rows.findIndex((row, at) => at !== this.before);
-    if (this.after < 0) this.after = this.before;
+    const usual = { before: Math.max(this.rows.findIndex((row) => row.method === "full"), 0) };
+    usual.after = this.rows.findIndex((row) => !row.control && row.key === pool.featured);
+    if (usual.after < 0) usual.after = this.rows.findIndex((row, at) => at !== usual.before);
+    if (usual.after < 0) usual.after = usual.before;
+    this.usual = usual;
+    const chosen = (name) => this.rows.findIndex((row) => row.label === recalled(name));
+    this.before = chosen("before") < 0 ? usual.before : chosen("before");
+    this.after = chosen("after") < 0 ? usual.after : chosen("after");
     this.count = el("p", { role: "status", class: "note", "data-count": "" });
     this.list = el("ul", { class: "questions" });
     this.more = el("button", { type: "button", click: () => this.extend() });
@@ -36,13 +39,16 @@ class Questions {
   controls() {
     const points = (value) => this.rows.map((row, at) =>
       el("option", { value: at, selected: at === value }, row.label));
-    const changed = () => this.filter();
+    const changed = () => {
+      this.filter();
+      this.rememberAll();
+    };
     this.inputs = {
       before: el("select", { name: "before", change: changed }, points(this.before)),
       after: el("select", { name: "after", change: changed }, points(this.after)),
       change: el("select", { name: "change", change: changed },
-        Object.entries(CHANGES).map(([name, [text]]) => el("option", { value: name }, text))),
-      search: el("input", { type: "search", name: "search", input: () => {
+        Object.entries(CHANGES).map(([name, [text]]) => el("option", { value: name, selected: name === recalled("change") }, text))),
+      search: el("input", { type: "search", name: "search", value: recalled("search"), input: () => {
         clearTimeout(this.waiting);
         this.waiting = setTimeout(changed, 120);
       } }),
@@ -54,11 +60,20 @@ class Questions {
       const values = [...new Set(this.set[name].filter(Boolean))].sort();
       if (values.length < 2) continue;
       this.inputs[name] = el("select", { name, change: changed }, el("option", { value: "" }, "all"),
-        values.map((value) => el("option", { value }, value)));
+        values.map((value) => el("option", { value, selected: value === recalled(name) }, value)));
       controls.append(labelled(text, this.inputs[name]));
     }
     controls.append(labelled("words in the question", this.inputs.search));
     return controls;
+  }
+
+  rememberAll() {
+    const { before, after, change, ...others } = this.inputs;
+    for (const [name, { value }] of Object.entries({ before, after })) {
+      remember(name, Number(value) === this.usual[name] ? "" : this.rows[value].label);
+    }
+    remember("change", change.value === "any" ? "" : change.value);
+    for (const [name, input] of Object.entries(others)) remember(name, input.value.trim());
   }
 
   filter() {

@@ -7,6 +7,7 @@ from typing import Any
 from analysis.report.evaluation import Evaluation, TableRow
 from analysis.report.findings import probability
 from analysis.report.page import Html, join, tag
+from analysis.report.payload import row_id
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Column:
     text    the text of a cell, from value and row
     kind    "number" or "text"
     spoken  for screen readers, where the title alone is ambiguous
+    rank    which columns are left out first where all are too wide: those with the highest. 0: never
     """
 
     name: str
@@ -26,6 +28,7 @@ class Column:
     text: Callable[[Any, TableRow], object]
     kind: str = "number"
     spoken: str | None = None
+    rank: int = 1
 
 
 def points_table(evaluation: Evaluation, colors: Mapping[str, str]) -> Html:
@@ -42,15 +45,16 @@ def points_table(evaluation: Evaluation, colors: Mapping[str, str]) -> Html:
                 aria_sort="none",
                 data_type=column.kind,
                 data_name=column.name,
+                data_rank=column.rank,
             )
             for column in columns
         ),
     )
     rows = [_row(row, columns, colors) for row in evaluation.rows]
     table = tag("table", tag("thead", head), tag("tbody", *rows), class_="points")
-    return tag(
-        "div", table, class_="frame", tabindex="0", role="region", aria_label=f"All points of {evaluation.title}"
-    )
+    name = f"All points of {evaluation.title}"
+    frame = tag("div", table, class_="frame", tabindex="0", role="region", aria_label=name)
+    return join(tag("div", class_="controls"), frame)
 
 
 def _row(row: TableRow, columns: Sequence[Column], colors: Mapping[str, str]) -> Html:
@@ -71,35 +75,46 @@ def _row(row: TableRow, columns: Sequence[Column], colors: Mapping[str, str]) ->
             )
         )
     kind = "control" if row.is_control else None
-    return tag("tr", *cells, class_=kind, data_key=row.point["key"], data_status=row.status)
+    return tag(
+        "tr",
+        *cells,
+        class_=kind,
+        data_key=row.point["key"],
+        data_status=row.status,
+        data_id=row_id(row),
+        data_label=row.label,
+    )
 
 
 def _columns(evaluation: Evaluation) -> list[Column]:
     rows = evaluation.rows
-    columns = [Column("method", "method", lambda row: row.method, _plain, "text")]
-    columns.append(Column("kept", "kept", _figure("kept"), _kept))
-    columns.append(Column("budget", "budget", _figure("budget"), _plain, "text"))
+    columns = [Column("method", "method", lambda row: row.method, _plain, "text", rank=0)]
+    columns.append(Column("kept", "kept", _figure("kept"), _kept, rank=0))
+    columns.append(Column("budget", "budget", _figure("budget"), _plain, "text", rank=3))
     columns += [_setting(name, rows) for name in evaluation.varying]
+    columns.append(Column("seeds", "seeds", _figure("seeds"), _plain, "text", rank=4))
     if any(row.status != "complete" for row in rows):
-        columns.append(Column("status", "status", lambda row: row.status, _status, "text"))
+        columns.append(Column("status", "status", lambda row: row.status, _status, "text", rank=2))
     if len({row.point.get("sweep") for row in rows}) > 1:
-        columns.append(Column("sweep", "sweep", _figure("sweep"), _plain, "text"))
-    columns.append(Column("n", "n", _figure("n"), _plain))
-    columns.append(Column("accuracy", "accuracy [95%]", _figure("accuracy"), _accuracy))
-    for reference, title in (("full", "vs full"), ("fastv", "vs FastV"), ("random", "vs random")):
+        columns.append(Column("sweep", "sweep", _figure("sweep"), _plain, "text", rank=10))
+    columns.append(Column("n", "n", _figure("n"), _plain, rank=6))
+    columns.append(Column("accuracy", "accuracy [95%]", _figure("accuracy"), _accuracy, rank=0))
+    for rank, (reference, title) in enumerate((("fastv", "vs FastV"), ("random", "vs random"), ("full", "vs full"))):
         if any(reference in row.versus for row in rows):
-            columns.append(Column(f"vs_{reference}", title, _versus(reference, "difference"), _difference(reference)))
+            difference = _versus(reference, "difference")
+            columns.append(Column(f"vs_{reference}", title, difference, _difference(reference), rank=5 + 2 * rank))
             p_value = _versus(reference, "p_value")
-            columns.append(Column(f"vs_{reference}_p", "p", p_value, _probability, spoken=f"p {title}"))
+            name = f"vs_{reference}_p"
+            columns.append(Column(name, "p", p_value, _probability, spoken=f"p {title}", rank=6 + 2 * rank))
     columns += [
-        Column("prefill_ms_p50", "first token, ms", _figure("prefill_ms_p50"), _decimals(".1f")),
-        Column("speedup", "speed-up", _figure("speedup"), _decimals(".2f", "\u00d7")),
-        Column("flops_ratio", "FLOPs", _figure("flops_ratio"), lambda value, row: f"{100 * value:.1f}%"),
-        Column("kv_bytes", "KV cache", _figure("kv_bytes"), lambda value, row: f"{value / 2**20:.2f} MiB"),
-        Column("tokens_left", "tokens left", _figure("tokens_left"), _plain),
-        Column("tokens_layer_mean", "tokens per layer", _figure("tokens_layer_mean"), _decimals(".1f")),
-        Column("skipped", "skipped", _figure("skipped"), _plain),
-        Column("n_ties", "hang on a tie", _figure("n_ties"), _plain),
+        Column("prefill_ms_p50", "first token, ms", _figure("prefill_ms_p50"), _decimals(".1f"), rank=9),
+        Column("speedup", "speed-up", _figure("speedup"), _decimals(".2f", "\u00d7"), rank=5),
+        Column("flops_ratio", "FLOPs", _figure("flops_ratio"), lambda value, row: f"{100 * value:.1f}%", rank=2),
+        Column("kv_bytes", "KV cache", _figure("kv_bytes"), lambda value, row: f"{value / 2**20:.2f} MiB", rank=11),
+        Column("tokens_left", "tokens left", _figure("tokens_left"), _plain, rank=13),
+        Column("tokens_layer_mean", "tokens per layer", _figure("tokens_layer_mean"), _decimals(".1f"), rank=12),
+        Column("skipped", "skipped", _figure("skipped"), _plain, rank=9),
+        Column("n_ties", "hang on a tie", _figure("n_ties"), _plain, rank=13),
     ]
     always = {"method", "kept", "n", "accuracy", *evaluation.varying}
     unless_zero = {"skipped", "n_ties"}  # columns that are left out if they are 0 everywhere
@@ -122,7 +137,8 @@ def _versus(reference: str, name: str) -> Callable[[TableRow], Any]:
 def _setting(name: str, rows: Sequence[TableRow]) -> Column:
     numeric = all(isinstance(row.point.get(name), int | float) for row in rows if name in row.point)
     text = _short if name == "code" else _plain
-    return Column(name, name.removeprefix("method."), _figure(name), text, "number" if numeric else "text")
+    rank = 14 if name == "code" else 1
+    return Column(name, name.removeprefix("method."), _figure(name), text, "number" if numeric else "text", rank=rank)
 
 
 def _plain(value: Any, row: TableRow) -> str:
@@ -144,7 +160,9 @@ def _decimals(form: str, unit: str = "") -> Callable[[Any, TableRow], str]:
 
 def _accuracy(value: float, row: TableRow) -> Html:
     low, high = 100 * row.point["ci_low"], 100 * row.point["ci_high"]
-    return join(f"{100 * value:.1f}%", tag("small", f"[{low:.1f}, {high:.1f}]"))
+    spread = row.point.get("accuracy_sd")
+    text = f"{100 * value:.1f}%" if spread is None else f"{100 * value:.1f}% \u00b1 {100 * spread:.1f}"
+    return join(text, tag("small", f"[{low:.1f}, {high:.1f}]"))
 
 
 def _difference(reference: str) -> Callable[[Any, TableRow], Html]:
@@ -169,4 +187,4 @@ def _status(value: str, row: TableRow) -> Html:
     text = value
     if value == "unfinished":
         text += f", {len(row.answers)} answers so far"
-    return join(tag("span", text, class_=f"status {value}"))
+    return join(tag("span", text, class_=f"status {value.replace(' ', '-')}"))

@@ -5,6 +5,16 @@ const COSTS = {
   kv_bytes: { text: "KV cache", label: "KV cache after the prompt, MiB", format: mebibytes },
 };
 
+// The x axis of the charts by the setting that varies along it, and the text beside a point of the chart over cost.
+const AXES = {
+  kept: { title: "kept visual tokens", label: "kept visual tokens", log: true, labels: "kept visual tokens",
+    text: (row) => String(row.kept) },
+  agg_layer: { title: "agg_layer", label: "agg_layer (the decoder layer before which tokens are reduced)", log: false,
+    labels: "L and the agg_layer", text: (row) => (row.x == null ? "" : `L${row.x}`) },
+  temperature: { title: "temperature", label: "temperature of the cross-attention", log: true,
+    labels: "T and the temperature", text: (row) => (row.x == null ? "" : `T ${row.x}`) },
+};
+
 function milliseconds(time) {
   return time.toFixed(1) + " ms";
 }
@@ -16,7 +26,8 @@ function mebibytes(bytes) {
 const plain = (value) => String(Number(value.toPrecision(6)));
 
 function interval(figures) {
-  return `${percent(figures.accuracy)} [${percent(figures.ci_low)}, ${percent(figures.ci_high)}], n = ${figures.n}`;
+  const spread = figures.accuracy_sd == null ? "" : ` \u00b1 ${(100 * figures.accuracy_sd).toFixed(1)} over ${figures.seeds} seeds`;
+  return `${percent(figures.accuracy)}${spread} [${percent(figures.ci_low)}, ${percent(figures.ci_high)}], n = ${figures.n}`;
 }
 
 /** The lines of a row's tip. */
@@ -35,34 +46,45 @@ function swatch(row) {
     svg("path", { class: "through", d: "M-14 0H14" }), svg("path", { class: "mark", d: MARKERS[row.marker] }));
 }
 
-/** The charts of a pool: accuracy, difference to FastV and cost, which share one legend, and accuracy by family. */
+/** The charts of a pool, which share one legend: accuracy over cost on the first screen, and the others below. */
 class Charts {
-  constructor(host, pool) {
-    this.rows = pool.rows.filter((row) => isComplete(row) && row.figures.accuracy != null);
-    this.hidden = new Set();
-    this.cost = "flops_ratio";
-    const charts = el("div", { class: "charts" });
-    host.replaceChildren(this.legend(), charts);
-    this.accuracy = new Chart(charts, "Accuracy over kept visual tokens",
-      "Bars show Wilson's 95% intervals. Points of the same kept are drawn side by side.", "Accuracy over kept visual tokens");
-    this.difference = new Chart(charts, "Difference to FastV at the same kept",
-      "Percentage points on the same questions, with 95% intervals. Filled markers: p < 0.05 by McNemar's exact "
-      + "test, without correction.", "Difference to FastV in percentage points, over kept visual tokens");
-    const third = el("div", {});
-    charts.append(third);
-    this.tradeoff = new Chart(third, "Accuracy against cost",
-      "Bars show 95% intervals; a time is a median with its quartiles. Lines join the points of a method. "
-      + "The axes need not start at 0.",
-      "Accuracy against cost");
-    third.querySelector("h3").after(this.costs());
-    charts.append(familyTable(pool));
+  constructor(first, host, pool) {
+    this.pool = pool;
+    this.rows = pool.rows.filter((row) => isComplete(row) && !row.part && row.figures.accuracy != null);
+    this.hidden = new Set(VIEW.values.getAll("hide"));
+    this.cost = recalled("cost") || "flops_ratio";
+    const costs = el("div", {});
+    first.replaceChildren(costs, this.legend());
+    this.tradeoff = new Chart(costs, "Accuracy over cost",
+      `Bars show 95% intervals; a time is a median with its quartiles. Labels: ${AXES[pool.along].labels}. The grey `
+      + "line is the best accuracy up to each cost. The axes need not start at 0.", "Accuracy over cost");
+    costs.querySelector(".head").after(this.costs());
+    this.others(host);
     this.draw();
-    this.width = host.clientWidth;
+    for (const each of [first, host]) this.redrawOnResize(each);
+  }
+
+  others(host) {
+    const charts = el("div", { class: "charts" }), over = AXES[this.pool.along].title;
+    const maps = heatMaps(this.rows);
+    host.replaceChildren(...(maps.length ? [el("h3", {}, "Accuracy over agg_layer and temperature"),
+      el("div", { class: "heatmaps" }, maps)] : []), charts);
+    this.accuracy = new Chart(charts, `Accuracy over ${over}`,
+      "Bars show 95% intervals. Points with the same x are drawn side by side.", `Accuracy over ${over}`);
+    this.difference = new Chart(charts, `Difference to FastV, over ${over}`,
+      "Percentage points on the same questions, at the same kept, with 95% intervals. Filled markers: p < 0.05 without "
+      + "correction.", `Difference to FastV in percentage points, over ${over}`);
+    this.difference.figure.hidden = !this.rows.some((row) => row.versus.fastv && !row.control);
+    const families = familyTable(this.pool);
+    if (families) host.append(families);
+  }
+
+  redrawOnResize(host) {
+    let width = host.clientWidth;
     new ResizeObserver(() => {
-      if (host.clientWidth && host.clientWidth !== this.width) {
-        this.width = host.clientWidth;
-        this.draw();
-      }
+      if (!host.isConnected || !host.clientWidth || host.clientWidth === width) return;
+      width = host.clientWidth;
+      this.draw();
     }).observe(host);
   }
 
@@ -72,10 +94,11 @@ class Charts {
     for (const row of this.rows) {
       if (seen.has(row.method)) continue;
       seen.add(row.method);
-      legend.append(el("button", { type: "button", "aria-pressed": "true", click: (event) => {
+      legend.append(el("button", { type: "button", "aria-pressed": String(!this.hidden.has(row.method)), click: (event) => {
         const shown = this.hidden.delete(row.method);
         if (!shown) this.hidden.add(row.method);
         event.currentTarget.setAttribute("aria-pressed", String(shown));
+        remember("hide", [...this.hidden]);
         this.draw();
       } }, swatch(row), row.method));
     }
@@ -91,6 +114,7 @@ class Charts {
           button.setAttribute("aria-pressed", String(button === event.currentTarget));
         }
         this.cost = name;
+        remember("cost", name === known[0] ? "" : name);
         this.draw();
       } }, COSTS[name].text));
     return el("div", { class: "controls" },
@@ -109,7 +133,7 @@ class Charts {
   }
 
   accuracySpec(rows) {
-    const reduced = rows.filter((row) => !row.control);
+    const reduced = rows.filter((row) => !row.control && row.x != null);
     const rules = [];
     for (const row of rows.filter((row) => row.control)) {
       const { accuracy, ci_low, ci_high } = row.figures;
@@ -122,22 +146,21 @@ class Charts {
       const share = chance.figures.chance;
       rules.push({ y: 100 * share, text: `chance ${percent(share)}`, dash: "2 4" });
     }
-    const values = [...rules.map((rule) => rule.low ?? rule.y), ...reduced.map((row) => 100 * row.figures.ci_low)];
     return {
-      ...keptAxis(reduced), rules, join: true, nudge: true, empty: "No point with reduced tokens is shown.",
-      points: reduced.map((row) => ({ x: row.kept, y: 100 * row.figures.accuracy, low: 100 * row.figures.ci_low,
+      ...this.axis(reduced), rules, join: true, nudge: true, empty: "No point with reduced tokens is shown.",
+      points: reduced.map((row) => ({ x: row.x, y: 100 * row.figures.accuracy, low: 100 * row.figures.ci_low,
         high: 100 * row.figures.ci_high, row, lines: tipLines(row) })),
-      range: [Math.max(0, Math.floor(Math.min(...values) / 10) * 10), 100], yFormat: (y) => plain(y) + "%",
+      range: accuracyRange(rules, reduced), yFormat: (y) => plain(y) + "%",
     };
   }
 
   differenceSpec(rows) {
-    const compared = rows.filter((row) => row.versus.fastv && !row.control);
+    const compared = rows.filter((row) => row.versus.fastv && !row.control && row.x != null);
     const ends = compared.flatMap(({ versus: { fastv } }) => [fastv.low, fastv.high, 0]);
     return {
-      ...keptAxis(compared), rules: [{ y: 0, text: "fastv", dash: "" }], join: false, nudge: true,
+      ...this.axis(compared), rules: [{ y: 0, text: "fastv", dash: "" }], join: false, nudge: true,
       empty: "No point shown here can be compared with FastV.",
-      points: compared.map((row) => ({ x: row.kept, y: row.versus.fastv.points, low: row.versus.fastv.low,
+      points: compared.map((row) => ({ x: row.x, y: row.versus.fastv.points, low: row.versus.fastv.low,
         high: row.versus.fastv.high, hollow: row.versus.fastv.p >= 0.05, row, lines: tipLines(row) })),
       range: [Math.floor(Math.min(...ends) / 5) * 5, Math.ceil(Math.max(...ends) / 5) * 5],
       yFormat: (y) => (y ? signed(y).replace(".0", "") : "0"),
@@ -152,65 +175,41 @@ class Charts {
     // The full model costs far more: as a point it would squeeze the others together, so it is a horizontal line.
     const rules = priced.filter((row) => row.control).map((row) => ({ y: 100 * row.figures.accuracy, dash: "",
       text: `${row.series} ${percent(row.figures.accuracy)} at ${COSTS[name].format(this.costOf(row, name))}` }));
-    const values = [...rules.map((rule) => rule.y), ...reduced.map((row) => 100 * row.figures.ci_low)];
+    const front = pareto(reduced.map((row) => [this.costOf(row, name) / scale, 100 * row.figures.accuracy]));
     return {
+      front, tallest: 400,
       points: reduced.map((row) => ({
         x: this.costOf(row, name) / scale, y: 100 * row.figures.accuracy,
         low: 100 * row.figures.ci_low, high: 100 * row.figures.ci_high,
         left: timed ? row.figures[name + "_p25"] : undefined, right: timed ? row.figures[name + "_p75"] : undefined,
-        row, lines: [...tipLines(row), `${COSTS[name].text}: ${COSTS[name].format(this.costOf(row, name))}`],
+        row, text: AXES[this.pool.along].text(row), lines: [...tipLines(row), `${COSTS[name].text}: ${COSTS[name].format(this.costOf(row, name))}`],
       })),
-      rules, range: [Math.max(0, Math.floor(Math.min(...values) / 10) * 10), 100], yFormat: (y) => plain(y) + "%",
+      rules, range: accuracyRange(rules, reduced), yFormat: (y) => plain(y) + "%",
       join: true, xFormat: plain, xLabel: name ? COSTS[name].label : "", empty: "No costs are known.",
     };
   }
-}
 
-function keptAxis(rows) {
-  const kept = [...new Set(rows.map((row) => row.kept))].sort((a, b) => a - b);
-  return { xTicks: kept, log: kept[0] > 0, xFormat: plain, xLabel: "kept visual tokens" };
-}
-
-/** A table of accuracy by family of questions: the full model, and every method at one kept. */
-function familyTable(pool) {
-  const set = DATA.sets[pool.set], host = el("figure", { class: "chart" });
-  const name = ["family", "topic", "subject"].find((kind) => new Set(set[kind].filter(Boolean)).size > 1);
-  const rows = pool.rows.filter((row) => isComplete(row) && row.predictions);
-  const kept = [...new Set(rows.filter((row) => !row.control).map((row) => row.kept))].sort((a, b) => a - b);
-  if (!name || !kept.length) return host;
-  const groups = [...new Set(set[name].filter(Boolean))].sort();
-  const buttons = el("div", { class: "group", role: "group", "aria-label": "Kept visual tokens" });
-  buttons.append(el("span", {}, "kept"));
-  const frame = el("div", { class: "frame", tabindex: 0, role: "region", "aria-label": `Accuracy by ${name}` });
-  const note = "Percentage of right answers. Groups are small: they show where a method fails, not which is best.";
-  host.append(el("h3", {}, `Accuracy by ${name}`), el("div", { class: "controls" }, buttons), frame,
-    el("figcaption", {}, note));
-  const show = (count) => {
-    for (const button of buttons.querySelectorAll("button")) {
-      button.setAttribute("aria-pressed", String(Number(button.dataset.at) === count));
-    }
-    frame.replaceChildren(groupTable(rows.filter((row) => row.control || row.kept === count), set, name, groups));
-  };
-  for (const count of kept) {
-    buttons.append(el("button", { type: "button", "data-at": count, click: () => show(count) }, String(count)));
+  /** The x axis of charts over the setting that varies. */
+  axis(rows) {
+    const values = [...new Set(rows.map((row) => row.x))].sort((a, b) => a - b);
+    const { log, label } = AXES[this.pool.along];
+    return { xTicks: values, log: log && values[0] > 0, xFormat: plain, xLabel: label };
   }
-  show(kept[0]);
-  return host;
 }
 
-function groupTable(rows, set, name, groups) {
-  const named = (text) => el("th", { class: "plain", scope: "col" }, text);
-  const head = el("tr", {}, named(name), rows.map((row) => named(row.series)));
-  const body = groups.map((group) => {
-    const members = set[name].flatMap((value, at) => (value === group ? [at] : []));
-    const answers = rows.map((row) => members.filter((question) => answered(row, question)));
-    const most = Math.max(...answers.map((questions) => questions.length));
-    return el("tr", {}, el("th", { dir: "auto" }, group, el("small", {}, `of ${most}`)), rows.map((row, at) => {
-      const count = answers[at].length, right = answers[at].filter((question) => isCorrect(row, question)).length;
-      return el("td", { "data-value": count ? right / count : "" },
-        count ? String(Math.round((100 * right) / count)) : "",
-        count < most ? el("small", {}, `of ${count}`) : null);
-    }));
-  });
-  return el("table", {}, el("thead", {}, head), el("tbody", {}, body));
+/** A range that contains all rules and intervals, from and to a multiple of 10%. */
+function accuracyRange(rules, rows) {
+  const lows = [...rules.map((rule) => rule.low ?? rule.y), ...rows.map((row) => 100 * row.figures.ci_low)];
+  const highs = [...rules.map((rule) => rule.high ?? rule.y), ...rows.map((row) => 100 * row.figures.ci_high)];
+  const round = (value, how) => Math.min(100, Math.max(0, how(value / 10) * 10));
+  return [round(Math.min(...lows), Math.floor), round(Math.max(...highs), Math.ceil)];
+}
+
+/** The points that no other point beats in cost and accuracy, by rising cost. */
+function pareto(points) {
+  const front = [];
+  for (const point of [...points].sort((a, b) => a[0] - b[0] || b[1] - a[1])) {
+    if (!front.length || point[1] > front.at(-1)[1]) front.push(point);
+  }
+  return front;
 }

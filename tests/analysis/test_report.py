@@ -17,6 +17,7 @@ from PIL import Image
 from analysis.report import build_report
 from analysis.report.evaluation import Evaluation, TableRow
 from analysis.report.findings import findings
+from analysis.report.overview import best_points, headline
 from analysis.report.page import tag, to_json
 from analysis.report.payload import SKIPPED, UNREADABLE, QuestionSet, pack_answers
 from analysis.report.pictures import as_seen, data_uri, encode_pictures
@@ -137,7 +138,7 @@ def test_pools_are_never_mixed(page):
         full = next(row for row in pool["rows"] if row["method"] == "full")["figures"]["accuracy"]
         fps = next(row for row in pool["rows"] if row["method"] == "fps" and row["kept"] == 4)
         assert fps["versus"]["full"]["points"] == pytest.approx(100 * (fps["figures"]["accuracy"] - full))
-    assert "2 evaluations that cannot be compared" in page.text
+    assert "2 evaluations, which cannot be compared" in page.text
     assert "fastv" not in second["rows"][1]["versus"]
 
 
@@ -224,53 +225,81 @@ def row(method: str, kept: int, accuracy: float, **versus: tuple[float, float]) 
     return TableRow(point, f"{method} {kept}", method, versus=found)
 
 
-def findings_text(*rows: TableRow) -> str:
-    return Page(findings(Evaluation("pool", "title", list(rows), [], [], ""))).text
+def evaluation_of(*rows: TableRow, ranking: tuple[str, ...] = ()) -> Evaluation:
+    return Evaluation("pool", "title", list(rows), [], [], "", ranking=list(ranking))
+
+
+def findings_text(*rows: TableRow, ranking: tuple[str, ...] = ()) -> str:
+    return Page(findings(evaluation_of(*rows, ranking=ranking))).text
 
 
 def test_findings_claim_nothing_without_significance():
-    text = findings_text(
+    rows = (
         row("fps", 8, 0.8, fastv=(9.0, 0.2), random=(8.0, 0.3)),
         row("fastv", 8, 0.71, random=(-1.0, 0.9)),
         row("random", 8, 0.72),
     )
-    assert "None of 1 comparison with FastV" in text
-    assert "None of 1 comparison with random choice" in text
+    text = findings_text(*rows, ranking=("kept 8: fps 80.0%, random 72.0% and 1 more tie",))
+    assert "No method differs significantly from FastV: none of 1 comparison with FastV" in text
+    assert "No method differs significantly from random choice" in text
     assert "about 12.0 points" in text
-    assert "No significant difference to FastV: +9.0 points" in text
-    assert "ahead" not in text
+    assert "kept 8 fps 80.0%, random 72.0% and 1 more tie." in text.replace("kept 8fps", "kept 8 fps")
+    assert "points ahead" not in text
     assert "better" not in text
+    assert headline(evaluation_of(*rows)) == (
+        "With 8 visual tokens, fps answers 80.0% of 100 questions of d correctly; no method differs significantly from "
+        "FastV or random choice."
+    )
 
 
 def test_findings_name_what_is_ahead_and_behind():
-    text = findings_text(
+    rows = (
         row("fps", 8, 0.9, fastv=(20.0, 0.001), random=(30.0, 0.0001)),
         row("tome", 8, 0.5, fastv=(-20.0, 0.002), random=(-10.0, 0.4)),
         row("fastv", 8, 0.7, random=(10.0, 0.2)),
         row("random", 8, 0.6),
     )
+    text = findings_text(*rows)
     assert "Of 2 comparisons with FastV at the same kept, 2 are significant" in text
     assert "Of 2 comparisons with random choice at the same kept (not counting FastV)" in text
     assert "fps 8 is 20.0 points ahead (corrected p = 0.001)" in text
     assert "tome 8 is 20.0 points behind (corrected p = 0.002)" in text
-    assert "fps has the highest accuracy, 90.0% [80.0, 100.0]" in text
-    assert "30.0 points ahead of random choice" in text
-    assert "p < 0.001" in text
-
-
-def test_findings_say_when_random_is_best():
-    text = findings_text(row("fps", 8, 0.5, random=(-10.0, 0.1)), row("random", 8, 0.6))
-    assert "No method is more accurate than random choice." in text
-    assert "The most accurate of the other methods is fps" in text
-    assert "No method can be compared with FastV" in text
+    assert headline(evaluation_of(*rows)).endswith(
+        "; fps 8 is significantly ahead of FastV; tome 8 is significantly behind FastV; "
+        "fps 8 is significantly ahead of random choice."
+    )
 
 
 def test_a_difference_that_correction_makes_insignificant_is_not_stated_as_a_fact():
     one = row("fps", 8, 0.9, fastv=(20.0, 0.03))
     one.versus["fastv"]["p_holm"] = 0.3
     text = findings_text(one, row("fastv", 8, 0.7))
-    assert "p = 0.030 for this test alone, but p = 0.300 after correction" in text
-    assert "ahead of" not in text
+    assert "No method differs significantly from FastV" in text
+    assert "points ahead" not in text
+    assert headline(evaluation_of(one)).endswith("no method differs significantly from FastV.")
+    assert "No method can be compared with random choice" in text
+
+
+def priced(method: str, kept: int, accuracy: float, flops_ratio: float) -> TableRow:
+    made = row(method, kept, accuracy)
+    made.point["flops_ratio"] = flops_ratio
+    return made
+
+
+def test_best_points_are_those_that_no_cheaper_point_equals():
+    cheap, better, dear = priced("fps", 8, 0.6, 0.30), priced("fps", 16, 0.8, 0.50), priced("fps", 32, 0.7, 0.9)
+    tied, later = priced("tome", 16, 0.8, 0.51), priced("dart", 16, 0.8, 0.7)
+    best = best_points([dear, later, tied, better, cheap])
+    assert [(each.row.label, [row.label for row in each.tied]) for each in best] == [
+        ("fps 8", []),
+        ("fps 16", ["tome 16"]),
+    ]
+    assert "(as does tome 16), for 50% of the FLOPs" in headline(evaluation_of(dear, later, tied, better, cheap))
+
+
+def test_without_costs_the_best_points_are_those_over_kept():
+    best = best_points([row("fps", 32, 0.7), row("fps", 8, 0.6), row("tome", 8, 0.5), row("random", 16, 0.6)])
+    assert [each.row.label for each in best] == ["fps 8", "fps 32"]
 
 
 def test_times_of_different_machines_are_not_to_be_compared(tmp_path):

@@ -1,10 +1,13 @@
 """The report in a real browser. Skipped where there is no Chromium with its driver, or no selenium."""
 
+import csv
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -121,12 +124,11 @@ def test_the_table_equals_the_parquet(open_page, folder):
 def test_everything_is_drawn_and_nothing_requested(open_page):
     driver = open_page()
     marks = "return [...document.querySelectorAll('.chart svg')].map((svg) => svg.querySelectorAll('.mark').length)"
-    # fps, fastv and random at two kept; fps and random against fastv; the six again by cost.
-    assert driver.execute_script(marks) == [6, 4, 6]
+    # fps, fastv and random at two kept by cost; the six again over kept; fps and random against fastv.
+    assert driver.execute_script(marks) == [6, 6, 4]
     figures = driver.find_elements(By.CSS_SELECTOR, ".gallery figure")
-    assert [figure.find_element(By.TAG_NAME, "b").text for figure in figures] == [
-        *("full", "fps 4", "fastv 4", "random 4", "no_image")
-    ]
+    named = [figure.find_element(By.TAG_NAME, "b").text for figure in figures]
+    assert sorted(named) == ["fastv 4", "fps 4", "full", "no_image", "random 4"]
     widths = "return [...document.querySelectorAll('.gallery img')].map((img) => img.naturalWidth)"
     assert all(driver.execute_script(widths))
     requested = driver.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
@@ -258,7 +260,8 @@ def test_gallery_marks_the_kept_tokens(open_page, folder):
     data = json.loads(driver.find_element(By.ID, "data").get_property("textContent"))
     row = next(row for row in data["pools"][0]["rows"] if row["label"] == "fps 4")
     expected = "".join(f"M{position % 6} {position // 6}h1v1h-1Z" for position in row["positions"][str(index)])
-    assert driver.find_element(By.CSS_SELECTOR, ".gallery .kept").get_attribute("d") == expected
+    figure = driver.find_element(By.XPATH, "//div[@class='gallery']/figure[.//b = 'fps 4']")
+    assert figure.find_element(By.CSS_SELECTOR, ".kept").get_attribute("d") == expected
 
 
 def test_charts_answer_to_keyboard_and_legend(open_page):
@@ -280,6 +283,7 @@ def test_charts_answer_to_keyboard_and_legend(open_page):
     button.click()
     assert button.get_attribute("aria-pressed") == "false"
     assert len(driver.find_elements(By.CSS_SELECTOR, ".charts > .chart:first-child .mark")) == 4
+    assert len(driver.find_elements(By.CSS_SELECTOR, "#cost-view .chart .mark")) == 4
 
 
 def test_a_map_of_survivors_can_be_enlarged(open_page, tmp_path):
@@ -309,6 +313,134 @@ def test_a_map_of_survivors_can_be_enlarged(open_page, tmp_path):
         assert driver.execute_script("return document.documentElement.scrollWidth") <= size[0]
 
 
+@pytest.fixture
+def saved(driver: Any, tmp_path: Path) -> Callable[[Any, str], str]:
+    """Clicks a button and returns what it saves, as text."""
+
+    def click(button: Any, name: str) -> str:
+        behavior = {"behavior": "allow", "downloadPath": str(tmp_path), "eventsEnabled": True}
+        driver.execute_cdp_cmd("Browser.setDownloadBehavior", behavior)
+        driver.execute_script("arguments[0].click()", button)
+        WebDriverWait(driver, 10).until(lambda _: any(tmp_path.glob(name)))
+        return next(tmp_path.glob(name)).read_text(encoding="utf-8")
+
+    return click
+
+
+def buttons(driver: Any, text: str) -> list[Any]:
+    return [each for each in driver.find_elements(By.CSS_SELECTOR, "button.save") if each.text.endswith(text)]
+
+
+def test_the_table_is_saved_as_shown(open_page, saved, folder):
+    driver = open_page()
+    search = driver.find_element(By.NAME, "points")
+    search.send_keys("fps")
+    heading(driver, "accuracy").find_element(By.TAG_NAME, "button").click()
+    lines = list(csv.DictReader(io.StringIO(saved(buttons(driver, "CSV")[0], "*.csv"))))
+    assert [line["method"] for line in lines] == ["fps", "fps"]
+    accuracies = [float(line["accuracy"]) for line in lines]
+    assert accuracies == sorted(accuracies)
+    expected = {kept: sum(answers(folder, "fps", kept).values()) / 50 for kept in (4, 9)}
+    assert {int(line["kept"]): float(line["accuracy"]) for line in lines} == expected
+    shown = [float(row["vs_fastv"]) for row in cells(driver) if row["method"] == "fps"]
+    assert [float(line["vs_fastv_points"]) for line in lines] == shown
+    latex = saved(buttons(driver, "LaTeX")[0], "*.tex")
+    body = latex.split("\\midrule\n")[1].split("\n\\bottomrule")[0].splitlines()
+    assert len(body) == 2
+    assert all(line.startswith("fps & ") and "\\%" in line and line.endswith(" \\\\") for line in body)
+    assert latex.count("&") == 3 * (latex.split("{tabular}{")[1].index("}") - 1)
+    assert "\u2212" not in latex
+
+
+def test_a_figure_is_saved_with_its_colours_and_legend(open_page, saved):
+    driver = open_page()
+    drawing = ElementTree.fromstring(saved(buttons(driver, "SVG")[0], "accuracy_over_cost.svg"))
+    name = "{http://www.w3.org/2000/svg}"
+    fills = {path.get("fill") for path in drawing.iter(f"{name}path")}
+    assert "rgb(0, 114, 178)" in fills, "the colour of fps"
+    texts = [text.text for text in drawing.iter(f"{name}text")]
+    assert {"fps", "fastv", "random"} <= set(texts)
+    assert not any(element.get("class") for element in drawing.iter())
+
+
+def test_a_copied_address_shows_the_same_view(open_page, file):
+    driver = open_page()
+    driver.find_element(By.XPATH, "//div[@class='legend']/button[contains(., 'fastv')]").click()
+    heading(driver, "kept").find_element(By.TAG_NAME, "button").click()
+    heading(driver, "kept").find_element(By.TAG_NAME, "button").click()
+    driver.find_element(By.NAME, "points").send_keys("fps")
+    choose(driver, "after", "random 9")
+    choose(driver, "change", "right \u2192 wrong")
+    driver.find_element(By.CSS_SELECTOR, "nav a[href='#questions']").click()
+    address, expected = driver.current_url, count(driver)
+    assert "#questions?" in address
+    driver.get("about:blank")
+    driver.get(address)
+    pressed = driver.find_element(By.XPATH, "//div[@class='legend']/button[contains(., 'fastv')]")
+    assert pressed.get_attribute("aria-pressed") == "false"
+    assert heading(driver, "kept").get_attribute("aria-sort") == "descending"
+    assert driver.find_element(By.NAME, "points").get_attribute("value") == "fps"
+    shown = driver.find_elements(By.CSS_SELECTOR, "table.points tbody tr")
+    assert [row.get_attribute("data-label") for row in shown if row.is_displayed()] == ["fps 9", "fps 4"]
+    assert Select(driver.find_element(By.NAME, "after")).first_selected_option.text == "random 9"
+    assert count(driver) == expected
+    assert driver.execute_script("return window.scrollY") > 0
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280, 1920])
+def test_columns_that_do_not_fit_are_left_out_and_can_be_shown(open_page, width):
+    driver = open_page((width, 800))
+    frame = driver.find_element(By.CSS_SELECTOR, "table.points").find_element(By.XPATH, "..")
+    more = driver.find_element(By.CSS_SELECTOR, "button.more")
+    sizes = "return [arguments[0].scrollWidth, arguments[0].clientWidth]"
+    wide, room = driver.execute_script(sizes, frame)
+    assert wide <= room
+    assert driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth") <= 0
+    for name in ("method", "kept", "accuracy"):
+        assert heading(driver, name).is_displayed()
+    clipped = (
+        "return [...document.querySelectorAll('main svg text, main th, main td, figcaption, button')]"
+        ".filter((each) => each.checkVisibility()).filter((each) => {"
+        " const box = each.getBoundingClientRect(); return box.left < -1 || box.right > innerWidth + 1; })"
+        ".map((each) => each.textContent)"
+    )
+    assert driver.execute_script(clipped) == []
+    if more.is_displayed():
+        more.click()
+        assert heading(driver, "kv_bytes").is_displayed()
+    else:
+        assert width == 1920
+
+
+def layers_and_temperatures() -> Evaluation:
+    rows = []
+    for layer, temperature, accuracy in ((0, 0.1, 0.5), (0, 0.3, 0.625), (4, 0.1, 0.75), (4, 0.3, 0.875)):
+        point = {"key": f"k{layer}{temperature}", "status": "complete", "method": "fps", "kept": 8, "n": 8}
+        point |= {"agg_layer": layer, "temperature": temperature, "accuracy": accuracy, "ci_low": 0.3, "ci_high": 0.9}
+        point["flops_ratio"] = 0.2 + layer / 10
+        series = f"fps (agg_layer {layer}, temperature {temperature})"
+        line = f"fps (temperature {temperature})"
+        rows.append(TableRow(point, series, series, line=line, map="fps 8"))
+    return Evaluation("pool", "grid", rows, ["agg_layer", "temperature"], [], "", "agg_layer")
+
+
+def test_a_grid_of_layers_and_temperatures_has_a_heat_map(open_page, tmp_path):
+    path = tmp_path / "grid.html"
+    path.write_text(report_of([layers_and_temperatures()], "grid").html, encoding="utf-8")
+    driver = open_page(path=path)
+    (heat,) = driver.find_elements(By.CSS_SELECTOR, ".heatmaps svg.heat")
+    shown = [text.text for text in heat.find_elements(By.CSS_SELECTOR, "text.figure:not(.small)")]
+    assert sorted(shown) == ["50.0%", "62.5%", "75.0%", "87.5%"]
+    best = heat.find_element(By.CSS_SELECTOR, "g:has(.best-cell) title").get_attribute("textContent")
+    assert best.startswith("fps (agg_layer 4, temperature 0.3): 87.5%")
+    labels = driver.find_elements(By.CSS_SELECTOR, "#cost-view text.label")
+    assert sorted(label.text for label in labels) == ["L0", "L0", "L4", "L4"]
+    axes = [text.text for text in driver.find_elements(By.CSS_SELECTOR, "#charts-view .charts text.axis")]
+    assert axes[0].startswith("agg_layer")
+    charts = driver.find_elements(By.CSS_SELECTOR, "#charts-view .charts > .chart")
+    assert [chart.is_displayed() for chart in charts] == [True, False], "nothing was compared with FastV"
+
+
 def large(points: int, questions: int) -> list[Evaluation]:
     """A random evaluation of this size."""
     rng = np.random.default_rng(0)
@@ -335,6 +467,17 @@ def large(points: int, questions: int) -> list[Evaluation]:
         versus = {} if method == "fastv" else {"fastv": compared}
         rows.append(TableRow(point, f"{series} {kept}", series, versus=versus, answers=frame))
     return [Evaluation("pool", "large", rows, ["agg_layer"], loaded, "")]
+
+
+def test_the_first_screen_has_the_sentence_the_chart_and_the_best_points(open_page, tmp_path):
+    path = tmp_path / "first.html"
+    path.write_text(report_of(large(12, 20), "first").html, encoding="utf-8")
+    driver = open_page((1280, 800), path)
+    for selector in ("#result .lead", "#cost-view .chart svg", "table.best", "table.best tbody tr:last-child"):
+        element = driver.find_element(By.CSS_SELECTOR, selector)
+        assert element.rect["y"] + element.rect["height"] <= 800, selector
+    assert driver.find_element(By.CSS_SELECTOR, "#result .lead").text.startswith("With ")
+    assert not driver.find_elements(By.CSS_SELECTOR, ".heatmaps")
 
 
 def test_a_hundred_points_of_two_thousand_questions_open_in_two_seconds(open_page, tmp_path):

@@ -1,0 +1,150 @@
+"""The first screen of a report: the result in one sentence, the chart of accuracy over cost, and its best points."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from analysis.charts import pareto_front
+from analysis.report.evaluation import Evaluation, TableRow
+from analysis.report.findings import NAMES, SIGNIFICANT, probability
+from analysis.report.page import Html, join, tag
+
+# FLOPs of two points that differ by less than this share count as equal: methods differ a little in their own cost.
+SAME_COST = 0.03
+MAX_BEST = 9
+_BEST_NOTE = (
+    "The best accuracy at each cost: no other point is both cheaper and more accurate. FLOPs of the prompt are a share "
+    "of the full model's. p is corrected for all comparisons with FastV at the same kept (Holm)."
+)
+
+
+@dataclass(frozen=True)
+class Best:
+    """A point than which no other is both cheaper and more accurate. tied: others of equal cost and accuracy."""
+
+    row: TableRow
+    tied: list[TableRow]
+
+
+def best_points(rows: Sequence[TableRow]) -> list[Best]:
+    """Returns the best of the complete rows at each cost, by rising FLOPs; without any FLOPs, at each kept."""
+    reduced = [row for row in rows if row.is_complete and not row.is_control and row.kept is not None]
+    priced = [row for row in reduced if row.point.get("flops_ratio") is not None]
+    cost = {id(row): float(row.point["flops_ratio"] if priced else row.at[1]) for row in priced or reduced}
+    corners = pareto_front([(cost[id(row)], row.point["accuracy"]) for row in priced or reduced])
+    best: list[Best] = []
+    for place, accuracy in corners:
+        equal = [
+            row
+            for row in priced or reduced
+            if row.point["accuracy"] == accuracy and abs(cost[id(row)] - place) <= SAME_COST * place
+        ]
+        equal.sort(key=lambda row: (cost[id(row)], row.method in ("fastv", "random"), row.label))
+        best.append(Best(equal[0], equal[1:]))
+    return best
+
+
+def headline(evaluation: Evaluation) -> str:
+    """Writes the result in one sentence: what the best point keeps of the accuracy, at what cost, against FastV."""
+    rows = evaluation.complete
+    if not rows:
+        return "No point of this evaluation is complete yet, so there is no result."
+    full = next((row for row in rows if row.method == "full"), None)
+    own = [each for each in best_points(rows) if each.row.method not in ("fastv", "random")]
+    chosen = (own or best_points(rows))[-1:]
+    questions = f"{rows[0].point['n']} questions of {rows[0].point.get('data', 'the data set')}"
+    if not chosen:
+        known = f"The full model answers {_percent(full)} of {questions} correctly. " if full else ""
+        return f"{known}No point with reduced visual tokens is complete yet."
+    best = chosen[0].row
+    of = f" of {evaluation.visual_tokens}" if evaluation.visual_tokens else ""
+    against = f", the full model {_percent(full)}" if full else ""
+    cost = best.point.get("flops_ratio")
+    price = "" if cost is None else f", for {100 * cost:.0f}% of the FLOPs"
+    tied = f" (as does {_names(chosen[0].tied, 2)})" if chosen[0].tied else ""
+    return (
+        f"With {best.kept}{of} visual tokens, {best.series} answers {_percent(best)} of {questions} correctly{tied}"
+        f"{against}{price}; {_verdict(rows)}."
+    )
+
+
+def _verdict(rows: Sequence[TableRow]) -> str:
+    """Says in a few words which methods differ from FastV and from random choice."""
+    own = [row for row in rows if not row.is_control and row.method not in ("fastv", "random")]
+    compared = {reference: [row for row in own if reference in row.versus] for reference in ("fastv", "random")}
+    if not any(compared.values()):
+        return "nothing was compared with FastV or random choice"
+    alike, parts = [], []
+    for reference, same in compared.items():
+        found = [row for row in same if row.versus[reference]["p_holm"] < SIGNIFICANT]
+        if same and not found:
+            alike.append(NAMES[reference])
+        for word, sign in (("ahead of", 1), ("behind", -1)):
+            side = [row for row in found if sign * row.versus[reference]["difference"] > 0]
+            if side:
+                verb = "is" if len(side) == 1 else "are"
+                parts.append(f"{_names(side, 2)} {verb} significantly {word} {NAMES[reference]}")
+    if alike:
+        parts.insert(0, f"no method differs significantly from {' or '.join(alike)}")
+    return "; ".join(parts)
+
+
+def best_table(evaluation: Evaluation, colors: Mapping[str, str]) -> Html:
+    """Makes the table of best points, the full model first and no image last. colors: CSS class of each method."""
+    best = best_points(evaluation.complete)
+    shown = best if len(best) <= MAX_BEST else [*best[: MAX_BEST - 1], best[-1]]
+    full, none = (
+        [Best(row, []) for row in evaluation.complete if row.method == method] for method in ("full", "no_image")
+    )
+    compared = any("fastv" in each.row.versus for each in shown)
+    titles = ["point", "FLOPs", "accuracy", *(["vs FastV"] if compared else []), "first token"]
+    head = tag("tr", *(tag("th", title, scope="col", class_="plain") for title in titles))
+    lines = [_line(each, colors, compared) for each in (*full, *shown, *none)]
+    left_out = len(best) - len(shown)
+    more = f" {left_out} more are in the chart and in the table of all points." if left_out else ""
+    return join(
+        tag("table", tag("thead", head), tag("tbody", *lines), class_="best"),
+        tag("p", _BEST_NOTE + more, class_="note"),
+    )
+
+
+def _line(best: Best, colors: Mapping[str, str], compared: bool) -> Html:
+    row, point = best.row, best.row.point
+    name = join(
+        tag("span", class_=f"swatch {colors[row.method]}", aria_hidden="true"),
+        row.label,
+        tag("small", f"tied with {_names(best.tied, 2)}") if best.tied else None,
+    )
+    flops, prefill = point.get("flops_ratio"), point.get("prefill_ms_p50")
+    cells: list[object] = ["" if flops is None else f"{100 * flops:.1f}%", _accuracy(row)]
+    if compared:
+        cells.append(_against(row))
+    cells.append("" if prefill is None else f"{prefill:.1f} ms")
+    kind = "control" if row.is_control else None
+    return tag("tr", tag("th", name, scope="row", dir="auto"), *(tag("td", cell) for cell in cells), class_=kind)
+
+
+def _accuracy(row: TableRow) -> Html:
+    spread = row.point.get("accuracy_sd")
+    return join(
+        _percent(row),
+        None if spread is None else f" \u00b1 {100 * spread:.1f}",
+        tag("small", f"[{100 * row.point['ci_low']:.1f}, {100 * row.point['ci_high']:.1f}]"),
+    )
+
+
+def _against(row: TableRow) -> Html | None:
+    found = row.versus.get("fastv")
+    if found is None or row.is_control:
+        return None
+    return join(f"{found['difference']:+.1f}".replace("-", "\u2212"), tag("small", probability(found["p_holm"])))
+
+
+def _names(rows: Sequence[TableRow], most: int) -> str:
+    names = [row.label for row in rows[:most]]
+    if len(rows) > most:
+        names.append(f"{len(rows) - most} more")
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def _percent(row: TableRow) -> str:
+    return f"{100 * row.point['accuracy']:.1f}%"
