@@ -142,7 +142,7 @@ class _Meter:
 
     def __init__(self, loaded: LoadedModel, plan: SweepPlan, questions: list[Question]) -> None:
         self.loaded = loaded
-        question = middle_question(questions)
+        question = middle_question(loaded, questions)
         self.meter: LatencyMeter | None = None
         self.prompt = costed_prompt(loaded, question)
         if question is None:
