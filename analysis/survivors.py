@@ -45,6 +45,18 @@ class Survivors:
     margin: float | None
 
 
+def choice_name(question: Question, choice: int) -> str:
+    """Returns the answer that stands for a choice: its letter, or Yes or No itself."""
+    return question.choices[choice] if is_yes_no(question) else LETTERS[choice]
+
+
+def is_right(answer: str, correct: str | None) -> bool | None:
+    """Whether an answer is the correct one, apart from case and a full stop; None if the correct one is not known."""
+    if correct is None:
+        return None
+    return answer.strip().rstrip(".").casefold() == correct.strip().rstrip(".").casefold()
+
+
 def gathered_weights(queries: Tensor, tokens: Tensor, temperature: float) -> Tensor:
     """Computes the weights of `cross_attention`: softmax(cosine(queries, tokens) / temperature).
 
@@ -183,8 +195,7 @@ class Tracer:
         letters = self.loaded.answer_ids(self.question)
         scores = self.split.logits(self.split.run(state, self.split.num_layers))[0, letters].float().cpu()
         best = scores.topk(min(2, len(scores)))
-        choice = int(best.indices[0])
-        answer = self.question.choices[choice] if is_yes_no(self.question) else LETTERS[choice]
+        answer = choice_name(self.question, int(best.indices[0]))
         return answer, float(best.values[0] - best.values[-1])
 
     def _write(self, point: GridPoint) -> str:

@@ -8,6 +8,7 @@ The PNG or HTML page shows the survivors on the picture and, below, the weights 
 other tokens, with the methods side by side. Without choices the model answers in words. Arguments:
 
     image, question, choices           your own picture, a question about it, and its choices if there are any
+    answer                             the correct answer to it, if you know it
     data, question_id                  or a question of a data set: diagrams, easy_vqa, question_file (with path and
                                        image_folder), ..; data.OPTION sets its options. Default: one of its questions
     method (fps,tome,fastv)            names, or FILE.py:CLASS; method.OPTION sets their options
@@ -53,15 +54,16 @@ def _run(arguments: Sequence[str]) -> int:
         grid = [[trace(tracer, point) for point in points] for points in request.points]
         full, _ = tracer.full_answer()
         write_whole(request.output, draw(tracer, grid, request, full))
-    print_table(grid, full)
+    print_table(grid, full, request.correct)
     print(f"Drawn: {request.output}")
     line = {
         "output": str(request.output),
         "image": given.get("image") or request.question.image_id,
         "question": request.question.text,
         "visual_tokens": tracer.visual_tokens,
+        "correct": request.correct,
         "full": full,
-        "answers": [as_record(survivors) for line in grid for survivors in line],
+        "answers": [as_record(survivors, request.correct) for line in grid for survivors in line],
     }
     print_record(line, wanted)
     return 0

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from analysis.columns import pool_titles
@@ -15,7 +14,7 @@ from analysis.report.page import Html, assemble, join, tag, to_json
 from analysis.report.pictures import Pictures
 from analysis.report.sections import how_it_was_run, warnings_of, without_figures
 from analysis.report.table import points_table
-from analysis.results import load_results
+from analysis.results import Source, load_results
 from analysis.style import BLACK, method_style
 
 MAX_BYTES = 15_000_000
@@ -46,8 +45,8 @@ class Report:
     pictures: int
 
 
-def build_report(source: str | Path, pictures: int = 300) -> Report:
-    """Builds the page for all results in a source.
+def build_report(source: Source, pictures: int = 300) -> Report:
+    """Builds the page for all results in a source, or in several.
 
     source: as in `analysis.load_results`. pictures: see `report_of`.
 
@@ -56,7 +55,7 @@ def build_report(source: str | Path, pictures: int = 300) -> Report:
     results = load_results(source)
     pools = evaluations(results, load_predictions(source), pool_titles(results))
     names = sorted({str(name) for name in results["sweep"].dropna()})
-    return report_of(pools, ", ".join(names) or Path(source).name, pictures)
+    return report_of(pools, ", ".join(names), pictures)
 
 
 def report_of(pools: Sequence[Evaluation], title: str, pictures: int = 300) -> Report:

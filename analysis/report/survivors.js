@@ -10,6 +10,26 @@ function heatCanvas(weights, colors, grid) {
   return canvas;
 }
 
+/** An answer, and whether it is right if that is known. */
+function answerWords(verb, { answer, right }) {
+  const verdict = right === null ? null : el("span", { class: right ? "right" : "wrong" }, right ? " right" : " wrong");
+  return el("span", { dir: "auto" }, `${verb} ${answer}`, verdict);
+}
+
+/** The whole picture, which starts each line. */
+function wholePicture() {
+  return el("figure", { class: "whole" },
+    seenPicture(DATA.picture, "the whole picture, as the model sees it", null, DATA.grid, ""),
+    el("figcaption", {}, el("b", {}, "the whole picture"), answerWords("the full model answers", DATA.full)));
+}
+
+/** The colours of the maps, from 0 to the largest weight. */
+function colorBar(colors) {
+  const canvas = heatCanvas(Uint8Array.from({ length: 256 }, (value, at) => at), colors, [1, 256]);
+  return el("figure", { class: "bar" }, canvas,
+    el("figcaption", {}, el("span", {}, "weight 0"), el("span", {}, "the largest weight of the map")));
+}
+
 /** One method at one kept: its survivors on the picture, and a small map for each centroid, which can be enlarged. */
 class Cell {
   constructor(cell, picture, grid, colors) {
@@ -25,7 +45,7 @@ class Cell {
 
   element() {
     return el("figure", {}, this.large, el("figcaption", {}, el("b", {}, this.cell.label),
-      el("span", { dir: "auto" }, `answers ${this.cell.answer}`), this.status), this.maps);
+      answerWords("answers", this.cell), this.status), this.maps);
   }
 
   showAll() {
@@ -54,12 +74,15 @@ class Cell {
       this.status.textContent = `${name}: gathers from ${this.cell.effective[at]} effective tokens`;
     };
     const restore = () => this.showAll();
-    return el("button", { type: "button", "aria-label": name, pointerenter: show, focus: show, blur: restore },
-      this.heatMap(position, at));
+    return el("button", { type: "button", "aria-label": name, title: name, pointerenter: show, focus: show, blur: restore },
+      this.heatMap(position, at), el("span", { class: "number", "aria-hidden": "true" }, String(at + 1)));
   }
 }
 
 const colors = bytes(DATA.colors);
 const shown = DATA.cells.map((cell) => new Cell(cell, DATA.picture, DATA.grid, colors).element());
-document.getElementById("cells").append(...shown);
+for (let at = 0; at < shown.length; at += DATA.columns) {
+  document.getElementById("cells").append(wholePicture(), ...shown.slice(at, at + DATA.columns));
+}
+if (DATA.cells.some((cell) => cell.weights !== null)) document.getElementById("bar").append(colorBar(colors));
 document.documentElement.dataset.ready = "true";

@@ -11,7 +11,7 @@ from analysis.maps import GATHERED, HEAT
 from analysis.report.page import assemble, join, read_part, tag
 from analysis.report.pictures import data_uri
 from analysis.style import BLACK, method_style
-from analysis.survivors import Survivors, effective_tokens
+from analysis.survivors import Survivors, effective_tokens, is_right
 
 SCRIPTS = ("dom.js", "gallery.js", "survivors.js")
 _PICTURE_SIDE = 672
@@ -23,7 +23,13 @@ _NOTE = (
 
 
 def survivors_page(
-    picture: np.ndarray, table: Sequence[Sequence[Survivors]], grid: tuple[int, int], question: str, meta: str
+    picture: np.ndarray,
+    table: Sequence[Sequence[Survivors]],
+    grid: tuple[int, int],
+    question: str,
+    meta: str,
+    full: str,
+    correct: str | None = None,
 ) -> str:
     """Builds the page as HTML.
 
@@ -31,23 +37,30 @@ def survivors_page(
     table       usually one line per kept and one column per method
     grid        rows and columns of the picture's visual tokens
     question    plain text for the heading; meta: plain text below it
+    full        the full model's answer; correct: the correct one, if it is known
     """
     methods = list(dict.fromkeys(survivors.point.method for line in table for survivors in line))
     data = {
         "picture": data_uri(Image.fromarray(picture), _PICTURE_SIDE),
         "grid": list(grid),
         "colors": _base64((255 * HEAT(np.arange(256))[:, :3]).round().astype(np.uint8)),
-        "cells": [_cell(survivors, methods) for line in table for survivors in line],
+        "columns": len(table[0]),
+        "full": {"answer": full, "right": is_right(full, correct)},
+        "cells": [
+            _cell(survivors, methods) | {"right": is_right(survivors.answer, correct)}
+            for line in table
+            for survivors in line
+        ],
     }
     return assemble(
         title=f"Survivors: {question}",
         name=question,
         meta=join(meta),
         nav=join(),
-        body=join(tag("p", _NOTE, class_="note"), tag("div", id="cells", class_="cells")),
+        body=join(tag("p", _NOTE, class_="note"), tag("div", id="bar"), tag("div", id="cells", class_="cells")),
         data=data,
         scripts=SCRIPTS,
-        styles=read_part("survivors.css") + _colors(methods) + f":root {{ --columns: {len(table[0])}; }}\n",
+        styles=read_part("survivors.css") + _colors(methods) + f":root {{ --columns: {len(table[0]) + 1}; }}\n",
     )
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from analysis.maps import survivors_figure
 from analysis.report.survivors_page import survivors_page
-from analysis.survivors import Survivors, Tracer, effective_tokens
+from analysis.survivors import Survivors, Tracer, effective_tokens, is_right
 from runners.survivors.request import Request, error_line
 from tokensel.data import LETTERS
 from tokensel.errors import TokenselError
@@ -31,25 +31,27 @@ def trace(tracer: Tracer, point: GridPoint) -> Survivors:
 
 def draw(tracer: Tracer, grid: SurvivorGrid, request: Request, full: str) -> bytes:
     """The contents of the output file. full: the unreduced model's answer."""
-    question = request.question
+    question, correct = request.question, request.correct
     choices = ""
     if not request.in_words:
-        choices = " ".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False))
+        choices = "   ".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False))
+    known = "" if correct is None else f"the correct answer is {correct}"
     if request.output.suffix == ".html":
-        meta = " · ".join(filter(None, (choices, f"the full model answers {full}", question.id)))
-        return survivors_page(tracer.picture(), grid, tracer.grid, question.text, meta).encode()
-    title = "\n".join(filter(None, (question.text, choices, f"the full model answers {full!r}")))
-    return survivors_figure(tracer.picture(), grid, tracer.grid, title)
+        meta = " · ".join(filter(None, (choices, known, question.id)))
+        return survivors_page(tracer.picture(), grid, tracer.grid, question.text, meta, full, correct).encode()
+    title = "\n".join(filter(None, (question.text, choices, known)))
+    return survivors_figure(tracer.picture(), grid, tracer.grid, title, full, correct)
 
 
-def as_record(survivors: Survivors) -> dict[str, Any]:
-    """The record of one method at one kept, for the JSON line."""
+def as_record(survivors: Survivors, correct: str | None) -> dict[str, Any]:
+    """The record of one method at one kept, for the JSON line. correct: the correct answer; None if it is not known."""
     weights = survivors.weights
     return {
         "method": survivors.point.method,
         "kept": len(survivors.positions),
         "agg_layer": survivors.layer,
         "answer": survivors.answer,
+        "correct": is_right(survivors.answer, correct),
         "margin": survivors.margin,
         "positions": list(survivors.positions),
         "gathers": survivors.gathers,
@@ -57,15 +59,21 @@ def as_record(survivors: Survivors) -> dict[str, Any]:
     }
 
 
-def print_table(grid: SurvivorGrid, full: str) -> None:
-    """Prints a line for the full model, and one for each method and kept."""
+def print_table(grid: SurvivorGrid, full: str, correct: str | None) -> None:
+    """Prints a line for the full model, and one for each method and kept. correct: the correct answer, if known."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("method", "kept", "before layer", "gathers", "answer", "margin"):
         table.add_column(name, justify="left" if name in ("method", "gathers", "answer") else "right", no_wrap=True)
+    if correct is not None:
+        table.add_column("right", no_wrap=True)
+
+    def right(answer: str) -> list[str]:
+        return [] if correct is None else ["yes" if is_right(answer, correct) else "no"]
+
     # An answer is free text: Text keeps its brackets from being read as markup.
-    table.add_row("full", "", "", "", Text(full), "")
+    table.add_row("full", "", "", "", Text(full), "", *right(full))
     for survivors in (survivors for line in grid for survivors in line):
         margin = "" if survivors.margin is None else f"{survivors.margin:.2f}"
         cells = (survivors.point.method, str(len(survivors.positions)), str(survivors.layer), survivors.gathers)
-        table.add_row(*cells, Text(survivors.answer), margin)
+        table.add_row(*cells, Text(survivors.answer), margin, *right(survivors.answer))
     Console(width=None if Console().is_terminal else 160).print(table)

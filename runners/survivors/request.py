@@ -5,8 +5,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from analysis.survivors import choice_name
 from runners.terminal.arguments import read_integer, read_list, read_value
-from tokensel.data import Question, draw_order, load_questions
+from tokensel.data import LETTERS, Question, draw_order, load_questions
 from tokensel.data.protocol import Protocol
 from tokensel.errors import BadSampleError, TokenselError
 from tokensel.evaluation.grid_point import GridPoint
@@ -14,9 +15,21 @@ from tokensel.methods import find_method
 from tokensel.models import LoadedModel, load_model
 
 KEYS = (
-    *("image", "question", "choices", "data", "question_id", "path", "image_folder", "method", "kept", "agg_layer"),
-    *("temperature", "aggregation", "position", "seed", "model", "dtype", "device", "conv", "prompt", "image_aspect"),
-    "output",
+    *(
+        "image",
+        "question",
+        "choices",
+        "answer",
+        "data",
+        "question_id",
+        "path",
+        "image_folder",
+        "method",
+        "kept",
+        "agg_layer",
+    ),
+    *("temperature", "aggregation", "position", "seed", "model", "dtype", "device", "conv", "prompt"),
+    *("image_aspect", "output"),
 )
 PREFIXES = ("method.", "data.")
 _SUFFIXES = (".png", ".html")
@@ -31,12 +44,14 @@ class Request:
     in_words   whether the model answers in words; otherwise it chooses among the question's choices
     points     a list for each kept, with a grid point for each method
     output     a .png or .html file
+    correct    the correct answer as the model would give it; None if it is not known
     """
 
     question: Question
     in_words: bool
     points: list[list[GridPoint]]
     output: Path
+    correct: str | None = None
 
 
 def read_request(given: dict[str, str]) -> Request:
@@ -49,12 +64,18 @@ def read_request(given: dict[str, str]) -> Request:
         raise TokenselError("image, data: give one of them, not both")
     if "image" in given:
         question, in_words = _own_question(given)
+        known = "answer" in given
     elif "data" in given:
-        question, in_words = _question_of_data(given), False
+        if "answer" in given:
+            raise TokenselError("answer: the data set has its own; give it only with image=")
+        question, in_words, known = _question_of_data(given), False, True
     else:
         raise TokenselError("image: give a picture and a question, or data=diagrams")
     question.load_image()
-    return Request(question, in_words, points, output)
+    correct = None
+    if known:
+        correct = given["answer"] if in_words else choice_name(question, question.answer)
+    return Request(question, in_words, points, output, correct)
 
 
 def load_requested_model(given: dict[str, str]) -> LoadedModel:
@@ -81,12 +102,23 @@ def _own_question(given: dict[str, str]) -> tuple[Question, bool]:
     choices = tuple(read_list(given.get("choices", "")))
     if len(choices) == 1:
         raise TokenselError(f"choices={given['choices']}: must be two or more, such as choices=yes,no; or omit them")
-    question = Question("question", given["question"], choices or ("-",), 0, image, image_id=image.name)
+    answer = _own_answer(given["answer"], choices) if choices and "answer" in given else 0
+    question = Question("question", given["question"], choices or ("-",), answer, image, image_id=image.name)
     try:
         question.load_image()
     except BadSampleError as error:
         raise TokenselError(f"image={image}: cannot be read as a picture") from error
     return question, not choices
+
+
+def _own_answer(text: str, choices: tuple[str, ...]) -> int:
+    """The index of the correct choice, which is given as it stands in choices or by its letter."""
+    named = [choice.casefold() for choice in choices]
+    if text.casefold() in named:
+        return named.index(text.casefold())
+    if len(text) == 1 and text.upper() in LETTERS[: len(choices)]:
+        return LETTERS.index(text.upper())
+    raise TokenselError(f"answer={text}: must be one of the choices {', '.join(choices)}, or its letter")
 
 
 def _question_of_data(given: dict[str, str]) -> Question:

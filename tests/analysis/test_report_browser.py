@@ -291,10 +291,13 @@ def test_a_map_of_survivors_can_be_enlarged(open_page, tmp_path):
     cells = [Survivors(GridPoint("fps", 2), (3, 7), weights, "cross_attention", 2, "A", 1.0)]
     cells.append(Survivors(GridPoint("fastv", 2), (0, 1), None, "none", 2, "<b>B</b>", 1.0))
     path = tmp_path / "survivors.html"
-    path.write_text(survivors_page(np.zeros((30, 40, 3), dtype=np.uint8), [cells], (3, 4), "what <i>?", "m"))
+    path.write_text(survivors_page(np.zeros((30, 40, 3), dtype=np.uint8), [cells], (3, 4), "what <i>?", "m", "A", "A"))
     driver = open_page(path=path)
-    first, second = driver.find_elements(By.CSS_SELECTOR, ".cells figure")
-    assert "answers <b>B</b>" in second.text
+    whole, first, second = driver.find_elements(By.CSS_SELECTOR, ".cells figure")
+    assert whole.text.splitlines() == ["the whole picture", "the full model answers A right"]
+    assert not whole.find_elements(By.CSS_SELECTOR, ".cover"), "the picture is not dimmed"
+    assert "answers <b>B</b> wrong" in second.text
+    assert driver.find_element(By.CSS_SELECTOR, "#bar canvas").is_displayed()
     assert "gathers nothing" in second.text
     maps = first.find_elements(By.CSS_SELECTOR, ".maps button")
     assert len(maps) == 2

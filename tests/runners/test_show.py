@@ -14,7 +14,7 @@ from PIL import Image
 
 from analysis.maps import dim_others, heat, montage
 from analysis.report.survivors_page import survivors_page
-from analysis.survivors import Survivors, Tracer, effective_tokens, gathered_weights, mean_weights
+from analysis.survivors import Survivors, Tracer, effective_tokens, gathered_weights, is_right, mean_weights
 from runners.show import main
 from tokensel.data import LETTERS, Question
 from tokensel.data.protocol import Protocol
@@ -173,7 +173,12 @@ def test_all_but_the_kept_tokens_are_dimmed():
         for column in range(18):
             kept = row // 6 * 3 + column // 6 in (0, 5)
             assert (shown[row, column] == 200).all() == kept
-            assert kept or (shown[row, column] < 100).all()
+            assert kept or ((shown[row, column] > 80) & (shown[row, column] < 140)).all()
+
+
+@pytest.mark.parametrize(("answer", "correct", "right"), [("yes.", "Yes", True), ("B", "A", False), ("A", None, None)])
+def test_an_answer_is_right_apart_from_case_and_full_stop(answer, correct, right):
+    assert is_right(answer, correct) is right
 
 
 def test_maps_are_brightest_where_weights_are_largest():
@@ -198,11 +203,13 @@ def test_montage_has_a_map_for_every_survivor(tracer):
 
 def test_page_holds_positions_and_weights(tracer):
     table = [[tracer.survivors(GridPoint(method, kept)) for method in ("fps", "fastv")] for kept in (3, 9)]
-    html = survivors_page(tracer.picture(), table, tracer.grid, "<b>what?</b>", "meta")
+    html = survivors_page(tracer.picture(), table, tracer.grid, "<b>what?</b>", "meta", "A", "A")
     assert "<b>what" not in html
     data = json.loads(html.split('id="data">')[1].split("</script>")[0])
     assert [cell["positions"] for cell in data["cells"]] == [list(found.positions) for line in table for found in line]
     assert data["cells"][1]["weights"] is None
+    assert data["full"] == {"answer": "A", "right": True}
+    assert [cell["right"] for cell in data["cells"]] == [cell["answer"] == "A" for cell in data["cells"]]
     weights = np.frombuffer(base64.b64decode(data["cells"][2]["weights"]), dtype=np.uint8).reshape(9, 36)
     expected = table[1][0].weights / table[1][0].weights.max(1, keepdims=True)
     assert np.abs(weights / 255 - expected).max() <= 0.5 / 255 + 1e-6
@@ -211,7 +218,13 @@ def test_page_holds_positions_and_weights(tracer):
 @pytest.mark.parametrize("suffix", ["png", "html"])
 def test_runner_draws_the_users_own_picture(checkpoint, picture_file, tmp_path, capsys, suffix):
     output = tmp_path / "new" / f"out.{suffix}"
-    arguments = [f"image={picture_file}", "question=what is it ?", "choices=red, green", f"model={checkpoint}"]
+    arguments = [
+        f"image={picture_file}",
+        "question=what is it ?",
+        "choices=red, green",
+        "answer=GREEN",
+        f"model={checkpoint}",
+    ]
     arguments += ["method=fps,tome,fastv", "kept=4,9", "method.start=0", "agg_layer=1", f"output={output}"]
     assert main(arguments) == 0
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -220,6 +233,8 @@ def test_runner_draws_the_users_own_picture(checkpoint, picture_file, tmp_path, 
     ]
     assert all(len(each["positions"]) == each["kept"] and each["agg_layer"] == 1 for each in line["answers"])
     assert all(each["answer"] in ("A", "B") for each in line["answers"])
+    assert line["correct"] == "B"
+    assert all(each["correct"] == (each["answer"] == "B") for each in line["answers"])
     assert line["answers"][0]["positions"][0] == 0  # method.start
     assert (line["visual_tokens"], line["output"]) == (36, str(output))
     if suffix == "png":
@@ -236,9 +251,11 @@ def test_runner_takes_a_data_sets_question_and_answers_in_words(checkpoint, tmp_
     assert main([*shared, *data, "question_id=q2"]) == 0
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert line["question"].startswith("what is it and and")
+    assert line["correct"] in ("A", "B")
     assert main([*shared, f"image={picture_file}", "question=what is it ?"]) == 0
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert line["answers"][0]["margin"] is None
+    assert (line["correct"], line["answers"][0]["correct"]) == (None, None)
 
 
 OWN_METHOD = (
@@ -254,6 +271,8 @@ OWN_METHOD = (
         (["image={tmp}/none.png", "question=x"], "none.png: no such file"),
         (["image={tmp}/odd.py", "question=x"], "cannot be read as a picture"),
         (["image={picture}", "question=x", "choices=one"], "choices=one: must be two or more"),
+        (["image={picture}", "question=x", "choices=a,b", "answer=c"], "answer=c: must be one of the choices a, b, or"),
+        (["data=diagrams", "answer=A"], "answer: the data set has its own"),
         (["image={picture}", "data=diagrams"], "give one of them, not both"),
         (["data=diagrams", "method=nope"], "method='nope' is unknown"),
         (["data=diagrams", "method=full"], "method=full: chooses no visual tokens"),
