@@ -3,21 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 
+from runners.terminal.columns import TELLS_LINES_APART, Column, print_columns
 from tokensel.evaluation.summary import NEAR_TIE
 from tokensel.evaluation.sweep.ranking import comparisons_of, sentences
 from tokensel.evaluation.sweep.results import EQUAL_COST, against_fastv, value_of, varying_columns
 from tokensel.evaluation.sweep.rows import TableRow
 
 _DASH = "-"
-# Characters that rich puts between two columns of this form.
-_BETWEEN = 3
-# Columns that a narrow terminal does without, the first of them first. What a point costs goes last.
-_FIRST_TO_GO = ("KV", "prefill ms", "speed-up", "n", "p", "vs fastv", "F1", "score", "tokens/layer", "left")
 
 
 def caption(results: Sequence[TableRow]) -> str:
@@ -56,24 +50,8 @@ def print_table(results: Sequence[TableRow], notes: str, console: Console | None
     """Prints the table, the notes below it (see `caption`), and which lines are best or tie, to standard output."""
     # Where standard output is no terminal, rich would wrap the table at 80 columns.
     console = console or Console(width=None if Console().is_terminal else 200)
-    varying = varying_columns(results)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    own = [name for name in ("score", "F1") if any(_own_figure(result, name) is not None for result in results)]
-    names = ["method", "kept", *varying, "left", "tokens/layer", "n", "accuracy % [95%]", *own, "vs fastv", "p"]
-    names += ["prefill ms", "speed-up", "FLOPs ratio", "KV"]
-    rows = [_cells(result, results, varying, own) for result in results]
-    # Where points answered different numbers of questions, n must be seen.
-    needed = {"n"} if len({result.metrics.get("n") for result in results if not result.error}) > 1 else set()
-    shown = _fitting(names, rows, console.width, needed)
-    for name in shown:
-        table.add_column(name.removeprefix("method."), justify="left" if name == "method" else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(cell for name, cell in zip(names, row, strict=True) if name in shown))
-    console.print(table)
-    if len(shown) < len(names):
-        dropped = [name.removeprefix("method.") for name in names if name not in shown]
-        console.print(f"No room for {', '.join(dropped)}: in a wider window, or in the files.", highlight=False)
-    console.print(notes, highlight=False)
+    print_columns(_columns(results), console)
+    console.print(notes, highlight=False, markup=False)
     told = sentences(results)
     if told:
         count = comparisons_of(results)
@@ -85,19 +63,65 @@ def print_table(results: Sequence[TableRow], notes: str, console: Console | None
         console.print(f"  {line}", highlight=False, markup=False)
 
 
-def _fitting(names: Sequence[str], rows: Sequence[Sequence[str]], width: int, needed: set[str]) -> list[str]:
-    """The columns that fit in this width, the least important left out first, and those needed in any case."""
-    shown = list(names)
-    widths = {
-        name: max(len(name.removeprefix("method.")), *(cell_len(cell.replace("\\", "")) for cell in column))
-        for name, *column in zip(names, *rows, strict=True)
-    }
-    for name in _FIRST_TO_GO:
-        if sum(widths[each] + _BETWEEN for each in shown) <= width:
-            break
-        if name in shown and name not in needed:
-            shown.remove(name)
-    return shown
+def _columns(results: Sequence[TableRow]) -> list[Column]:
+    """The table's columns. The least important go first on a narrow terminal; method, kept and accuracy never do."""
+    figures = [row.metrics for row in results]
+    fastv = [against_fastv(row, results) for row in results]
+    # Where points answered different numbers of questions, n must be seen.
+    same_n = len({row.metrics.get("n") for row in results if not row.error}) <= 1
+    left = [_text(each.get("tokens_left")) for each in figures]
+    # What remains is what was asked for, of every method that takes a kept.
+    told_by_kept = all(_text(row.setting["kept"]) in (_DASH, text) for row, text in zip(results, left, strict=True))
+    prefill = [_number((each.get("prefill_ms") or {}).get("p50"), ".1f") for each in figures]
+    uncounted = [">" if each.get("selection_counted") is False else "" for each in figures]
+    flops = [mark + _number(each.get("flops_ratio"), ".3f") for mark, each in zip(uncounted, figures, strict=True)]
+    accuracy = [_accuracy(row, interval=True) for row in results]
+    short = Column("accuracy %", "accuracy %", [_accuracy(row, interval=False) for row in results])
+    speedup = [
+        _number(each.get("speedup"), ".2f") + ("x" if each.get("speedup") is not None else "") for each in figures
+    ]
+    return [
+        Column("method", "method", [row.setting["method"] for row in results]),
+        Column("kept", "kept", [_text(row.setting["kept"]) for row in results]),
+        *_settings(results),
+        Column("left", "left", left, 10 if told_by_kept else 80),
+        Column(
+            "tokens/layer", "tokens\n/layer", [_number(each.get("tokens_layer_mean"), ".1f") for each in figures], 40
+        ),
+        Column("n", "n", [_text(each.get("n")) for each in figures], 50 if same_n else 95),
+        Column("accuracy % [95%]", "accuracy % [95%]", accuracy, short=short),
+        *_own_columns(results),
+        Column("vs fastv", "vs\nfastv", list(map(_difference, fastv)), 75),
+        Column("p", "p", [_probability(value_of(each, "p_value")) for each in fastv], 70),
+        Column("prefill ms", "prefill\nms", prefill, 30),
+        Column("speed-up", "speed\n-up", speedup, 60),
+        Column("FLOPs ratio", "FLOPs\nratio", flops, 85),
+        Column("KV", "KV", [_bytes(each.get("kv_bytes")) for each in figures], 20),
+    ]
+
+
+def _settings(results: Sequence[TableRow]) -> list[Column]:
+    """A column for each setting in which lines of one method differ. They tell lines apart, so they go last."""
+    names = varying_columns(results)
+    return [
+        Column(
+            name.removeprefix("method."),
+            name.removeprefix("method."),
+            [_text(_short(name, row.setting.get(name))) for row in results],
+            TELLS_LINES_APART + len(names) - place,
+        )
+        for place, name in enumerate(names)
+    ]
+
+
+def _own_columns(results: Sequence[TableRow]) -> list[Column]:
+    """The figures that only some data sets have."""
+    own = {name: [_own_figure(row, name) for row in results] for name in ("score", "F1")}
+    return [
+        Column(name, name, [_number(value, ".1f") for value in values], 90)
+        for name, values in own.items()
+        if any(value is not None for value in values)
+    ]
 
 
 def _own_figure(result: TableRow, name: str) -> float | None:
@@ -109,31 +133,19 @@ def _own_figure(result: TableRow, name: str) -> float | None:
     return None if figures.get("f1") is None else 100 * figures["f1"]
 
 
-def _cells(result: TableRow, results: Sequence[TableRow], varying: Sequence[str], own: Sequence[str]) -> list[str]:
-    figures, fastv = result.metrics, against_fastv(result, results)
-    interval = _DASH
-    if figures.get("accuracy") is not None:
-        low, high = 100 * figures["ci_low"], 100 * figures["ci_high"]
-        spread = figures.get("accuracy_sd")
-        spread = "" if spread is None else f" ±{100 * spread:.1f}"
-        interval = f"{100 * figures['accuracy']:.1f}{spread} \\[{low:.1f}, {high:.1f}]"
-    prefill = (figures.get("prefill_ms") or {}).get("p50")
-    return [
-        result.setting["method"],
-        _text(result.setting["kept"]),
-        *(_text(_short(name, result.setting.get(name))) for name in varying),
-        _text(figures.get("tokens_left")),
-        _number(figures.get("tokens_layer_mean"), ".1f"),
-        _text(figures.get("n")),
-        "failed" if result.error else interval,
-        *(_number(_own_figure(result, name), ".1f") for name in own),
-        _number(value_of(fastv, "difference"), "+.1f") + ("*" if _costs_differ(fastv) else ""),
-        _probability(value_of(fastv, "p_value")),
-        _number(prefill, ".1f"),
-        _number(figures.get("speedup"), ".2f") + ("x" if figures.get("speedup") is not None else ""),
-        (">" if figures.get("selection_counted") is False else "") + _number(figures.get("flops_ratio"), ".3f"),
-        _bytes(figures.get("kv_bytes")),
-    ]
+def _accuracy(result: TableRow, interval: bool) -> str:
+    figures = result.metrics
+    if result.error:
+        return "failed"
+    if figures.get("accuracy") is None:
+        return _DASH
+    spread = figures.get("accuracy_sd")
+    text = f"{100 * figures['accuracy']:.1f}" + ("" if spread is None else f" ±{100 * spread:.1f}")
+    return f"{text} [{100 * figures['ci_low']:.1f}, {100 * figures['ci_high']:.1f}]" if interval else text
+
+
+def _difference(fastv: dict[str, float] | None) -> str:
+    return _number(value_of(fastv, "difference"), "+.1f") + ("*" if _costs_differ(fastv) else "")
 
 
 def _costs_differ(fastv: dict[str, float] | None) -> bool:

@@ -175,16 +175,52 @@ def test_a_share_is_sorted_by_its_count_and_shown_as_a_share():
     assert (record["kept"], record["kept_share"]) == (9, "25%")
 
 
-def test_a_narrow_terminal_leaves_out_columns_and_says_so():
-    row = result("fps", [True] * 8)
-    row.metrics |= {"tokens_left": 4, "tokens_layer_mean": 12.0, "flops_ratio": 0.25, "kv_bytes": 2**20, "speedup": 2.0}
-    for width in (80, 200):
-        console = Console(width=width, file=io.StringIO())
-        print_table([row], "", console)
-        printed = console.file.getvalue()
-        assert max(map(len, printed.splitlines())) <= width
-        assert {"left", "tokens/layer", "FLOPs", "accuracy"} <= set(printed.split())
-        assert ("No room for" in printed) == (width == 80)
+def printed_at(width, *rows):
+    """The table's lines, and everything that is printed, on a terminal of this width."""
+    console = Console(width=width, file=io.StringIO())
+    print_table(rows, "", console)
+    lines = console.file.getvalue().splitlines()
+    return lines[: 4 + len(rows)], "\n".join(lines)
+
+
+def measured(row):
+    figures = {"tokens_left": 4, "tokens_layer_mean": 12.0, "flops_ratio": 0.25, "kv_bytes": 2**20, "speedup": 2.0}
+    row.metrics |= {**figures, "prefill_ms": {"p50": 46.1}}
+    return row
+
+
+@pytest.mark.parametrize(
+    ("width", "gone"),
+    [(60, "left, tokens/layer, n, prefill ms, speed-up, KV"), (80, "left, prefill ms, KV"), (160, "")],
+)
+def test_a_narrow_terminal_leaves_out_columns_by_importance_and_names_them(width, gone):
+    rows = [measured(result("fps", [True] * 200)), measured(result("fastv", [False] * 200))]
+    lines, printed = printed_at(width, *rows)
+    assert max(map(len, printed.splitlines())) <= width
+    assert (f"No room for {gone}: in a wider window" in " ".join(printed.split())) == bool(gone)
+    row = next(line.split() for line in lines if line.startswith("fps"))
+    assert row[:2] == ["fps", "4"]
+    assert "100.0 [0.0, 100.0]" in printed
+    assert {"+100.0", "0.250"} <= set(row)
+
+
+def test_a_column_that_tells_lines_apart_goes_after_the_interval_and_no_name_is_ever_cut():
+    options = {f"method.option_{letter}": letter * 12 for letter in "abcdef"}
+    names = ("a_method_with_a_very_long_name", "another")
+    rows = [measured(result(name, [True] * 8, **each)) for name in names for each in ({}, options)]
+    lines, printed = printed_at(80, *rows)
+    assert max(map(len, printed.splitlines())) <= 80
+    assert [line.split()[0] for line in lines if "100.0" in line] == [names[0]] * 2 + [names[1]] * 2
+    assert "option_a" in lines[0] + lines[1]
+    assert "[0.0" not in printed
+    lines, _ = printed_at(30, *rows)
+    assert [line.split() for line in lines if "100.0" in line] == [[name, "4", "100.0"] for name in names for _ in "12"]
+
+
+def test_n_stays_where_points_answered_different_numbers_of_questions():
+    rows = [measured(result("fps", [True] * count)) for count in (8, 100)]
+    assert "n" in " ".join(printed_at(60, *rows)[0][:2]).split()
+    assert "n" not in " ".join(printed_at(50, rows[0], rows[0])[0][:2]).split()
 
 
 def test_mme_and_pope_have_their_own_figure_in_the_table(capsys):
@@ -195,7 +231,7 @@ def test_mme_and_pope_have_their_own_figure_in_the_table(capsys):
     def cells(*results):
         print_table(results, "")
         lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-        return lines[1], lines[3 : 3 + len(results)]
+        return lines[1], lines[3 : 3 + len(results)]  # the second line of the header
 
     header, _ = cells(plain)
     assert not {"score", "F1"} & set(header)
