@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {with_flag_names(str(error), flags)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        kept = flags is not None and flags.output_file is not None
+        print(f"interrupted: {'the same command continues' if kept else 'nothing was written'}", file=sys.stderr)
         return 130
     return 0
 
@@ -46,17 +47,17 @@ def _run(flags: Namespace, json: bool | None) -> None:
     with SweepProgress() as progress:
         with importing():
             from runners.classic.evaluation import answer_questions, choose_questions, load_classic
-            from runners.classic.output import check_output, model_config, print_table, write_json
+            from runners.classic.output import model_config, open_answers, print_table, write_json
             from tokensel.evaluation.summary import summarize
 
         progress.doing("reading the questions")
         questions = choose_questions(flags)
-        output = None if flags.output_file is None else check_output(Path(flags.output_file))
+        store = None if flags.output_file is None else open_answers(Path(flags.output_file), flags, questions)
         progress.doing("loading the model")
         loaded, model = load_classic(flags)
         progress.doing("answering")
         progress.expect(points=1, questions=len(questions), wanted=len(questions), timed=0)
-        answers = answer_questions(questions, loaded, model, flags.single_pred_prompt, progress.predicted)
+        answers = answer_questions(questions, loaded, model, flags.single_pred_prompt, progress.predicted, store)
     summary = summarize(answers.records)
     figures = {
         "accuracy": summary["accuracy"],
@@ -65,8 +66,8 @@ def _run(flags: Namespace, json: bool | None) -> None:
         "correct_samples": summary["correct"],
         "model_config": model_config(flags, loaded.device),
     }
-    if output is not None:
-        write_json(output, figures | {"predictions": answers.records})
+    if store is not None:
+        write_json(Path(flags.output_file), figures | {"predictions": answers.records}, store)
     print_table(figures, summary)
     print_record(figures | {"output_file": flags.output_file}, json)
 

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from runners.terminal.arguments import read_arguments, write_whole
 from runners.terminal.command import run_command
 from runners.terminal.output import print_record, take_json
+from runners.terminal.places import check_file
 from runners.terminal.program import importing, start
 from tokensel.errors import TokenselError
 
@@ -50,6 +51,7 @@ def _run(arguments: Sequence[str]) -> int:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="kept=.*nothing is removed")  # the Tracer raises an error for it
         request = read_request(given)
+        check_file(request.output)
         tracer = Tracer(load_requested_model(given), request.question, request.in_words)
         grid = [[trace(tracer, point) for point in points] for points in request.points]
         full, _ = tracer.full_answer()

@@ -16,6 +16,7 @@ from tokensel.data.prompts import INSTRUCTION, read_answer
 from tokensel.data.protocol import Protocol
 from tokensel.errors import TokenselError
 from tokensel.evaluation.answers import GREEDY, row_keys
+from tokensel.evaluation.store import PointStore
 from tokensel.models import LoadedModel, load_model
 from tokensel.models.loading import checkpoint_folder
 
@@ -75,19 +76,33 @@ def answer_questions(
     model: ClassicModel,
     with_instruction: bool,
     progress: Callable[[int], None],
+    store: PointStore | None = None,
 ) -> Answers:
     """Answers each question greedily.
 
     with_instruction: whether the prompt ends in "Answer with the option's letter ...". progress: called with 1 after
-    each question.
+    each question. store: gets every answer at once; those that it has already are not computed again.
     """
+    known = {} if store is None else {record["id"]: record for record in store.predictions()}
     records, seconds = [], 0.0
     for question in questions:
-        record, taken = _answer(question, loaded, model, with_instruction)
-        records.append(record)
-        seconds += taken
+        record = known.get(question.id)
+        if record is None:
+            record, taken = _answer(question, loaded, model, with_instruction)
+            record |= {"seconds": taken}
+            if store is not None:
+                store.append([record])
+        seconds += record["seconds"]
+        records.append({name: value for name, value in record.items() if name != "seconds"})
         progress(1)
     return Answers(records, seconds)
+
+
+def _generated(model: ClassicModel, question: Question, *arguments: Any, **options: Any) -> Any:
+    try:
+        return model.generate(*arguments, **options)
+    except FloatingPointError as error:
+        raise TokenselError(f"question {question.id}: {error}") from error
 
 
 def _answer(
@@ -105,7 +120,9 @@ def _answer(
     keys = row_keys([question], loaded.device)
     start = time.perf_counter()
     # The copy to the CPU waits until the device has finished.
-    output = model.generate(
+    output = _generated(
+        model,
+        question,
         input_ids,
         images=images,
         row_keys=keys,

@@ -1,18 +1,25 @@
 """The results in the original code's JSON, written to a file, and as a table for the terminal."""
 
 import json
-import os
+import shutil
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from runners.terminal.arguments import write_whole
+from runners.terminal.places import check_file
 from tokensel.compat.config import DEFAULTS, active_scheme, classic_reduction
-from tokensel.errors import TokenselError
+from tokensel.data import Question
+from tokensel.evaluation.keys import questions_digest
+from tokensel.evaluation.store import PointStore
+from tokensel.models import checkpoint_revision
 
 # For each scheme: keys of model_config in the original's JSON -> attributes of the model's config.
 _CLASSIC_NAMES = {
@@ -57,22 +64,31 @@ def model_config(flags: Namespace, device: torch.device) -> dict[str, Any]:
     }
 
 
-def check_output(path: Path) -> Path:
-    """The path, after creating its folder. Raises TokenselError if no file can be written there."""
+def open_answers(output: Path, flags: Namespace, questions: Sequence[Question]) -> PointStore:
+    """Where answers are kept until all are there: OUTPUT.partial, a folder beside the output.
+
+    It holds those of an earlier start with the same flags, questions and checkpoint that was interrupted, and no
+    others. Raises TokenselError if the output cannot be written.
+    """
+    check_file(output, "--output-file")
+    belongs = {name: str(value) for name, value in sorted(vars(flags).items()) if name != "output_file"}
+    belongs |= {"questions": questions_digest(questions), "revision": str(checkpoint_revision(flags.model_path))}
+    store = PointStore(output.with_name(f"{output.name}.partial"))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TokenselError(f"--output-file={path}: its folder cannot be made ({error.strerror})") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise TokenselError(f"--output-file={path}: must be a file in a writable folder")
-    return path
+        earlier = yaml.safe_load((store.folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        earlier = None
+    if earlier != belongs:
+        store.clear()
+        store.write_config(belongs)
+    return store
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes the file atomically."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+def write_json(path: Path, content: dict[str, Any], answers: PointStore) -> None:
+    """Writes the file atomically, and removes the answers that were kept for it."""
+    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(), "--output-file")
+    answers.close()
+    shutil.rmtree(answers.folder, ignore_errors=True)
 
 
 def print_table(figures: dict[str, Any], summary: dict[str, Any]) -> None:

@@ -91,6 +91,8 @@ def write_whole(path: Path, data: bytes, key: str = "output") -> None:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
+        if path.exists() and not path.is_file():
+            raise TokenselError(f"{key}={path}: must be a file")  # a device such as /dev/null would be replaced
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(data)
         os.replace(partial, path)

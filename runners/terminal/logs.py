@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -12,7 +12,22 @@ LOGGERS = ("tokensel", "runners", "analysis")
 
 
 class _LogFile(logging.FileHandler):
-    """Creates its folder with the first record: a command that fails at once leaves none."""
+    """Creates its folder with the first record: a command that fails at once leaves none.
+
+    On a full disk, which the command itself reports, records that find no room are dropped.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
     def _open(self):  # type: ignore[no-untyped-def]
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)

@@ -196,7 +196,7 @@ def test_a_full_disk_leaves_no_incomplete_line(tmp_path, monkeypatch):
     store.append([prediction(0)])
     whole, write = (tmp_path / "predictions.jsonl").read_bytes(), os.write
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:10]))
-    with pytest.raises(OSError, match="no room"):
+    with pytest.raises(TokenselError, match=r"predictions.jsonl: cannot be written \(no room for .*goes on from it"):
         store.append([prediction(1)])
     monkeypatch.undo()
     assert (tmp_path / "predictions.jsonl").read_bytes() == whole

@@ -11,7 +11,9 @@ from PIL import Image
 from runners import infer, sweep
 from runners.classic import evaluation
 from runners.classic.evaluation import choose_chunk
+from runners.classic.output import open_answers
 from tokensel import TokenselError
+from tokensel.compat.arguments import parse_flags
 from tokensel.data import LETTERS, load_questions
 from tokensel.data.prompts import INSTRUCTION, build_prompt
 from tokensel.evaluation.accuracy import evaluate
@@ -256,8 +258,13 @@ def test_questions_without_a_picture_are_answered_too(checkpoint, files, capsys,
         ("--model-path nowhere-at-all", "--model-path=nowhere-at-all: no such model"),
         ("--image-folder nowhere", "--image-folder=nowhere: no such folder"),
         ("--question-file nowhere.json", "--question-file=nowhere.json: no such file"),
-        ("--output-file /dev/null/x.json", "--output-file=/dev/null/x.json: its folder cannot be made"),
+        ("--output-file /dev/null/x.json", "--output-file=/dev/null/x.json: cannot write to /dev/null"),
         ("--output-file .", "--output-file=.: must be a file"),
+        ("--output-file /dev/null", "--output-file=/dev/null: must be a file"),
+        (f"--output-file {'n' * 300}", "must be a file, with a name of at most 240 bytes"),
+        ("--seed -1", "--seed=-1: must be an integer from 0"),
+        ("--seed 99999999999999999999", "--seed=99999999999999999999: must be an integer from 0"),
+        ("--num-samples 0", "--num-samples=0: must be an integer from 1, or -1 for all"),
     ],
 )
 def test_a_mistake_is_one_line_before_any_model_is_loaded(files, capsys, monkeypatch, arguments, message):
@@ -319,3 +326,57 @@ def test_help_names_every_flag(capsys):
     classic += " num-samples baseline custom-sys-length custom-image-token-length custom-kept-tokens custom-agg-layer"
     classic += " custom-selection-method custom-temperature output-file use-fast-v use-hmap-v cut-off-layer"
     assert [name for name in classic.split() if f"--{name}" not in shown] == []
+
+
+def test_answers_are_kept_as_they_come_and_the_same_command_continues(checkpoint, files, capsys, monkeypatch, tmp_path):
+    output = tmp_path / "figures.json"
+    arguments = [*question_flags(files), "--model-path", checkpoint, "--output-file", str(output), "--num-samples", "3"]
+    answer, asked = evaluation._answer, []
+
+    def interrupted_at_the_third(question, *rest):
+        asked.append(question.id)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return answer(question, *rest)
+
+    monkeypatch.setattr(evaluation, "_answer", interrupted_at_the_third)
+    assert infer.main(arguments) == 130
+    assert "interrupted: the same command continues" in capsys.readouterr().err
+    kept = PointStore(tmp_path / "figures.json.partial").predictions()
+    assert [record["id"] for record in kept] == asked[:2]
+    run(capsys, arguments)
+    assert asked[3:] == asked[2:3]
+    predictions = json.loads(output.read_text())["predictions"]
+    assert [record["id"] for record in predictions] == asked[:3]
+    assert predictions[:2] == [{name: record[name] for name in predictions[0]} for record in kept]
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_answers_of_other_flags_or_questions_are_not_continued(files, tmp_path):
+    questions = load_questions("question_file", path=files / "questions.json", image_folder=files / "pictures")
+
+    def earlier(flags, questions):
+        with open_answers(
+            tmp_path / "figures.json", parse_flags("", [*question_flags(files), *flags]), questions
+        ) as kept:
+            found = len(kept.predictions())
+            kept.append([{"id": "0", "prediction": "A", "answer": "A", "correct": True}])
+            return found
+
+    flags = ["--custom-kept-tokens", "2"]
+    assert [earlier(flags, questions), earlier(flags, questions)] == [0, 1]
+    assert earlier(["--custom-kept-tokens", "3"], questions) == 0
+    assert earlier(["--custom-kept-tokens", "3"], questions[1:]) == 0
+
+
+def test_logits_that_are_no_numbers_end_in_one_line(checkpoint, files, capsys, monkeypatch):
+    load = evaluation.load_model
+
+    def broken(*arguments, **options):
+        loaded = load(*arguments, **options)
+        loaded.model.model.language_model.layers[-1].mlp.down_proj.weight.fill_(float("nan"))
+        return loaded
+
+    monkeypatch.setattr(evaluation, "load_model", broken)
+    assert infer.main([*question_flags(files), "--model-path", checkpoint]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("logits of a written answer are not finite")

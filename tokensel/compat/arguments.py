@@ -61,6 +61,10 @@ def parse_flags(description: str | None, argv: Sequence[str] | None) -> argparse
         raise TokenselError(
             f"--chunk-idx={flags.chunk_idx}: must be at least 0 and less than --num-chunks={flags.num_chunks}"
         )
+    if not 0 <= flags.custom_seed < 2**31:
+        raise TokenselError(f"--seed={flags.custom_seed}: must be an integer from 0 to {2**31 - 1}")
+    if flags.num_samples < 1 and flags.num_samples != -1:
+        raise TokenselError(f"--num-samples={flags.num_samples}: must be an integer from 1, or -1 for all")
     from tokensel.engine.stages import make_stages  # loads torch, which the checks above do not need
 
     try:

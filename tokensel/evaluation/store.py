@@ -9,13 +9,14 @@ Reading takes no lock and changes nothing. The first call that may write takes t
 the end of the process, however the process ends.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -85,6 +86,10 @@ class PointStore:
             os.close(self._lock)
             self._lock = None
 
+    def lock(self) -> None:
+        """Takes the lock, as every method that writes does, and keeps it until `close`."""
+        self._acquire()
+
     def write_config(self, settings: dict[str, Any]) -> None:
         """Writes exactly these settings to config.yaml, atomically."""
         self._replace("config.yaml", yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True))
@@ -102,8 +107,8 @@ class PointStore:
     def append(self, predictions: Iterable[dict[str, Any]]) -> None:
         """Appends predictions, each with its question's "id", in one write; they are on disk when this returns.
 
-        A prediction whose id is already stored is dropped: the first one is kept. Raises OSError if the write fails,
-        and then removes what was written of it.
+        A prediction whose id is already stored is dropped: the first one is kept. Raises TokenselError if the write
+        fails, and then removes what was written of it.
         """
         self._acquire()
         self._refresh()
@@ -114,11 +119,17 @@ class PointStore:
         if not new:
             return
         data = "".join(new.values()).encode()
+        with _naming(self._predictions):
+            self._add(data)
+        self._size += len(data)
+        self._ids.update(new)
+
+    def _add(self, data: bytes) -> None:
         file = os.open(self._predictions, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             try:
                 if os.write(file, data) < len(data):
-                    raise OSError(f"{self._predictions}: no room for {len(data)} bytes")
+                    raise OSError(errno.ENOSPC, f"no room for {len(data)} bytes")
                 os.fsync(file)
             except OSError:
                 os.ftruncate(file, self._size)
@@ -127,8 +138,6 @@ class PointStore:
             os.close(file)
         if self._size == 0:
             self._sync_folder()
-        self._size += len(data)
-        self._ids.update(new)
 
     def predictions(self) -> list[dict[str, Any]]:
         """All predictions in the order they were appended; an incomplete last line is ignored."""
@@ -214,7 +223,8 @@ class PointStore:
 
     def _replace(self, name: str, text: str) -> None:
         self._acquire()
-        replace_file(self.folder / name, text.encode())
+        with _naming(self.folder / name):
+            replace_file(self.folder / name, text.encode())
 
     def _sync_folder(self) -> None:
         _sync(self.folder)
@@ -237,6 +247,18 @@ def replace_file(path: Path, data: bytes) -> None:
             partial.unlink()
         raise
     _sync(path.parent)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Inside the block, a file that cannot be written raises TokenselError, which names it."""
+    try:
+        yield
+    except OSError as error:
+        raise TokenselError(
+            f"{path}: cannot be written ({error.strerror}); what is stored is kept, and the same command goes on from "
+            "it"
+        ) from error
 
 
 def _sync(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from tokensel.data.yes_no import yes_no_figures
 from tokensel.errors import TokenselError
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.keys import code_digest, ids_digest, questions_digest
-from tokensel.evaluation.store import PointStore, point_key
+from tokensel.evaluation.store import PointStore, point_key, replace_file
 from tokensel.evaluation.summary import summarize
 from tokensel.evaluation.sweep.costs import costed_prompt, middle_question
 from tokensel.evaluation.sweep.plan import Group, PlannedPoint, SweepPlan, options_as_typed, solved
@@ -31,9 +31,9 @@ class PointWork:
     """A grid point, its folder, and what the folder lacks when the sweep starts.
 
     settings: those hashed into the key, and the model's path. questions: those it has to answer. metrics: the
-    stored figures, if any. budgets: those that its kept was solved for. missing: how many predictions are missing.
-    lacks_times, lacks_figures: whether times must be taken, and metrics.json written. error: why the point failed
-    in this start, or "".
+    stored figures, if any. budgets: those that its kept was solved for. timed: whether times are wanted. missing: how
+    many predictions are missing. lacks_times, lacks_figures: whether times must be taken, and metrics.json written.
+    error: why the point failed in this start, or "".
     """
 
     point: GridPoint
@@ -43,6 +43,7 @@ class PointWork:
     questions: list[Question]
     metrics: dict[str, Any] | None = None
     budgets: set[str] = field(default_factory=set)
+    timed: bool = True
     missing: int = 0
     lacks_times: bool = False
     lacks_figures: bool = False
@@ -54,7 +55,9 @@ class PointWork:
         done = {record["id"] for record in self.store.predictions()}
         self.metrics = self.store.metrics()
         self.missing = sum(question.id not in done for question in self.questions)
-        self.lacks_times = latency["repeats"] > 0 and (self.metrics is None or _timed_as(self.metrics) != latency)
+        self.lacks_times = (
+            self.timed and latency["repeats"] > 0 and (self.metrics is None or _timed_as(self.metrics) != latency)
+        )
         stale = self.metrics is None or self.metrics.get("questions") != ids_digest(self.questions)
         unnamed = bool(self.budgets - self._stored_budgets)
         self.lacks_figures = stale or unnamed or self.lacks_times or self.missing > 0 or self._error_file.exists()
@@ -92,9 +95,8 @@ class PointWork:
     def fail(self, error: str) -> None:
         """Notes why the point failed, also in its folder: {"error": one line}."""
         self.error = error
-        partial = self._error_file.with_name(f".{_ERROR}.partial")
-        partial.write_text(json.dumps({"error": error}, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, self._error_file)
+        with suppress(OSError):  # the command says it in any case
+            replace_file(self._error_file, (json.dumps({"error": error}, ensure_ascii=False) + "\n").encode())
 
     @property
     def _error_file(self) -> Path:
@@ -198,9 +200,11 @@ def _find_points(work: GroupWork, shared: dict[str, Any], folder: Path) -> None:
         known = work.points.get(key)
         if known is None:
             settings["model"] = settings["model"] | {"path": work.group.model.path}
-            work.points[key] = PointWork(planned.point, key, PointStore(folder / key), settings, questions)
-        elif len(questions) > len(known.questions):
-            known.questions = questions
+            store = PointStore(folder / key)
+            work.points[key] = PointWork(planned.point, key, store, settings, questions, timed=planned.timed)
+        else:
+            known.questions = max(known.questions, questions, key=len)
+            known.timed |= planned.timed
         if planned.budget is not None:
             work.points[key].budgets.add(str(planned.budget))
 
