@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -49,6 +50,14 @@ def refresh_cache(folder: Path) -> bool:
         return False
     write_cache(folder_rows(folder), folder)
     return True
+
+
+def refresh_caches(sources: Sequence[str]) -> None:
+    """`refresh_cache` of those sources that are a sweep's folder; one that cannot be written stays as it is."""
+    for folder in map(Path, sources):
+        if folder.is_dir() and any(is_point(each) for each in folder.iterdir()):
+            with suppress(TokenselError):
+                refresh_cache(folder)
 
 
 def is_current(folder: Path) -> bool:

@@ -142,9 +142,9 @@ def _line(part: pd.DataFrame) -> Line:
     # Seeds are one row already, unless a frame of single points was given.
     by_column = part.groupby("column", sort=False)["accuracy"]
     accuracy = {str(column): 100 * float(mean) for column, mean in by_column.mean().items()}
-    seeds = part["seeds"].fillna("0").str.split(", ").str.len().groupby(part["column"]).sum().max()
+    seeds = part["seeds"].map(lambda text: 1 if pd.isna(text) else len(text.split(", "))).groupby(part["column"]).sum()
     first = part.iloc[0]
-    return Line(str(first["label"]), str(first["method"]), accuracy, seeds=int(seeds), fewer=bool(first["fewer"]))
+    return Line(str(first["label"]), str(first["method"]), accuracy, seeds=int(seeds.max()), fewer=bool(first["fewer"]))
 
 
 def _published_lines(rows: pd.DataFrame, kept: int, columns: Sequence[str]) -> list[Line]:

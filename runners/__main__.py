@@ -13,6 +13,7 @@ COMMANDS = {
     "show": "which visual tokens each method keeps of a picture",
     "infer": "one method on a question file, as the original research code",
     "bench": "speed and memory, compared with the full model",
+    "prune": "remove points from a folder of results",
     "doctor": "whether this machine can run sweeps",
     "sync": "push a finished sweep's results to W&B",
     "dashboard": "save a W&B workspace for a project of sweeps",

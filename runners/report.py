@@ -2,15 +2,17 @@
 
     python -m runners.report outputs/sweep
     python -m runners.report outputs/sweep output=page.html pictures=1000
+    python -m runners.report outputs/scienceqa outputs/pope output=both.html
 
 The page has the findings in words, a sortable table, charts, the visual tokens that each method kept, every question
 with its answers, and the settings of the run. Points of different models, data sets or protocols are never mixed.
 
-    output     the page; default: report.html in the results' folder
+    output     the page; default: report.html in the results' folder; several folders need it
     pictures   how many questions in the list have a picture (300); those on which methods disagree most come first
 
-The argument is a sweep's folder, a folder of sweeps, a results.parquet or a glob. Where standard output is no terminal,
-or with json=true, its last line is one JSON object: path, bytes, points, complete, questions, pictures, seconds.
+Each argument without a key is a sweep's folder, a folder of sweeps, a results.parquet or a glob; a point in several
+folders is shown once. Where standard output is no terminal, or with json=true, the last line is one JSON object: path,
+bytes, points, complete, questions, pictures, seconds.
 """
 
 import glob
@@ -36,14 +38,16 @@ def _run(arguments: Sequence[str]) -> int:
     arguments, wanted = take_json(arguments)
     began = time.perf_counter()
     sources, given = read_arguments(arguments, _KEYS)
-    if len(sources) != 1:
-        raise TokenselError(f"{' '.join(sources) or 'results'}: give one folder of results, such as outputs/sweep")
+    if not sources:
+        raise TokenselError("results: give one or several folders of results, such as outputs/sweep")
     pictures = read_integer(given, "pictures", default=300)
-    path = _page_path(Path(sources[0]), given.get("output"))
+    path = _page_path(sources, given.get("output"))
     with importing():  # slow, and not needed to report the mistakes above
+        from analysis.cache import refresh_caches
         from analysis.report import build_report
 
-    report = build_report(sources[0], pictures=pictures)
+    report = build_report(sources, pictures=pictures)
+    refresh_caches(sources)
     data = report.html.encode()
     write_whole(path, data)
     print(f"{report.complete} of {report.points} points are complete; {report.questions} questions. Open {path}")
@@ -60,16 +64,20 @@ def _run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _page_path(source: Path, output: str | None) -> Path:
+def _page_path(sources: Sequence[str], output: str | None) -> Path:
+    for each in sources:
+        if not Path(each).exists() and not glob.has_magic(each):
+            raise TokenselError(f"{each}: no such folder or file; give a folder of results, such as outputs/sweep")
     if output is not None:
         return Path(output)
+    if len(sources) > 1:
+        raise TokenselError("output: missing; several folders need a name for their page, such as output=report.html")
+    source = Path(sources[0])
     if source.is_dir():
         return source / "report.html"
     if source.is_file():
         return source.parent / "report.html"
-    if glob.has_magic(str(source)):
-        raise TokenselError(f"output: missing; {source} is a glob, so name the page, such as output=report.html")
-    raise TokenselError(f"{source}: no such folder or file; give a folder of results, such as outputs/sweep")
+    raise TokenselError(f"output: missing; {source} is a glob, so name the page, such as output=report.html")
 
 
 if __name__ == "__main__":

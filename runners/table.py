@@ -10,8 +10,8 @@
     output      write to this file instead of standard output
 
 Each argument without a key is a sweep's folder, a folder of sweeps, a results.parquet or a glob. In each block, the
-best accuracy is bold and the second best underlined (Markdown: italic). Seeds of one setting are averaged. Keys may be
-written as --format latex, --format=latex or format=latex.
+highest accuracy is bold and the second highest underlined (Markdown: italic), which says nothing of significance. Seeds
+of one setting are averaged. Keys may be written as --format latex, --format=latex or format=latex.
 """
 
 from collections.abc import Sequence
@@ -45,13 +45,14 @@ def _run(arguments: Sequence[str]) -> int:
             raise TokenselError(f"{key}={value}: choose from {', '.join(allowed)}")
     budget = read_integer(given, "budget", default=0) if "budget" in given else None
     with importing():  # slow, and not needed to report the mistakes above
-        import pandas as pd
-
         from analysis import load_results, paper
+        from analysis.cache import refresh_caches
 
-    results = pd.concat([load_results(source) for source in sources], ignore_index=True)
-    table = paper.paper_table(results, given.get("columns", "data"), budget, given.get("published") != "false")
+    table = paper.paper_table(
+        load_results(sources), given.get("columns", "data"), budget, given.get("published") != "false"
+    )
     text = {"markdown": paper.as_markdown, "latex": paper.as_latex, "csv": paper.as_csv}[layout](table)
+    refresh_caches(sources)
     if "output" in given:
         write_whole(Path(given["output"]), text.encode())
     else:

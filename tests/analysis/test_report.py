@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -387,12 +388,24 @@ def test_runner_writes_the_page_and_ends_with_json(folder, report, page, tmp_pat
     assert again.text == page.text
 
 
+def test_several_folders_are_one_page_with_each_point_once(folder, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    assert main([str(folder), str(other), f"output={tmp_path / 'both.html'}", "pictures=0"]) == 0
+    both = Page((tmp_path / "both.html").read_text(encoding="utf-8"))
+    keys = [row["key"] for row in both.rows]
+    assert len(keys) == len(set(keys))
+    assert set(stored(folder)) <= set(keys)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (["{tmp}/nothing"], "no such folder or file"),
         (["{tmp}"], "holds no grid point"),
-        ([], "give one folder of results"),
+        ([], "give one or several folders of results"),
+        (["{tmp}", "{tmp}"], "output: missing; several folders need a name"),
+        (["{tmp}", "{tmp}/nothing"], "nothing: no such folder or file"),
         (["{tmp}", "picture=3"], "picture: unknown key; keys are output, pictures"),
         (["{tmp}", "pictures=many"], "pictures=many: must be an integer from 0"),
         (["{tmp}/*"], "output: missing; "),

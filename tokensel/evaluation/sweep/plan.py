@@ -26,12 +26,14 @@ class PlannedPoint:
     """A line of the final table: a grid point on the first `limit` questions; None: on all.
 
     budget: what its kept is solved for, see `tokensel.evaluation.sweep.budget`; None: kept was given. In a plan, the
-    kept of a point with a budget is not solved yet, as that takes the data set's questions.
+    kept of a point with a budget is not solved yet, as that takes the data set's questions. timed: whether its times
+    are taken; another seed of a control takes as long as the first.
     """
 
     point: GridPoint
     limit: int | None
     budget: Budget | None = None
+    timed: bool = True
 
 
 @dataclass
@@ -81,7 +83,7 @@ def make_plan(jobs: Sequence[SweepSettings]) -> SweepPlan:
         group = groups.setdefault(group.identity, group)
         group.points.append(_planned(job))
     for group in groups.values():
-        group.points = in_order([*_controls(group.points, shared.controls), *group.points])
+        group.points = in_order([*_controls(group.points, shared), *group.points])
     return SweepPlan(shared, list(groups.values()))
 
 
@@ -129,12 +131,12 @@ def _one_or_several(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _controls(points: Sequence[PlannedPoint], names: Sequence[str]) -> list[PlannedPoint]:
+def _controls(points: Sequence[PlannedPoint], settings: SweepSettings) -> list[PlannedPoint]:
     """The controls of these points: full and no_image once per limit, the others at every kept or budget, first layer
-    and layout that the points have."""
+    and layout that the points have. Controls that draw at random have several seeds."""
     controls = []
     for planned in points:
-        for name in names:
+        for name in settings.controls:
             method, point = find_method(name), planned.point
             if not method.takes_kept():
                 controls.append(PlannedPoint(GridPoint(name), planned.limit))
@@ -144,9 +146,16 @@ def _controls(points: Sequence[PlannedPoint], names: Sequence[str]) -> list[Plan
                 if layout == "mask" and (method.returns_values or method.default_aggregation != "none"):
                     layout = "compact"
                 kept = point.final_kept if planned.budget is None else max(1, method.min_kept)
-                control = GridPoint(name, kept, layer, layout=layout, seed=point.seed)
-                controls.append(PlannedPoint(control, planned.limit, planned.budget))
+                for more in range(settings.control_seeds if _draws(name) else 1):
+                    control = GridPoint(name, kept, layer, layout=layout, seed=point.seed + more)
+                    controls.append(PlannedPoint(control, planned.limit, planned.budget, timed=more == 0))
     return controls
+
+
+def _draws(name: str) -> bool:
+    """Whether a method chooses at random wherever it is applied."""
+    method = find_method(name)()
+    return all(method.draws(layer) for layer in (0, 1, 2))
 
 
 def solved(points: Sequence[PlannedPoint], prompt: CostedPrompt) -> list[PlannedPoint]:
@@ -164,7 +173,8 @@ def in_order(points: Sequence[PlannedPoint], visual_tokens: int = USUAL_TOKENS) 
     """
     distinct = {
         json.dumps([planned.point.settings(), planned.limit, str(planned.budget)], sort_keys=True): planned
-        for planned in points
+        # Of a control and a point that was asked for, that which is timed stays.
+        for planned in sorted(points, key=lambda planned: planned.timed)
     }
 
     def order(planned: PlannedPoint) -> tuple:

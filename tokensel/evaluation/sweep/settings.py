@@ -271,6 +271,13 @@ class SweepSettings(_Settings):
         "points that are added to every grid",
         "must be a list of methods; or []",
     )
+    control_seeds: int = setting(
+        3,
+        "seeds of controls that draw at random: seed, seed + 1, ...; only the first is timed",
+        "must be an integer from 1 to 100",
+        ge=1,
+        le=100,
+    )
     latency: LatencySettings = LatencySettings()
 
     method: MethodSettings
