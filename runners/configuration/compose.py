@@ -22,12 +22,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from runners.terminal.output import take_json
-from tokensel.errors import TokenselError, first_line
+from tokensel.errors import TokenselError, first_line, meant
 from tokensel.evaluation.sweep.settings import GROUPS, SweepSettings
 
 ROOT = "sweep"
 # Of Hydra's own settings, only this one can be given: more folders to search for configuration files.
 ALLOWED = ("hydra.searchpath",)
+_FLAGS = ("--multirun", "--help", "--cfg job", "--config-dir DIR")
 _ONE_PROCESS = "the whole grid runs in one process; leave this out"
 
 
@@ -48,7 +49,8 @@ class Command:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise TokenselError(f"{message}; flags are --multirun, --help, --cfg job and --config-dir")
+        close = meant(message.rpartition(" ")[2], _FLAGS) if "unrecognized" in message else ""
+        raise TokenselError(f"{message}; flags are {', '.join(_FLAGS)}{close}")
 
 
 def read_command(arguments: Sequence[str]) -> Command:
