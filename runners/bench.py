@@ -42,9 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     arguments, wanted = take_json(arguments)
+    from runners.benchmark.output import announce
     from runners.benchmark.settings import read_settings
 
     settings = read_settings(arguments)
+    announce("loading libraries")
     with importing():  # slow, and not needed to report a mistake
         from runners.benchmark.run import run_benchmark
 

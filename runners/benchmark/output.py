@@ -39,13 +39,12 @@ COLUMNS: dict[str, list[tuple[str, str, str]]] = {
         ("decode", "decode_ms", ".1f"),
         ("speed-up", "speedup", ".2f"),
         ("implied", "implied", ".2f"),
-        ("of it", "measured_over_implied", ".0%"),
+        ("of implied", "measured_over_implied", ".0%"),
         ("causal", "implied_causal", ".2f"),
-        ("of it", "measured_over_causal", ".0%"),
+        ("of causal", "measured_over_causal", ".0%"),
         ("roofline", "roofline_ms", ".1f"),
         ("cache MiB", "kv_mib", ".1f"),
         ("peak MiB", "peak_mib", ".0f"),
-        ("error", "error", ""),
     ],
     "c": [
         ("run", "run", ""),
@@ -64,6 +63,11 @@ COLUMNS: dict[str, list[tuple[str, str, str]]] = {
         ("questions/s", "questions_per_s", ".1f"),
     ],
 }
+# On a narrow terminal, the first of these keys go first.
+FIRST_TO_GO = (
+    *("kv_mib", "peak_mib", "growth_mib", "roofline_ms", "measured_over_causal", "implied_causal", "select_ms"),
+    *("measured_over_implied", "implied", "decode_ms", "over_half", "literal_ms"),
+)
 # Keys in bytes, and the keys of their columns in MiB.
 _MIB = {
     "kv_bytes": "kv_mib",
@@ -71,6 +75,12 @@ _MIB = {
     "peak_bytes": "peak_mib",
     "peak_growth_bytes": "growth_mib",
 }
+
+
+def announce(what: str) -> None:
+    """Says on a terminal what is being done; the next line takes its place."""
+    if sys.stderr.isatty():
+        print(f"\r{what} ...", end="\r", file=sys.stderr, flush=True)
 
 
 class Bar:
@@ -97,30 +107,34 @@ class Bar:
 
 
 def print_part(part: str, lines: Sequence[TableRow]) -> None:
-    """Prints a part's lines as a table, leaving out columns without a value."""
+    """Prints a part's lines as a table, without columns that have no value, and the errors below it."""
     lines = [line | {new: _mib(line.get(old)) for old, new in _MIB.items() if old in line} for line in lines]
     columns = [column for column in COLUMNS[part] if any(line.get(column[1]) is not None for line in lines)]
-    headings = [heading for heading, _, _ in columns]
-    cells = [[_cell(line.get(key), form) for _, key, form in columns] for line in lines]
-    _print_table(f"{part}: {TITLES[part]}", headings, cells)
+    print(f"{part}: {TITLES[part]}")
+    cells = [(key, heading, [_cell(line.get(key), form) for line in lines]) for heading, key, form in columns]
+    if _optional("rich.table") is None:
+        _print_plainly([[heading, *column] for _, heading, column in cells])
+    else:
+        _print_fitting(cells)
+    for line in lines:
+        if line.get("error"):
+            print(f"failed: {line['name']} kept={line['kept']} agg_layer={line['agg_layer']}: {line['error']}")
 
 
-def _print_table(title: str, headings: list[str], cells: list[list[str]]) -> None:
-    rich_table = _optional("rich.table")
-    if rich_table is None:
-        print(title)
-        widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
-        for line in [headings, *cells]:
-            print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
-        return
-    table = rich_table.Table(title=title, title_justify="left")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for line in cells:
-        table.add_row(*line)
+def _print_plainly(columns: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in columns]
+    for line in zip(*columns, strict=True):
+        print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
+
+
+def _print_fitting(cells: list[tuple[str, str, list[str]]]) -> None:
+    """The columns that fit the terminal. Elsewhere there is no width to fit into, and nothing is left out."""
+    columns: Any = importlib.import_module("runners.terminal.columns")  # imports rich, which may be missing
     console = importlib.import_module("rich.console").Console
-    # Without a terminal there is no width to fit into, and nothing may be cut off.
-    console(width=None if console().is_terminal else FILE_WIDTH).print(table)
+    order = {key: place for place, key in enumerate(FIRST_TO_GO)}
+    fitting = [columns.Column(heading, heading, column, order.get(key)) for key, heading, column in cells]
+    columns.print_columns(fitting, console(width=None if console().is_terminal else FILE_WIDTH))
+    print()
 
 
 def _mib(count: int | None) -> float | None:

@@ -10,7 +10,7 @@ import transformers
 from runners.benchmark.core import measure_core
 from runners.benchmark.grid import measure_grid
 from runners.benchmark.loading import measure_loading
-from runners.benchmark.output import TableRow, draw_speedups, print_part, write_parquet
+from runners.benchmark.output import TableRow, announce, draw_speedups, print_part, write_parquet
 from runners.benchmark.prompt import make_meter, measure_prompt
 from runners.benchmark.settings import Settings
 from runners.benchmark.timing import rounded
@@ -31,6 +31,7 @@ def run_benchmark(settings: Settings) -> dict[str, Any]:
     questions: list[Question] = []
     layers: list[int] = []
     if set(settings.parts) - {"a"}:
+        announce("loading the model")
         loaded = load_model(settings.model, dtype=settings.dtype, device=settings.device)
         layers = choose_layers(settings, loaded)
         questions = load_questions(settings.data, limit=2 * settings.questions)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -246,7 +247,9 @@ def test_a_failing_point_has_its_error_in_its_line_and_fails_the_run(checkpoint,
     monkeypatch.setattr(LatencyMeter, "measure", fails)
     arguments = ["parts=b", "repeats=1", "kept=4", "questions=1", "agg_layer=2", f"model={checkpoint}"]
     assert bench.main([*arguments, f"output={tmp_path}"]) == 1
-    rows = {row["name"]: row for row in read_json(capsys.readouterr().out)["parts"]["b"]["rows"]}
+    printed = capsys.readouterr().out
+    assert "failed: tome kept=4 agg_layer=2: RuntimeError: out of memory\n" in printed
+    rows = {row["name"]: row for row in read_json(printed)["parts"]["b"]["rows"]}
     assert rows["tome"]["error"] == "RuntimeError: out of memory"
     assert rows["fastv"]["speedup"] > 0
 
@@ -302,6 +305,18 @@ def test_a_mistake_is_one_line_that_names_it(checkpoint, tmp_path, capsys, argum
     assert printed.err.startswith(f"error: {message}")
     assert printed.err.count("\n") == 1
     assert printed.out == ""
+
+
+def test_a_table_of_80_columns_keeps_names_and_speed_ups(report, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    for part, found in report[0]["parts"].items():
+        output.print_part(part, found["rows"])
+    printed = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "fastv mask" in printed
+    assert "No room for" in printed
+    assert {"prefill", "speed-up", "ratio", "seconds"} <= set(printed.split())
 
 
 def test_default_layers_are_those_that_the_model_has(checkpoint):
