@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -227,8 +228,22 @@ def test_every_swept_key_makes_points_and_controls_are_not_repeated(sweep):
     count = {}
     for point in line["points"]:
         count[point["method"]] = count.get(point["method"], 0) + len(point["keys"].split())
-    # Two seeds were asked for, and each has two more as a control.
-    assert count == {"full": 1, "no_image": 1, "fps": 4, "random": 8, "fastv": 2}
+    assert count == {"full": 1, "no_image": 1, "fps": 4, "random": 4, "fastv": 2}
+
+
+def test_random_is_a_control_of_several_seeds_timed_once_where_that_costs_little(sweep, tmp_path):
+    _, line, out, _ = sweep("method=fps", "kept=4", "limit=4", "control_seeds=3")
+    random = next(p for p in line["points"] if p["method"] == "random")
+    assert random["seeds"] == "0, 1, 2"
+    folders = [tmp_path / "out" / "sweep" / key for key in random["keys"].split()]
+    figures = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    assert [each["prefill_ms"] is not None for each in figures] == [True, False, False]
+    assert random["accuracy_sd"] == pytest.approx(np.std([each["accuracy"] for each in figures], ddof=1))
+    assert random["prefill_ms_p50"] == figures[0]["prefill_ms"]["p50"]
+    assert "standard deviation over seeds (random 0, 1, 2)" in " ".join(out.split())
+    # A seed that is asked for is timed.
+    sweep("method=random", "seed=1", "kept=4", "limit=4", "controls=[]")
+    assert json.loads((folders[1] / "metrics.json").read_text())["prefill_ms"] is not None
 
 
 def test_points_of_different_protocols_are_apart_and_never_compared(sweep):

@@ -19,6 +19,8 @@ from tokensel.methods import METHODS, find_method
 
 # Of a picture, where nobody has counted: LLaVA-1.5's.
 USUAL_TOKENS = 576
+# Seeds of controls that draw at random, and the share of a sweep's points up to which more than one is the default.
+SEEDS, FEW_SEEDS = 3, 0.1
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def make_plan(jobs: Sequence[SweepSettings]) -> SweepPlan:
         group = groups.setdefault(group.identity, group)
         group.points.append(_planned(job))
     for group in groups.values():
-        group.points = in_order([*_controls(group.points, shared), *group.points])
+        group.points = _with_controls(group.points, shared)
     return SweepPlan(shared, list(groups.values()))
 
 
@@ -131,12 +133,26 @@ def _one_or_several(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _controls(points: Sequence[PlannedPoint], settings: SweepSettings) -> list[PlannedPoint]:
+def _with_controls(points: Sequence[PlannedPoint], settings: SweepSettings) -> list[PlannedPoint]:
+    """The points with their controls, in the table's order.
+
+    control_seeds=null: SEEDS seeds of controls that draw at random, but one where the others would be more than
+    FEW_SEEDS of all points, and so a noticeable part of a sweep's time.
+    """
+    seeds = settings.control_seeds or SEEDS
+    planned = in_order([*_controls(points, settings.controls, seeds), *points])
+    added = sum(not each.timed for each in planned)
+    if settings.control_seeds is None and added > FEW_SEEDS * len(planned):
+        return in_order([*_controls(points, settings.controls, 1), *points])
+    return planned
+
+
+def _controls(points: Sequence[PlannedPoint], names: Sequence[str], seeds: int) -> list[PlannedPoint]:
     """The controls of these points: full and no_image once per limit, the others at every kept or budget, first layer
-    and layout that the points have. Controls that draw at random have several seeds."""
+    and layout that the points have. seeds: of controls that draw at random."""
     controls = []
     for planned in points:
-        for name in settings.controls:
+        for name in names:
             method, point = find_method(name), planned.point
             if not method.takes_kept():
                 controls.append(PlannedPoint(GridPoint(name), planned.limit))
@@ -146,7 +162,7 @@ def _controls(points: Sequence[PlannedPoint], settings: SweepSettings) -> list[P
                 if layout == "mask" and (method.returns_values or method.default_aggregation != "none"):
                     layout = "compact"
                 kept = point.final_kept if planned.budget is None else max(1, method.min_kept)
-                for more in range(settings.control_seeds if _draws(name) else 1):
+                for more in range(seeds if _draws(name) else 1):
                     control = GridPoint(name, kept, layer, layout=layout, seed=point.seed + more)
                     controls.append(PlannedPoint(control, planned.limit, planned.budget, timed=more == 0))
     return controls

@@ -3,6 +3,7 @@
 `tokensel.evaluation.sweep.reading` makes and checks them. conf/sweep.yaml has the same keys and defaults.
 """
 
+import os
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -117,7 +118,7 @@ class ModelSettings(_Settings):
     revision: str | None = setting(
         None, "of a hub checkpoint", "must be a branch, tag or commit, or null", "group", min_length=1
     )
-    trust_remote_code: bool | None = setting(False, "runs code of the checkpoint", "must be true or false", "group")
+    trust_remote_code: bool = setting(False, "runs code of the checkpoint", "must be true or false", "group")
     quantization: Annotated[str | None, among(QUANTIZATIONS)] = setting(
         None, "of the weights, on a GPU", f"must be null or one of {', '.join(QUANTIZATIONS)}", "group", True
     )
@@ -173,7 +174,7 @@ class SweepSettings(_Settings):
         "folder below output_dir, and group in W&B",
         "must be text that can name a folder: in one line, without /, at most 200 bytes; quote numbers, true and false",
     )
-    output_dir: str = setting("outputs", "where results go", "must be a folder", min_length=1)
+    output_dir: Annotated[str, AfterValidator(os.path.expanduser)] = setting("outputs", "where results go", "must be a folder", min_length=1)
 
     kept: _Kept | Annotated[list[_Kept], Field(min_length=1)] | None = setting(
         None,
@@ -271,10 +272,10 @@ class SweepSettings(_Settings):
         "points that are added to every grid",
         "must be a list of methods; or []",
     )
-    control_seeds: int = setting(
-        3,
-        "seeds of controls that draw at random: seed, seed + 1, ...; only the first is timed",
-        "must be an integer from 1 to 100",
+    control_seeds: int | None = setting(
+        None,
+        "of controls that draw at random, only the first of them timed; null: 3, or 1 where 3 would slow a small grid",
+        "must be an integer from 1 to 100, or null",
         ge=1,
         le=100,
     )
