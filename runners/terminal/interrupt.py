@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 
 INTERRUPTED = 130
 # importing: whether an interrupt ends the process at once. interrupted: whether one came when it does not.
@@ -18,9 +17,10 @@ def end_at_interrupt() -> None:
 def on_interrupt(*_: object) -> None:
     """The handler of SIGINT: raises KeyboardInterrupt, or ends the process while libraries are imported."""
     if state["importing"]:
-        # On a terminal, ^C stands at the beginning of the line, and a progress bar hides the cursor.
-        before = "\x1b[?25h\n" if sys.stderr.isatty() else ""
-        print(f"{before}interrupted: nothing was computed", file=sys.stderr, flush=True)
+        # Not by sys.stderr, which a progress bar may have replaced. On a terminal, the bar and ^C stand in this line,
+        # and the cursor is hidden.
+        before = "\r\x1b[2K\x1b[?25h" if os.isatty(2) else ""
+        os.write(2, f"{before}interrupted: nothing was computed\n".encode())
         os._exit(INTERRUPTED)
     state["interrupted"] = True
     raise KeyboardInterrupt

@@ -50,6 +50,7 @@ class SweepProgress:
             _TimeLeft(),
             console=console,
             disable=not self.live,
+            transient=True,
         )
         self.task = self.bar.add_task(self._title(), total=None, rate="")
 
