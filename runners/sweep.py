@@ -14,19 +14,22 @@ computes only what is missing. Settings: --help, conf/sweep.yaml.
 
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runners.terminal.places import check_folder
 from runners.terminal.program import importing, start
-from tokensel.errors import TokenselError
 
 if TYPE_CHECKING:
     from runners.configuration.compose import Command
     from runners.terminal.progress import SweepProgress
+    from runners.wandb_logging.live import LiveRuns
     from tokensel.evaluation.sweep.plan import SweepPlan
     from tokensel.evaluation.sweep.rows import TableRow
     from tokensel.evaluation.sweep.work import GroupWork
@@ -101,6 +104,7 @@ def run_sweep(jobs: Sequence[Mapping[str, Any]], progress: "SweepProgress") -> F
     from tokensel.evaluation.sweep.reading import read_settings
 
     settings = [read_settings(job) for job in jobs]
+    check_folder(Path(settings[0].output_dir) / str(settings[0].name), "output_dir", settings[0].output_dir)
     progress.doing("loading libraries")
     with importing():
         from runners.terminal.logs import log_to, new_log
@@ -113,12 +117,12 @@ def run_sweep(jobs: Sequence[Mapping[str, Any]], progress: "SweepProgress") -> F
     progress.doing("reading the questions")
     plan = make_plan(settings)
     folder = Path(plan.settings.output_dir) / str(plan.settings.name)
-    check_folder(folder)
     with log_to(new_log(folder)):
         works = prepare(plan, folder)
         open_points = [point for work in works for point in work.open_points]
         _log.info("started: %s", scrub(" ".join(sys.argv)))
         _log.info("%d points, %d to compute", sum(len(work.points) for work in works), len(open_points))
+        live = live_runs(plan, works, folder)
         if open_points:
             progress.expect(
                 points=len(open_points),
@@ -126,30 +130,16 @@ def run_sweep(jobs: Sequence[Mapping[str, Any]], progress: "SweepProgress") -> F
                 wanted=sum(point.missing for point in open_points),
                 timed=sum(point.lacks_times for point in open_points),
             )
-            for work in works:
-                compute(work, plan, progress)
+            with live:
+                for work in works:
+                    compute(work, plan, progress)
         progress.doing("writing the results")
         rows = folder_rows(folder)
         write_table(rows, folder)
         summary = write_summary(plan, works, rows, folder)
-        log_to_wandb(plan, works, folder)
+        log_to_wandb(plan, works, folder, live)
         _log.info("ended with status %d", 1 if summary["failed"] else 0)
     return Finished(folder, rows, summary)
-
-
-def check_folder(folder: Path) -> None:
-    """Checks that a sweep can write to this folder, and creates nothing that was not there. Raises TokenselError."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(13, "not writable")
-    except OSError as error:
-        raise TokenselError(f"output_dir={folder.parent}: cannot write to {folder} ({error.strerror})") from error
-    finally:
-        for path in new:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
 
 
 def write_table(rows: "Sequence[TableRow]", folder: Path) -> Path:
@@ -159,14 +149,24 @@ def write_table(rows: "Sequence[TableRow]", folder: Path) -> Path:
     return write_cache(rows, folder)
 
 
-def log_to_wandb(plan: "SweepPlan", works: "Sequence[GroupWork]", folder: Path) -> None:
-    """Logs the points to W&B, if the settings choose it."""
-    logger = plan.settings.logger
-    if logger.name == "wandb":
+def live_runs(plan: "SweepPlan", works: "Sequence[GroupWork]", folder: Path) -> "LiveRuns | nullcontext[None]":
+    """The W&B runs of the open points, which begin and end with the block; nothing if the settings choose no W&B."""
+    if plan.settings.logger.name != "wandb":
+        return nullcontext()
+    from runners.wandb_logging.live import runs_of
+
+    return runs_of(plan, works, folder)
+
+
+def log_to_wandb(
+    plan: "SweepPlan", works: "Sequence[GroupWork]", folder: Path, live: "LiveRuns | nullcontext[None]"
+) -> None:
+    """Logs the finished points to W&B, if the settings choose it. live: as `live_runs` gave it."""
+    if not isinstance(live, nullcontext):
         from runners.wandb_logging.logger import log_sweep
 
         points = [point for work in works for point in work.points.values()]
-        log_sweep(points, folder, logger.options, str(plan.settings.name))
+        log_sweep(points, folder, plan.settings.logger.options, str(plan.settings.name), live=live)
 
 
 def write_summary(
@@ -206,7 +206,7 @@ def report(finished: "Finished", json: bool | None) -> int:
         print(f"failed: {line}", file=sys.stderr)
     folder = finished.folder
     print(f"Files in {folder}: results.parquet, {SUMMARY}, accuracy.png, logs, and one folder per point")
-    print(f"One page of it all: python -m runners.report {folder}")
+    print(f"One page of it all: python -m runners.report {shlex.quote(str(folder))}")
     print_record(finished.summary, json)
     return 1 if finished.summary["failed"] else 0
 

@@ -14,7 +14,7 @@ from tokensel.errors import TokenselError, meant
 def read_arguments(
     argv: Sequence[str], keys: Collection[str], prefixes: Collection[str] = ()
 ) -> tuple[list[str], dict[str, str]]:
-    """The arguments without a "=" in order, and the others by key.
+    """The arguments without a "=" in order, and the others by key. A file or folder may have a "=" in its name.
 
     keys: those allowed. prefixes: every key that begins with one of these is allowed too, for example "method.".
 
@@ -23,7 +23,7 @@ def read_arguments(
     plain, given = [], {}
     for argument in argv:
         key, equals, value = argument.partition("=")
-        if not equals:
+        if not equals or (key not in keys and os.path.exists(os.path.expanduser(argument))):
             plain.append(argument)
             continue
         if key not in keys and not key.startswith(tuple(prefixes)):

@@ -5,11 +5,15 @@ import os
 import tempfile
 
 import pytest
+from helpers.checkpoints import save_question_file
 
 from runners.terminal import places
+from runners.terminal.arguments import read_arguments
 from runners.terminal.logs import log_to, new_log
 from runners.terminal.places import check_file, check_folder
+from tokensel.data import load_questions
 from tokensel.errors import TokenselError
+from tokensel.evaluation.sweep.reading import read_settings
 
 
 def test_a_check_leaves_nothing_behind(tmp_path):
@@ -58,3 +62,20 @@ def test_a_log_on_a_full_disk_stays_silent(tmp_path, capsys):
     with log_to(path):
         logging.getLogger("tokensel").info("no room for this")
     assert capsys.readouterr().err == ""
+
+
+def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=0.1" / "sweep").mkdir(parents=True)
+    for folder in ("lr=0.1/sweep", str(tmp_path / "lr=0.1")):
+        assert read_arguments([folder, "output=page.html"], ["output"]) == ([folder], {"output": "page.html"})
+    with pytest.raises(TokenselError, match=r"^lr: unknown key; keys are output"):
+        read_arguments(["lr=0.2/sweep"], ["output"])
+
+
+def test_a_tilde_that_the_shell_left_alone_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    job = {"method": {"name": "fps"}, "model": {"path": "tiny"}, "data": {"name": "diagrams"}, "output_dir": "~/out"}
+    assert read_settings(job).output_dir == str(tmp_path / "out")
+    save_question_file(tmp_path, 2)
+    assert len(load_questions("question_file", path="~/questions.json", image_folder="~/images")) == 2

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from tokensel.errors import BadSampleError, TokenselError, first_line
@@ -91,4 +92,22 @@ class Question:
 def _decoded(image: Image.Image) -> Image.Image:
     # PIL decodes lazily: without load(), a truncated file would fail later, in the image processor.
     image.load()
-    return image.convert("RGB")
+    return _in_8_bits(image).convert("RGB")
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """The picture, with 16-bit grey values and floats from 0 to 1 scaled to 0 .. 255: PIL would make them white or
+    black.
+
+    Raises ValueError for other values of more than 8 bits.
+    """
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image, dtype=np.float64)
+    least, largest = values.min(), values.max()
+    # Older releases of PIL open PNGs of 16 bits in mode I, which is of 32 bits.
+    full = 1.0 if image.mode == "F" else 255.0 if image.mode == "I" and image.format != "PNG" else 65535.0
+    if not (least >= 0 and largest <= full):
+        kind = "floats" if image.mode == "F" else "integers"
+        raise ValueError(f"its pixels are {kind} from {least:g} to {largest:g}; convert it to 8 bits")
+    return Image.fromarray(np.rint(values * (255 / full)).astype(np.uint8))

@@ -40,8 +40,8 @@ def load_question_file(path: str | Path, image_folder: str | Path | None = None)
     Raises TokenselError, which names the file and the line or entry, for a file that is missing or malformed, a missing
     image folder, and a picture outside it. A missing picture is found by `Question.load_image`.
     """
-    path = Path(path)
-    folder = None if image_folder is None else Path(image_folder)
+    path = Path(path).expanduser()
+    folder = None if image_folder is None else Path(image_folder).expanduser()
     if not path.is_file():
         raise TokenselError(f"data.path={path}: no such file; a .json or .jsonl file of questions is needed")
     if folder is not None and not folder.is_dir():

@@ -1,7 +1,7 @@
 """Methods by name: registered ones, a user's file, or an installed package."""
 
 from dataclasses import fields
-from functools import lru_cache
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -45,8 +45,8 @@ def make_method(method: str | Method, **options: Any) -> Method:
     return kind(**options)
 
 
-@lru_cache
-def _hints(kind: type[Method]) -> dict[str, Any]:
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
     """The declared types of a method's options."""
     try:
         return get_type_hints(kind)

@@ -174,7 +174,9 @@ class SweepSettings(_Settings):
         "folder below output_dir, and group in W&B",
         "must be text that can name a folder: in one line, without /, at most 200 bytes; quote numbers, true and false",
     )
-    output_dir: Annotated[str, AfterValidator(os.path.expanduser)] = setting("outputs", "where results go", "must be a folder", min_length=1)
+    output_dir: Annotated[str, AfterValidator(os.path.expanduser)] = setting(
+        "outputs", "where results go", "must be a folder", min_length=1
+    )
 
     kept: _Kept | Annotated[list[_Kept], Field(min_length=1)] | None = setting(
         None,
