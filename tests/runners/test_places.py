@@ -75,7 +75,7 @@ def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path, monkeypatch):
 
 def test_a_tilde_that_the_shell_left_alone_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    job = {"method": {"name": "fps"}, "model": {"path": "tiny"}, "data": {"name": "diagrams"}, "output_dir": "~/out"}
-    assert read_settings(job).output_dir == str(tmp_path / "out")
+    job = {"method": {"name": "fps"}, "model": {"path": "tiny"}, "data": {"name": "diagrams"}, "logger": {}}
+    assert read_settings(job | {"output_dir": "~/out"}).output_dir == str(tmp_path / "out")
     save_question_file(tmp_path, 2)
     assert len(load_questions("question_file", path="~/questions.json", image_folder="~/images")) == 2
