@@ -16,6 +16,7 @@ class Destination:
 
     mode       online, offline or disabled
     pictures   how many questions of a point are logged with a picture
+    report     whether the sweep's run has the report: not where nobody is logged in and nobody asked for W&B
     sweep      the W&B sweep that an agent's job belongs to, or None
     """
 
@@ -24,15 +25,17 @@ class Destination:
     mode: str
     pictures: int
     sweep: str | None = None
+    report: bool = True
 
     @classmethod
     def from_options(cls, options: dict[str, Any], trial: Trial | None) -> "Destination":
         """The destination that conf/logger's options describe. A trial logs to the project of its W&B sweep."""
-        mode = options["mode"] or os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+        asked = options["mode"] or os.environ.get("WANDB_MODE") or ("online" if logged_in() else None)
+        mode = asked or "offline"
         project, entity = options["project"], options["entity"]
         if trial:
             project, entity = trial.project or project, trial.entity or entity
-        return cls(project, entity, mode, options["pictures"], trial.sweep if trial else None)
+        return cls(project, entity, mode, options["pictures"], trial.sweep if trial else None, bool(asked))
 
 
 def check_names(given: dict[str, str]) -> None:

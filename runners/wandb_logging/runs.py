@@ -1,17 +1,18 @@
-"""The W&B runs of a sweep: one per finished grid point and one with the sweep's figures, each with a fixed id.
+"""The W&B runs of a sweep: one per grid point and one of the whole sweep, each with a fixed id.
 
 A wandb.json beside a point's results records what was logged of it and where.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runners.wandb_logging.content import Point, figures, predictions, without_secrets
 from runners.wandb_logging.destination import Destination
+from runners.wandb_logging.summary import files_of, sweep_values
 from runners.wandb_logging.trial import Trial
 
 _RECORD = "wandb.json"
@@ -23,7 +24,8 @@ class Run:
 
     record    the file that says what was logged of this run, and where
     content   a digest of everything there is to log
-    values    makes the single step of the run's history from the wandb module
+    values    makes the last step of the run's history from the wandb module
+    tags      for filtering in W&B; point: the key of the run's point, or ""
     in_trial  whether this is the run that a W&B agent waits for
     """
 
@@ -35,6 +37,8 @@ class Run:
     record: Path
     content: str
     values: Callable[[Any], dict[str, Any]]
+    tags: tuple[str, ...] = ()
+    point: str = ""
     in_trial: bool = False
 
     def is_logged(self, destination: Destination) -> bool:
@@ -59,18 +63,17 @@ class Run:
 def make_runs(
     points: Sequence[Point], folder: Path, destination: Destination, trial: Trial | None, name: str
 ) -> list[Run]:
-    """A run for every finished point, a trial's own first, then one for the sweep's figures, which a trial skips.
+    """A run for every finished point, a trial's own first, then one for the whole sweep, which a trial skips.
 
     name: the sweep's, which groups the runs.
     """
     own = trial.find_own(points) if trial and points else None
     finished = [point for point in points if point.metrics is not None and not point.error]
     runs = [
-        _point_run(point, destination, name, trial.run if trial and point is own else None)
+        point_run(point, destination, name, trial.run if trial and point is own else None)
         for point in sorted(finished, key=lambda point: point is not own)
     ]
-    pictures = [] if trial else sorted(folder.glob("*.png"))
-    return [*runs, _figures_run(pictures, folder, destination, name)] if pictures and runs else runs
+    return runs if trial or not runs or not files_of(folder) else [*runs, _sweep_run(runs, folder, destination, name)]
 
 
 def run_id(key: str, project: str) -> str:
@@ -84,7 +87,8 @@ def project_of(points: Sequence[Point]) -> str | None:
     return projects.pop() if len(projects) == 1 else None
 
 
-def _point_run(point: Point, destination: Destination, name: str, trial_run: str | None) -> Run:
+def point_run(point: Point, destination: Destination, name: str, trial_run: str | None) -> Run:
+    """A point's run, which need not be finished. name: the sweep's; trial_run: the id that a W&B agent gave it."""
     settings, record = point.settings, point.store.folder / _RECORD
     logged = _read_record(record)
     if (logged.get("project"), logged.get("entity")) != (destination.project, destination.entity):
@@ -93,28 +97,66 @@ def _point_run(point: Point, destination: Destination, name: str, trial_run: str
     return Run(
         # A trial's point keeps the id that W&B gave it, also when it is pushed again without the agent.
         id=trial_run or logged.get("id") or run_id(point.key, destination.project),
-        name=settings["method"] if settings["kept"] is None else f"{settings['method']}-{settings['kept']}",
+        name=_name(settings),
         group=destination.sweep or name,
         job_type="point",
-        config=without_secrets(settings),
+        config=config_of(point),
         record=record,
         content=_digest(json.dumps([metrics, destination.pictures], sort_keys=True).encode()),
         values=lambda wandb: figures(point) | predictions(wandb, point, destination.pictures),
+        tags=_tags(settings),
+        point=point.key,
         in_trial=trial_run is not None,
     )
 
 
-def _figures_run(pictures: list[Path], folder: Path, destination: Destination, name: str) -> Run:
+def _name(settings: dict[str, Any]) -> str:
+    seed = settings.get("seed")
+    parts = (settings["method"], settings["kept"], None if seed is None else f"seed{seed}")
+    return "-".join(str(part) for part in parts if part is not None)
+
+
+def config_of(point: Point) -> dict[str, Any]:
+    """A run's config: the settings in the point's key, the number of questions as `limit`, and its provenance."""
+    metrics = point.metrics or {}
+    provenance = metrics.get("provenance") or {}
+    about = {name: value for name, value in provenance.items() if name not in ("protocol", "model")}
+    protocol = provenance.get("protocol") or {}
+    about["limit"] = metrics["n"] + metrics.get("skipped", 0) if metrics else len(point.questions)
+    if "batch_size" in protocol:
+        about["batch_size"] = protocol["batch_size"]
+    about["protocol"] = protocol | (point.settings.get("protocol") or {})
+    about["model"] = (provenance.get("model") or {}) | point.settings["model"]
+    return without_secrets(point.settings | about)
+
+
+def _tags(settings: dict[str, Any]) -> tuple[str, ...]:
+    """Method, kept, data set, scoring and model, each with at most the 64 characters that W&B allows."""
+    model = str(without_secrets(settings["model"]["path"])).rstrip("/").rpartition("/")[2]
+    kept = None if settings["kept"] is None else f"kept={settings['kept']}"
+    named = (settings["method"], kept, settings["data"]["name"], settings.get("scoring"), model)
+    return tuple(str(tag)[:64] for tag in named if tag)
+
+
+def _sweep_run(runs: Sequence[Run], folder: Path, destination: Destination, name: str) -> Run:
+    drawn = [_digest(path.read_bytes()) for path in files_of(folder) if path.suffix == ".png"]
     return Run(
         id=run_id(f"sweep-{_digest(name.encode())}", destination.project),
-        name=f"{name}, figures",
+        name=name,
         group=name,
         job_type="sweep",
-        config={"sweep": name},
+        config={"sweep": name, "points": len(runs), **_common(run.config for run in runs)},
         record=folder / _RECORD,
-        content=_digest(b"".join(path.name.encode() + path.read_bytes() for path in pictures)),
-        values=lambda wandb: {f"figures/{path.stem}": wandb.Image(str(path)) for path in pictures},
+        content=_digest("".join([*(run.content for run in runs), *drawn]).encode()),
+        values=lambda wandb: sweep_values(wandb, folder, name, destination.report),
+        tags=("sweep", *(tag for tag in runs[0].tags if all(tag in run.tags for run in runs))),
     )
+
+
+def _common(configs: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The entries that are the same in all of these."""
+    first, *others = configs
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
 
 
 def _digest(content: bytes) -> str:

@@ -16,7 +16,8 @@ from PIL import Image
 
 import tokensel
 from runners import sync
-from runners.wandb_logging import logger as wandb_logger
+from runners.wandb_logging import live as wandb_live
+from runners.wandb_logging import starting as wandb_starting
 from runners.wandb_logging.content import draw_kept
 from runners.wandb_logging.destination import logged_in
 from runners.wandb_logging.logger import log_sweep
@@ -77,25 +78,38 @@ def kinds(runs):
     return points, [run for run in runs if run.start.job_type == "sweep"]
 
 
-def test_an_offline_sweep_has_one_run_per_point_and_one_of_its_figures(sweep, tmp_path, capsys):
-    assert sweep() == 0
-    out, err = capsys.readouterr()
-    expected = {point["key"]: point for point in json.loads(out.splitlines()[-1])["points"]}
-    assert "wandb" not in err
+def test_an_offline_sweep_has_one_run_per_point_and_one_of_its_own(sweep, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(wandb_live, "LOG_SECONDS", 0.05)
+    arguments = ["controls=[full,random]", "control_seeds=3", "logger.mode=offline"]
+    assert sweep(*arguments) == 0
+    _, err = capsys.readouterr()
+    stored = {
+        path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "out/sweep").glob("*/metrics.json")
+    }
+    assert "wandb" not in err.lower()
     found = offline_runs(tmp_path / "out")
-    points, figures = kinds(found)
-    assert points.keys() == expected.keys()
-    assert len(found) == len(points) + len(figures) == 6
+    points, (own,) = kinds(found)
+    assert points.keys() == stored.keys()
+    assert len(found) == len(points) + 1 == 6
     for key, run in points.items():
-        point = expected[key]
+        point = stored[key]
         assert (run.start.run_id, run.start.run_group) == (run_id(key, "tokensel"), "sweep")
         assert run.start.project == "tokensel"
+        assert {point["method"], "question_file", "letter", "model"} <= set(run.start.tags)
         assert (run.config["method"], run.config["kept"]) == (point["method"], point["kept"])
-        (step,) = run.history
-        for figures_of in (run.summary, step):
+        provenance = point["provenance"]
+        for name in ("device", "versions", "commit", "command", "threads"):
+            assert run.config[name] == provenance[name], name
+        assert (run.config["limit"], run.config["batch_size"]) == (6, 8)
+        assert run.config["protocol"]["visual_tokens"] == 36
+        last = run.history[-1]
+        for figures_of in (run.summary, last):
             assert figures_of["accuracy"] == point["accuracy"]
             assert figures_of["flops_ratio"] == pytest.approx(point["flops_ratio"])
             assert figures_of["kept"] == (36 if point["method"] == "full" else point["kept"])
+        assert run.summary["progress/questions"] == 6
+        assert run.summary["progress/accuracy"] == pytest.approx(point["accuracy"])
+        assert run.summary["progress/questions_per_second"] > 0
         table = json.loads((run.path.parent / "files" / run.summary["predictions.path"]).read_text())
         assert len(table["data"]) == 6
         pictures = [row[table["columns"].index("picture")] for row in table["data"]]
@@ -108,10 +122,19 @@ def test_an_offline_sweep_has_one_run_per_point_and_one_of_its_figures(sweep, tm
         assert run.media["kept_tokens"] == "images/separated"
         assert run.summary["kept_tokens.count"] == 4
 
-    shown = figures[0].path.parent / "files" / figures[0].summary["figures/accuracy.path"]
+    shown = own.path.parent / "files" / own.summary["figures/accuracy.path"]
     assert shown.read_bytes() == (tmp_path / "out/sweep/accuracy.png").read_bytes()
+    assert {"results.parquet", "summary.json", "accuracy.png", "report.html"} <= own.files.keys()
+    table = json.loads((own.path.parent / "files" / own.summary["table.path"]).read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert {row["method"]: row.get("seeds") for row in rows} == {"full": None, "fps": None, "random": "0, 1, 2"}
+    assert (own.start.display_name, own.config["device"], "kept" in own.config) == (
+        "sweep",
+        next(iter(stored.values()))["provenance"]["device"],
+        False,
+    )
 
-    assert sweep() == 0
+    assert sweep(*arguments) == 0
     assert [run.path for run in offline_runs(tmp_path / "out")] == [run.path for run in found], (
         "there is nothing new to log"
     )
@@ -133,6 +156,7 @@ def test_a_point_logged_offline_is_logged_once_more_online(folder, monkeypatch):
     class Stub:
         def log(self, values): ...
         def finish(self): ...
+        def log_artifact(self, artifact): ...
         def add_data(self, *cells): ...
 
     def init(mode, **_):
@@ -140,7 +164,7 @@ def test_a_point_logged_offline_is_logged_once_more_online(folder, monkeypatch):
         return Stub()
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr(wandb, "Table", lambda columns: Stub())
+    monkeypatch.setattr(wandb, "Table", lambda **_: Stub())
     for mode in ("offline", "offline", "online", "online", "offline", "disabled"):
         log(folder, mode=mode, pictures=0)
     assert modes == ["offline"] * 3 + ["online"] * 3, "two points and the figures, each once"
@@ -168,7 +192,7 @@ def test_a_failure_of_wandb_is_reported_once_and_stops_nothing(sweep, tmp_path, 
 def test_an_unreachable_server_is_given_up_within_seconds(folder, fresh, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(wandb_logger, "RUN_SECONDS", 2.0)
+    monkeypatch.setattr(wandb_starting, "RUN_SECONDS", 2.0)
     began = time.monotonic()
     assert log(folder, mode=None) == []
     assert time.monotonic() - began < 60

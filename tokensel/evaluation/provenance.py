@@ -32,15 +32,22 @@ def provenance(loaded: LoadedModel, protocol: dict[str, Any]) -> dict[str, Any]:
     are None where there is no such thing.
     """
     return {
+        **environment(loaded.device),
+        "model": {"path": loaded.path, "revision": loaded.revision, "files": checkpoint_files(loaded.path)},
+        "protocol": protocol,
+    }
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """The part of `provenance` that is known before a model is loaded: versions, machine, command and commit."""
+    return {
         "versions": _versions(),
         "platform": platform.platform(),
-        "device": _device_name(loaded.device),
+        "device": _device_name(device),
         "gpus": _gpus(),
         "threads": torch.get_num_threads(),
         "command": scrub(" ".join(["python -m runners.sweep", *sys.argv[1:]])),
         "commit": checkout_commit(Path(tokensel.__file__).parent.parent),
-        "model": {"path": loaded.path, "revision": loaded.revision, "files": checkpoint_files(loaded.path)},
-        "protocol": protocol,
     }
 
 

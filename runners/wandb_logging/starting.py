@@ -1,0 +1,65 @@
+"""Starts a run in W&B, with settings that keep it silent and bounded in time."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from runners.wandb_logging.destination import Destination
+from runners.wandb_logging.runs import Run
+
+# Time limit in seconds for starting a run, and for finishing it.
+RUN_SECONDS = 20.0
+_environment = threading.RLock()
+
+
+def start_run(wandb: Any, run: Run, folder: Path, destination: Destination, resume: str | None = None) -> Any:
+    """Starts a run beside those that are open. Raises whatever W&B raises.
+
+    resume: "allow" continues the history of a run with this id. Without it, such a run is replaced.
+    """
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=RUN_SECONDS,
+        finish_timeout=RUN_SECONDS,
+        disable_git=True,
+        save_code=False,
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_save_requirements=False,
+    )
+    return wandb.init(
+        project=destination.project,
+        entity=destination.entity,
+        dir=str(folder.absolute()),
+        id=run.id,
+        resume=resume,
+        group=run.group,
+        job_type=run.job_type,
+        name=run.name,
+        tags=run.tags,
+        config=run.config,
+        mode=destination.mode,
+        reinit="create_new",
+        settings=settings,
+    )
+
+
+@contextmanager
+def environment_for(folder: Path) -> Iterator[None]:
+    """Silences W&B on the terminal, and keeps pictures to be uploaded below `folder` instead of the user's home."""
+    ours = {"WANDB_SILENT": "true", "WANDB_DATA_DIR": str(folder.absolute() / "wandb")}
+    with _environment:
+        before = {name: os.environ.get(name) for name in ours}
+        os.environ.update(ours)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
