@@ -123,7 +123,8 @@ class SweepProgress:
             self.task, completed=self.done, total=self.total or None, description=self._title(), rate=self._rate()
         )
         now = time.monotonic()
-        if self.live or now - self.last_line < LINE_SECONDS:
+        # Before anything is counted, only a slow start is worth a line.
+        if self.live or now - self.last_line < (LINE_SECONDS if self.done else 3 * LINE_SECONDS):
             return
         self.last_line = now
         line = self._title()

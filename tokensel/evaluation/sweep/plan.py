@@ -74,10 +74,11 @@ def make_plan(jobs: Sequence[SweepSettings]) -> SweepPlan:
     Raises TokenselError, naming key, value and what is allowed.
     """
     shared = one_value(list(jobs))
+    known = ", ".join(sorted(METHODS))
     for name in shared.controls:
         if name not in METHODS:
             raise TokenselError(
-                f"controls={shared.controls}: {name} is unknown; choose from {', '.join(sorted(METHODS))}"
+                f"controls={shared.controls}: {name} is unknown; choose from {known}{meant(name, METHODS)}"
             )
     groups: dict[str, Group] = {}
     for job in jobs:
