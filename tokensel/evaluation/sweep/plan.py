@@ -9,7 +9,7 @@ from typing import Any
 
 from tokensel.data.protocol import Protocol
 from tokensel.engine.kept import count_of
-from tokensel.errors import TokenselError, as_typed
+from tokensel.errors import TokenselError, as_typed, meant
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.sweep.budget import Budget, read_budget, solve
 from tokensel.evaluation.sweep.costs import CostedPrompt
