@@ -16,6 +16,7 @@ from analysis.columns import pool_titles
 from analysis.literature import published
 from analysis.paired import by_group, compare, flip_counts, flips
 from analysis.predictions import load_predictions, questions_of
+from analysis.ranking import ranking
 from analysis.results import load_results
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "pool_titles",
     "published",
     "questions_of",
+    "ranking",
 ]

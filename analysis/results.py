@@ -75,6 +75,11 @@ def _in_order_of_folders(rows: Sequence[TableRow], points: Sequence[StoredPoint]
     return sorted(rows, key=lambda row: first[row.pool])
 
 
+def stored_points(source: Source) -> list[StoredPoint]:
+    """The grid points of a source, as they are stored; none for a results.parquet alone."""
+    return [point for path in _all_paths(source) for point in _points(path)]
+
+
 def _listed(source: Source) -> list[str | Path]:
     return [source] if isinstance(source, str | Path) else list(source)
 

@@ -1,30 +1,35 @@
-"""Formats results as tables of rounded text with intervals. For a paper, call `.to_latex(index=False)` on a table."""
+"""Formats results as tables of rounded text with intervals. For a paper, there is `analysis.paper`."""
 
 import pandas as pd
 
-from analysis.columns import pool_titles, tidy
+from analysis.columns import CONTROLS, pool_titles, tidy
 from analysis.grouping import variants
+from tokensel.evaluation.sweep.results import EQUAL_COST
 
 
 def accuracy_table(results: pd.DataFrame) -> pd.DataFrame:
     """Formats each point of `load_results` as one line of text.
 
     Columns: pool (if there are several), method, kept, setting (if a method has several), n, accuracy in percent with
-    its interval ("failed" or "unfinished" for points without one), prefill ms, speed-up, visual tokens left after the
-    last stage and averaged over the decoder's layers, FLOPs ratio.
+    its interval, and for several seeds ± their standard deviation ("failed" or "unfinished" for points without one),
+    prefill ms, speed-up, visual tokens left after the last stage and averaged over the decoder's layers, FLOPs ratio
+    (">": the method has no flops(), so its choice counts as free).
     """
     rows = tidy(results)
     shares = 100 * rows[["accuracy", "ci_low", "ci_high"]]
     accuracies = [
-        _interval(*share) if status == "complete" and not pd.isna(share[0]) else status
-        for status, share in zip(rows["status"], shares.itertuples(index=False), strict=True)
+        _interval(value, low, high, spread=spread) if status == "complete" and not pd.isna(value) else status
+        for status, (value, low, high), spread in zip(
+            rows["status"], shares.itertuples(index=False), 100 * rows["accuracy_sd"], strict=True
+        )
     ]
     table = _named(rows, rows["pool"].map(pool_titles(rows))).assign(**{"accuracy % [95%]": accuracies})
     table["prefill ms"] = rows["prefill_ms_p50"].map("{:.1f}".format, na_action="ignore")
     table["speed-up"] = rows["speedup"].map("{:.2f}x".format, na_action="ignore")
     table["tokens left"] = rows["tokens_left"]
     table["tokens per layer"] = rows["tokens_layer_mean"].map("{:.1f}".format, na_action="ignore")
-    table["FLOPs ratio"] = rows["flops_ratio"].map("{:.3f}".format, na_action="ignore")
+    free = rows["selection_counted"].eq(False).fillna(False).map({True: ">", False: ""})
+    table["FLOPs ratio"] = free + rows["flops_ratio"].map("{:.3f}".format, na_action="ignore")
     return _shown(table)
 
 
@@ -32,7 +37,8 @@ def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
     """Formats each row of `compare` as one line of text.
 
     Columns: those that name the point, n, the difference in percentage points with its interval, b : c, p, p after
-    Holm's correction, detectable, note.
+    Holm's correction, detectable, note. The note states the point's FLOPs over the reference's where they differ by
+    more than 5%, unless the reference reduces nothing.
     """
     table = _named(comparison, comparison["pool_title"])
     reference = "" if comparison.empty else comparison["reference"].iloc[0]
@@ -44,7 +50,16 @@ def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
     table["p"] = comparison["p_value"].map(probability, na_action="ignore")
     table["p (Holm)"] = comparison["p_holm"].map(probability, na_action="ignore")
     table["detectable"] = comparison["detectable"].map("{:.1f}".format, na_action="ignore")
-    return _shown(table.assign(note=comparison["note"]))
+    return _shown(table.assign(note=comparison["note"].fillna("").mask(_unequal(comparison), _costs(comparison))))
+
+
+def _unequal(comparison: pd.DataFrame) -> pd.Series:
+    cost = comparison["cost"].astype(float)
+    return ((cost > 1 + EQUAL_COST) | (cost < 1 / (1 + EQUAL_COST))) & ~comparison["reference"].isin(CONTROLS)
+
+
+def _costs(comparison: pd.DataFrame) -> pd.Series:
+    return comparison["cost"].map("{:.2f}x its FLOPs".format, na_action="ignore")
 
 
 def probability(value: float) -> str:
@@ -52,8 +67,9 @@ def probability(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _interval(value: float, low: float, high: float, sign: str = "") -> str:
-    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+def _interval(value: float, low: float, high: float, sign: str = "", spread: float | None = None) -> str:
+    deviation = "" if spread is None or pd.isna(spread) else f" ±{spread:.1f}"
+    return f"{value:{sign}.1f}{deviation} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def _named(rows: pd.DataFrame, pools: pd.Series) -> pd.DataFrame:

@@ -90,7 +90,9 @@ def varying_columns(results: Sequence[TableRow]) -> list[str]:
 def _varies(name: str, results: Sequence[TableRow]) -> bool:
     values: dict[str, set[str]] = {}
     for result in results:
-        values.setdefault(result.setting["method"], set()).add(json.dumps(result.setting.get(name)))
+        value = result.setting.get(name)
+        if name != "seed" or value is not None:  # points that draw nothing, or several seeds, have none
+            values.setdefault(result.setting["method"], set()).add(json.dumps(value))
     return any(len(distinct) > 1 for distinct in values.values())
 
 
