@@ -126,7 +126,7 @@ def _reduce_picture(stage: Stage, source: StateSource, kept: int) -> Survivors:
         source=source,
         stage=stage.index,
         stages=stage.of,
-        orders=state.orders.setdefault((source.picture, stage.precision), {}),
+        orders=state.orders.setdefault(source.picture, {}),
     )
     if alone or 0 < kept < context.count or (context.count and stage.method.decides_count()):
         with torch.no_grad():

@@ -123,6 +123,7 @@ class Stage:
         """The method's choice, in the stage's precision."""
         if self.precision == "float32":
             return self.method.select(context)
+        context = context.through(lambda source: source, self.precision)  # orders of choice differ
         tokens = context.tokens  # outside: the model computes them as ever
         with in_precision(tokens.dtype):
             return self.method.select(context)
