@@ -60,8 +60,8 @@ class FlowCut(Method):
 
     def flops(self, sizes: Sizes) -> int:
         if sizes.layer:
-            keys, query = 2 * sizes.count * sizes.key_width, 2 * sizes.query_width
-            projected = sizes.hidden * (2 * keys + query + 2 * sizes.key_width)
+            values, query = 2 * sizes.count * sizes.key_width, 2 * sizes.query_width  # the keys are in the cache
+            projected = sizes.hidden * (values + query + 2 * sizes.key_width)
             return projected + sizes.count * 2 * (sizes.query_width + sizes.key_width)
         return sizes.pruned_tower() + sizes.kept * sizes.projector
 

@@ -54,8 +54,9 @@ class Sizes:
         return 2 * self.count * self.hidden * self.key_width
 
     def prompt_keys(self) -> int:
-        """FLOPs of `Context.project("key", ...)` for the visual tokens and for the text."""
-        return 2 * (self.count + self.text) * self.hidden * self.key_width
+        """FLOPs of `Context.project("key", ..., rotary=True)` for the visual tokens and for the text. None behind layer
+        0: the cache holds the keys of the layer before."""
+        return 0 if self.layer else 2 * (self.count + self.text) * self.hidden * self.key_width
 
     def attention(self, queries: str = "last", layer: str = "previous") -> int:
         """FLOPs of `Context.attention`: the keys of the whole prompt, and for each query its projection and logits."""
