@@ -42,11 +42,10 @@ def test_near_cosines_are_told_apart_in_float32_only():
     # Angles of 0, 0.2 .. degrees: in half precision all cosines with the first are 1, and the first of them wins.
     angles = torch.linspace(0, 0.02, 12)
     tokens = torch.stack([angles.cos(), angles.sin()], 1).unsqueeze(0).half()
-    context = make_context(2, tokens=tokens)
-    choices = {
-        precision: make_stages("fps", kept=2, start=0, precision=precision)[0].select(context).indices[0].tolist()
-        for precision in ("float32", "model")
-    }
+    choices = {}
+    for precision in ("float32", "model"):  # each in a context of its own, which remembers orders of choice
+        stage, context = make_stages("fps", kept=2, start=0, precision=precision)[0], make_context(2, tokens=tokens)
+        choices[precision] = stage.select(context).indices[0].tolist()
     assert choices["float32"] == [0, 11]
     assert choices["model"] != choices["float32"]
 
