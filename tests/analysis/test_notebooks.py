@@ -19,10 +19,10 @@ NOTEBOOKS = {
     "compare_with_fastv": ({}, 5),
     "selection_maps": ({"kept": 8, "layers": [0, 2], "temperatures": [0.05, 0.5]}, 2),
     "layer_and_temperature": ({}, 3),
-    "add_your_method": ({"limit": 8, "kept": [8]}, 3),
+    "add_your_method": ({"limit": 4, "kept": [8]}, 3),
 }
 KERNEL = "layer_and_temperature"
-SWEEP = ["method=fps,tome", "kept=8", "agg_layer=2,4", "temperature=0.05,0.5", "limit=8", "name=layers", "--multirun"]
+SWEEP = ["method=fps,tome", "kept=8", "agg_layer=2,4", "temperature=0.05,0.5", "limit=4", "name=layers", "--multirun"]
 QUICK = ["latency.repeats=1", "latency.warmup=0", "latency.decode_tokens=1", "logger=none"]
 
 

@@ -25,7 +25,7 @@ from tokensel.models.families import FAMILIES as ADAPTERS
 
 pytestmark = pytest.mark.filterwarnings("error:compile=true")
 
-STEPS = 5
+STEPS = 3
 TEXTS = (5, 9, 2)
 SETTINGS = [
     {},
@@ -214,12 +214,12 @@ def test_settings_that_change_greedy_answers_are_known():
 @NEEDS_COMPILER
 def test_compiled_it_decodes_alike_and_shapes_repeat(caplog):
     caplog.set_level("ERROR", "torch")
-    model = tiny_llava(num_hidden_layers=3)
+    model = tiny_llava(num_hidden_layers=2)
     cached = Writer(SplitModel(model, compiled=True))
 
     def check(texts):
         for method in ("fps", "fastv"):
-            assert_decodes_alike(model, cached, llava_inputs(model, texts), method, kept=6, agg_layer=2)
+            assert_decodes_alike(model, cached, llava_inputs(model, texts), method, kept=6, agg_layer=1)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -243,7 +243,7 @@ def test_generated_answers_do_not_depend_on_graphs(loaded, tmp_path, monkeypatch
     """torch.compile itself is left out: what it is given must be right."""
     whole = []
     monkeypatch.setattr(torch, "compile", lambda function, **options: whole.append(function) or function)
-    questions = make_questions(7, per_picture=2)
+    questions = make_questions(5, per_picture=2)
     options = {"scoring": "generate", "batch_size": 3, "keep_positions": {q.id for q in questions}}
     plain, _ = evaluate_points(loaded, tmp_path / "a", questions, **options)
     assert not whole
@@ -271,7 +271,7 @@ def test_recorded_it_decodes_alike(attention):
     """Each buffer's graphs write to that buffer, whichever prompt came before."""
     model, capture = tiny_llava(attn_implementation=attention), CpuCapture()
     cached, other = (Writer(uncompiled_split(model, capture)) for _ in range(2))
-    for kept, texts in itertools.product((4, 6), ((5, 9, 2), (1, 30), (40, 2, 3), (5, 9))):
+    for kept, texts in ((4, (5, 9, 2)), (6, (1, 30)), (6, (40, 2, 3)), (4, (5, 9))):
         inputs = llava_inputs(model, texts)
         for method in ("fps", "fastv", "tome_merge"):
             settings = {"method": method, "kept": kept, "agg_layer": 2}

@@ -1,6 +1,7 @@
 """A key changes with every edit that can change a prediction, wherever the code lies, and with no other edit."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -42,6 +43,7 @@ class Store:
 
 questions = load_questions("question_file", path=sys.argv[2], image_folder=sys.argv[3])
 point, loaded = GridPoint("fps", kept=4, agg_layer=2), load_model(sys.argv[1])
+print(type(loaded.processor.image_processor).__name__)
 for scoring in ("letter", "generate"):
     assert not evaluate(loaded, questions, [point], [Store()], scoring=scoring)
 assert len(Store.rows) == 2
@@ -61,15 +63,28 @@ def file_of(module, package):
     return in_package(package)(module)
 
 
-def test_every_module_that_an_evaluation_loads_counts(tmp_path):
-    files = [save_checkpoint(tmp_path / "model"), save_question_file(tmp_path, 1), tmp_path / "images"]
-    command = [sys.executable, "-c", EVALUATION, *map(str, files)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+@pytest.fixture(scope="module")
+def new_process(tmp_path_factory):
+    """An evaluation in a process that has imported nothing before. Costs seconds, so that its tests share it."""
+    folder = tmp_path_factory.mktemp("files")
+    files = [save_checkpoint(folder / "model"), save_question_file(folder, 1), folder / "images"]
+    command = [sys.executable, "-W", "error::UserWarning", "-c", EVALUATION, *map(str, files)]
+    offline = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, cwd=REPOSITORY, env=offline, capture_output=True, text=True)
+
+
+def test_every_module_that_an_evaluation_loads_counts(new_process):
+    assert new_process.returncode == 0, new_process.stderr
+    loaded = set(json.loads(new_process.stdout.splitlines()[-1]))
     assert loaded - PLUGINS - set(OF_METHODS) <= set(COUNTED)
     assert {"tokensel.methods.fps", "tokensel.data.diagrams", "tokensel.data.drawing", ROOT} <= loaded
     assert not {name for name in loaded if name.startswith(("runners", "analysis"))}
+
+
+def test_pictures_are_prepared_with_pil_and_nothing_is_printed(new_process):
+    processor, _ = new_process.stdout.splitlines()
+    assert "Pil" in processor
+    assert (new_process.returncode, new_process.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("module", OF_METHODS)

@@ -28,6 +28,9 @@ from tokensel.models.families import FAMILIES as ADAPTERS
 from tokensel.models.families import family_of
 
 NEW = 3
+PADDED = (0, 2)  # rows of the questions that are shorter than the longest
+# Gathers by attention, ranks by attention, draws, looks at the tower, merges, has stages.
+KINDS = ("fps", "fastv", "random", "fastervlm", "tome_merge", "pyramiddrop")
 
 
 def new(loaded):
@@ -91,28 +94,60 @@ def test_nothing_changes_bit_for_bit_where_nothing_is_removed(loaded, family):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("family", "method"), FAMILY_METHODS)
+@pytest.mark.parametrize("method", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_method_decodes_with_a_cache_as_without_and_batched_as_alone(loaded, family, method):
     model = loaded(family).model
     inputs = loaded(family).prepare(QUESTIONS)
-    kept = kept_of(method)
     keys = row_keys(QUESTIONS, model.device)
-    whole = model(**inputs).logits[:, -1]
-    with reduce_tokens(model, method, kept=kept, row_keys=keys) as record:
+    with reduce_tokens(model, method, kept=4, row_keys=keys) as record:
         together = model(**inputs).logits[:, -1]
         chosen = record.positions
         cached = model.generate(**inputs, **new(loaded(family)))
         assert torch.equal(cached, model.generate(**inputs, **new(loaded(family)), use_cache=False))
-    assert (method == "full") == torch.equal(together, whole)
-    for row in range(len(QUESTIONS)):
-        with reduce_tokens(model, method, kept=kept, row_keys=keys[row : row + 1]) as record:
+    assert not torch.equal(together, model(**inputs).logits[:, -1])
+    for row in PADDED:
+        with reduce_tokens(model, method, kept=4, row_keys=keys[row : row + 1]) as record:
             alone = row_of(loaded(family), inputs, row)
             torch.testing.assert_close(model(**alone).logits[0, -1], together[row], atol=1e-4, rtol=1e-4)
-            if chosen is not None:
-                assert record.positions[0].tolist() == chosen[row].tolist()
+            assert record.positions[0].tolist() == chosen[row].tolist()
     # The last one still: it is neither the longest prompt nor the shortest.
-    with reduce_tokens(model, method, kept=kept, row_keys=keys[-1:]):
+    with reduce_tokens(model, method, kept=4, row_keys=keys[-1:]):
         assert torch.equal(model.generate(**alone, **new(loaded(family)))[0, -NEW:], cached[-1, -NEW:])
+
+
+@pytest.fixture(scope="module")
+def embedded(loaded):
+    """The family's model in pieces, and its prompts about to enter the first layer: together, and alone."""
+    made = {}
+
+    def of(family):
+        if family not in made:
+            split, inputs = SplitModel(loaded(family).model), loaded(family).prepare(QUESTIONS)
+            keys = row_keys(QUESTIONS, loaded(family).model.device)
+            alone = [
+                split.embed(**row_of(loaded(family), inputs, row), row_keys=keys[row : row + 1], uses_vision=True)
+                for row in PADDED
+            ]
+            made[family] = split, split.embed(**inputs, row_keys=keys, uses_vision=True), alone
+        return made[family]
+
+    return of
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "method"), FAMILY_METHODS)
+def test_every_method_chooses_alike_batched_and_alone(embedded, family, method):
+    split, prompts, alone = embedded(family)
+    stages = make_stages(method, kept=kept_of(method), num_layers=split.num_layers)
+    together = split.reduce_all(prompts, stages)
+    logits = split.logits(together)
+    assert (method == "full") == torch.equal(logits, split.logits(prompts))
+    for row, prompt in zip(PADDED, alone, strict=True):
+        single = split.reduce_all(prompt, stages)
+        torch.testing.assert_close(split.logits(single)[0], logits[row], atol=1e-4, rtol=1e-4)
+        if together.positions is not None:
+            assert single.positions[0].tolist() == together.positions[row].tolist()
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 of the decoder change with a patch."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def question(size, seed=0):
 
 
 WIDE = [question((240, 130)), question((240, 130), seed=1)]
-SHAPES = [WIDE, [question((70, 150))], [question((60, 60))]]
+SHAPES = {"wide": WIDE, "tall": [question((70, 150))], "small": [question((60, 60))]}
 
 
 @pytest.fixture(scope="module")
@@ -126,13 +127,26 @@ def mixtures(loaded, pictures):
     return [share / share.sum(1, keepdim=True).clamp_min(1) for share in shares]
 
 
+@pytest.fixture(scope="module")
+def mixtures_of(loaded):
+    """`mixtures` of a family's pictures of a shape, computed once."""
+
+    @cache
+    def of(family, shape):
+        return mixtures(loaded(family), pictures_of(loaded(family), SHAPES[shape]))
+
+    return of
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("questions", SHAPES, ids=["wide", "tall", "small"])
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"llava", "vipllava"}))
-def test_attention_and_keys_are_those_of_the_patches_that_a_token_is_made_of(loaded, family, questions, monkeypatch):
+def test_attention_and_keys_are_those_of_the_patches_that_a_token_is_made_of(
+    loaded, mixtures_of, family, shape, monkeypatch
+):
     model = loaded(family)
-    pictures = pictures_of(model, questions)
-    states, made_of = states_of(model, pictures), mixtures(model, pictures)
+    pictures = pictures_of(model, SHAPES[shape])
+    states, made_of = states_of(model, pictures), mixtures_of(family, shape)
     special = int(family in WITH_CLS)
     for layer, one_head in ((-1, False), (-2, False), (-1, True)):
         rows = eager_attention(model, pictures, monkeypatch, one_head)
@@ -189,7 +203,7 @@ def test_the_attention_of_cls_is_the_stock_towers(loaded, family, monkeypatch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["llava_next", "llava_onevision", "smolvlm", "qwen2_vl", "qwen2_5_vl"])
-def test_a_tokens_key_is_the_mean_of_its_patches_keys(loaded, family):
+def test_a_tokens_key_is_the_mean_of_its_patches_keys(loaded, mixtures_of, family):
     model, special = loaded(family), int(family in WITH_CLS)
     pictures = pictures_of(model, WIDE)
     kept, layer = [], layers_of(model)[-1]
@@ -200,7 +214,7 @@ def test_a_tokens_key_is_the_mean_of_its_patches_keys(loaded, family):
     handle.remove()
     keys = kept[0] if hasattr(attention, "k_proj") else kept[0].chunk(3, -1)[1]
     keys = keys[:, special:].flatten(0, 1) if keys.ndim == 3 else keys
-    for found, shares in zip(states.keys(-1), mixtures(model, pictures), strict=True):
+    for found, shares in zip(states.keys(-1), mixtures_of(family, "wide"), strict=True):
         torch.testing.assert_close(found.flatten(1), shares @ keys, atol=1e-5, rtol=1e-4)
 
 

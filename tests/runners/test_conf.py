@@ -40,11 +40,18 @@ def test_no_file_lies_outside_the_groups():
     assert set(CONF.rglob("*.yaml")) == listed
 
 
-@pytest.mark.parametrize(("group", "name"), FILES)
-def test_every_choice_composes_to_a_plan(group, name):
-    choice = f"{group}={name}"
-    plan = planned([choice, *NEEDED.get(choice, [])])
-    assert plan.groups[0].points
+@pytest.mark.parametrize("group", GROUPS[:-1])
+def test_every_choice_composes_to_a_plan(group):
+    """As one grid of all those that need nothing else."""
+    names = [name for each, name in FILES if each == group and f"{group}={name}" not in NEEDED]
+    composed = compose_jobs(read_command([f"{group}={','.join(names)}", "--multirun"]), CONF)
+    for name, config in zip(names, composed, strict=True):
+        assert make_plan([read_settings(config)]).groups[0].points, name
+
+
+@pytest.mark.parametrize("choice", [*NEEDED, *(f"experiment={name}" for group, name in FILES if group == "experiment")])
+def test_every_other_choice_composes_to_a_plan_alone(choice):
+    assert planned([choice, *NEEDED.get(choice, [])]).groups[0].points
 
 
 @pytest.mark.parametrize(("group", "name"), FILES)

@@ -1,6 +1,8 @@
 """The embedded LLaVA is an ordinary small checkpoint that sees, and a stopped training continues."""
 
+import copy
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -12,10 +14,12 @@ from transformers import LlavaForConditionalGeneration
 
 from runners import train_tiny
 from tokensel.data import load_questions
+from tokensel.data.easy_vqa import load_easy_vqa
 from tokensel.evaluation.accuracy import evaluate
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.store import PointStore
 from tokensel.models import EMBEDDED, load_model
+from tokensel.training import gallery, train
 from tokensel.training.schedule import TrainingSchedule
 from tokensel.training.train import make_student, train_language, train_vision
 
@@ -53,53 +57,52 @@ def test_a_picture_becomes_576_visual_tokens(tiny):
 
 
 @given(text=st.text(max_size=40))
-def test_its_tokenizer_encodes_any_text(text):
-    tokenizer = load_tokenizer()
+def test_its_tokenizer_encodes_any_text(tiny, text):
+    tokenizer = tiny.processor.tokenizer
     kept = text.replace("\r", "")
     ids = tokenizer(kept, add_special_tokens=False).input_ids
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == kept
 
 
-_TOKENIZERS: list = []
-
-
-def load_tokenizer():
-    if not _TOKENIZERS:
-        _TOKENIZERS.append(load_model("tiny").processor.tokenizer)
-    return _TOKENIZERS[0]
-
-
 def test_it_sees(tiny, tmp_path):
     """With the picture accuracy is more than 25 points higher than without; without it, near chance."""
-    questions = load_questions("diagrams", limit=40)
+    questions = load_questions("diagrams", limit=24)
     points = [GridPoint("full"), GridPoint("no_image", agg_layer=0)]
     stores = [PointStore(tmp_path / point.method) for point in points]
     assert evaluate(tiny, questions, points, stores) == {}
     full, no_image = (sum(record["correct"] for record in store.predictions()) / len(questions) for store in stores)
     chance = sum(1 / len(q.choices) for q in questions) / len(questions)
     assert full - no_image > 0.25
-    assert abs(no_image - chance) < 0.3  # four standard errors at n = 40
+    assert abs(no_image - chance) < 0.4  # four standard errors at n = 24
     published = json.loads((EMBEDDED["tiny"] / "figures.json").read_text())["diagrams"]
     assert abs(full - published["full"]) < 0.2
 
 
 def test_evaluate_prints_its_figures_as_the_last_line(capsys):
-    assert train_tiny.main(["--evaluate", "--limit", "6", "--device", "cpu"]) == 0
+    assert train_tiny.main(["--evaluate", "--limit", "2", "--device", "cpu"]) == 0
     figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert set(figures) == {"diagrams", "easy_vqa"}
     assert {"full", "no_image", "chance", "n", "families"} <= set(figures["diagrams"])
-    assert figures["diagrams"]["n"] == figures["easy_vqa"]["n"] == 6
+    assert figures["diagrams"]["n"] == figures["easy_vqa"]["n"] == 2
 
 
 class _Stopped(Exception):
     pass
 
 
-def test_a_stopped_training_continues(tmp_path):
+read_once = cache(load_easy_vqa)
+
+
+def test_a_stopped_training_continues(tmp_path, monkeypatch):
+    for module in (train, gallery):  # ten readings of 38,000 questions cost seconds
+        monkeypatch.setattr(module, "load_easy_vqa", read_once)
     schedule = TrainingSchedule(vision_steps=1, vision_batch=1, steps=2, batch=1, save_every=1)
 
+    untrained, processor = make_student(schedule.seed)
+
     def teach(folder, stop_at=None):
-        model, processor = make_student(schedule.seed)
+        model = copy.deepcopy(untrained)
+        torch.manual_seed(schedule.seed)  # as make_student does
 
         def report(step, figures):
             assert figures["loss"] > 0
@@ -114,10 +117,10 @@ def test_a_stopped_training_continues(tmp_path):
     with pytest.raises(_Stopped):
         teach(tmp_path / "parts", stop_at=2)
     parts = teach(tmp_path / "parts")
-    untrained = make_student(schedule.seed)[0].state_dict()
+    before = untrained.state_dict()
     for name, weight in whole.items():
         assert torch.allclose(weight, parts[name], atol=1e-6), name
-    assert any(not torch.equal(weight, untrained[name]) for name, weight in whole.items() if "language_model" in name)
+    assert any(not torch.equal(weight, before[name]) for name, weight in whole.items() if "language_model" in name)
 
 
 def test_pictures_of_another_size_are_resized(tiny):
