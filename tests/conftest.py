@@ -13,13 +13,6 @@ if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
     graphs = Path(tempfile.gettempdir(), f"torchinductor-tests-{capability}")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(graphs))
 
-import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
-
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-settings.register_profile("tokensel", deadline=None, max_examples=30, derandomize=True)
-settings.load_profile("tokensel")
-
 # The slowest files run first, so that no worker begins one when the other is nearly done.
 LONGEST = (
     "test_sweep",
@@ -32,6 +25,17 @@ LONGEST = (
     "test_train",
     "test_user_method",
 )
+
+
+def pytest_configure(config):
+    if config.getoption("dist", "no") != "no":
+        return  # this process hands the tests out and runs none: it need not wait for these imports
+    import torch
+    from hypothesis import settings
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    settings.register_profile("tokensel", deadline=None, max_examples=30, derandomize=True)
+    settings.load_profile("tokensel")
 
 
 def pytest_collection_modifyitems(items):
