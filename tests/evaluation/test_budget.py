@@ -1,5 +1,7 @@
 """Budgets: the kept at which methods of one stage and of several cost the same."""
 
+from dataclasses import replace
+
 import pytest
 
 from tokensel import TokenselError
@@ -7,6 +9,7 @@ from tokensel.data import load_questions
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.sweep.budget import read_budget, solve
 from tokensel.evaluation.sweep.costs import costed_prompt, middle_question, tokens_left
+from tokensel.evaluation.sweep.plan import PlannedPoint, solved
 from tokensel.models import load_model
 from tokensel.models.weightless import load_without_weights
 
@@ -57,6 +60,17 @@ def test_a_budget_out_of_reach_is_refused_with_the_nearest_value(llava_7b):
         solve(read_budget("average_tokens:700"), GridPoint("fps", 1), llava_7b)
     with pytest.raises(TokenselError, match="method 'fps' cannot reach it; the nearest is 576 "):
         solve(read_budget("average_tokens:64"), GridPoint("fps", 1, layout="zero_fill"), llava_7b)
+
+
+def test_a_control_that_cannot_reach_the_budget_is_left_out_and_another_point_is_not(llava_7b):
+    budget = read_budget("average_tokens:10")
+    fastv = PlannedPoint(GridPoint("fastv", 1), None, budget, control=True)
+    divprune = PlannedPoint(GridPoint("divprune", 1), None, budget)
+    with pytest.warns(UserWarning, match=r"^controls: without fastv \(budget=average_tokens:10: method 'fastv' cannot"):
+        (left,) = solved([fastv, divprune], llava_7b)
+    assert (left.point.method, left.point.kept) == ("divprune", 10)
+    with pytest.raises(TokenselError, match="method 'fastv' cannot reach it"):
+        solved([replace(fastv, control=False), divprune], llava_7b)
 
 
 @pytest.mark.parametrize("text", ["64", "tokens:64", "average_tokens", "average_tokens:0", "flops:1", "flops:x", ""])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -29,13 +30,14 @@ class PlannedPoint:
 
     budget: what its kept is solved for, see `tokensel.evaluation.sweep.budget`; None: kept was given. In a plan, the
     kept of a point with a budget is not solved yet, as that takes the data set's questions. timed: whether its times
-    are taken; another seed of a control takes as long as the first.
+    are taken; another seed of a control takes as long as the first. control: the point was added, and not asked for.
     """
 
     point: GridPoint
     limit: int | None
     budget: Budget | None = None
     timed: bool = True
+    control: bool = False
 
 
 @dataclass
@@ -165,7 +167,7 @@ def _controls(points: Sequence[PlannedPoint], names: Sequence[str], seeds: int) 
                 kept = point.final_kept if planned.budget is None else max(1, method.min_kept)
                 for more in range(seeds if _draws(name) else 1):
                     control = GridPoint(name, kept, layer, layout=layout, seed=point.seed + more)
-                    controls.append(PlannedPoint(control, planned.limit, planned.budget, timed=more == 0))
+                    controls.append(PlannedPoint(control, planned.limit, planned.budget, timed=more == 0, control=True))
     return controls
 
 
@@ -176,10 +178,18 @@ def _draws(name: str) -> bool:
 
 
 def solved(points: Sequence[PlannedPoint], prompt: CostedPrompt) -> list[PlannedPoint]:
-    """The points with every budget solved for this prompt. Raises TokenselError for a budget that cannot be reached."""
-    found = [
-        each if each.budget is None else replace(each, point=solve(each.budget, each.point, prompt)) for each in points
-    ]
+    """The points with every budget solved for this prompt. A control that cannot reach it is left out, with a warning.
+
+    Raises TokenselError for a budget that any other point cannot reach.
+    """
+    found = []
+    for each in points:
+        try:
+            found.append(each if each.budget is None else replace(each, point=solve(each.budget, each.point, prompt)))
+        except TokenselError as error:
+            if not each.control:
+                raise
+            warnings.warn(f"controls: without {each.point.method} ({error})", stacklevel=1)
     return in_order(found, prompt.visual_tokens)
 
 
