@@ -2,6 +2,7 @@
 
 import io
 import subprocess
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -102,6 +103,25 @@ def test_a_cheaper_point_that_stays_best_is_best_with_more_flops_too():
 def test_equal_kept_at_nearly_equal_cost_is_compared_at_its_kept():
     rows = [at(cost, result(name, [True] * 9)) for name, cost in (("fps", 0.391), ("fastv", 0.401))]
     assert [level.at for level in levels(rows)] == ["kept 4"]
+
+
+def test_a_kept_that_a_budget_was_solved_for_stays_in_its_kept_too():
+    rows = [result("fps", shares(62)[0], budget="flops:0.4"), result("fastv", shares(60)[0])]
+    assert sentences(rows) == ["kept 4: fps 62.0% and fastv 60.0% tie"]
+    rows[1].setting["budget"] = "flops:0.4"
+    assert sentences(rows) == ["budget flops:0.4: fps 62.0% and fastv 60.0% tie"]
+
+
+def test_a_large_grid_over_layers_is_ranked_in_time():
+    rows = [
+        at(layer / 30 + kept / 1000, result("fps", right, agg_layer=layer, kept=kept))
+        for layer in range(1, 25)
+        for kept, right in zip((4, 8, 16), shares(layer, layer + 1, layer + 2), strict=True)
+    ]
+    began = time.process_time()
+    told = sentences(rows)
+    assert time.process_time() - began < 5
+    assert told[-1].startswith("with 82% of the FLOPs: fps (kept 16, agg_layer 24) 26.0%")
 
 
 def test_lines_with_fewer_questions_are_named_but_take_no_place():

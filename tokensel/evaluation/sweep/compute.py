@@ -13,7 +13,7 @@ from tokensel.evaluation.latency import LatencyMeter
 from tokensel.evaluation.provenance import provenance
 from tokensel.evaluation.sweep.costs import costed_prompt, middle_question
 from tokensel.evaluation.sweep.plan import SweepPlan
-from tokensel.evaluation.sweep.work import GroupWork, PointWork
+from tokensel.evaluation.sweep.work import GroupWork, PointWork, timed_as
 from tokensel.models import LoadedModel, load_model
 
 # So many of the first questions have their kept tokens stored at every point, to be drawn.
@@ -169,7 +169,7 @@ def _write_metrics(point: PointWork, meter: _Meter, plan: SweepPlan, times: dict
     if isinstance(times, Exception):
         raise times
     old = point.metrics or {}
-    timing = old["provenance"]["protocol"]["latency"] if old else None
+    timing = timed_as(old)
     figures = point.figures(point.questions) | {name: old.get(name) for name in TIMES}
     if point.lacks_times:
         timing = plan.settings.latency_protocol()

@@ -56,17 +56,21 @@ def levels(rows: Sequence[TableRow]) -> list[Level]:
     cost decides: with a share of the FLOPs, every line that needs no more than it competes, whatever its kept. Of
     several shares with the same most accurate line, one level is made.
     """
-    found: list[Level] = []
+    return [level for pool in _by_pool(rows) for level in _ranked(pool)]
+
+
+def _by_pool(rows: Sequence[TableRow]) -> Iterator[list[Level]]:
+    """For each pool, its levels that are corrected together; not ranked yet."""
     for pool in dict.fromkeys(row.pool for row in rows):
         competing = [row for row in rows if row.pool == pool and row.competes]
-        found += _ranked(_at_budgets(competing))
-        plain = [row for row in competing if not row.budgets]
-        kept = [[row for row in plain if row.setting["kept"] == count] for count in _kept_counts(plain)]
+        yield _at_budgets(competing)
+        same_kept = [[row for row in competing if row.setting["kept"] == count] for count in _kept_counts(competing)]
+        # A kept that only budgets were solved for is compared at these.
+        kept = [same for same in same_kept if not all(row.budgets for row in same)]
         if all(_equal_cost(same) for same in kept):
-            found += _ranked([_level(f"kept {same[0].setting['kept']}", same) for same in kept])
+            yield [_level(f"kept {same[0].setting['kept']}", same) for same in kept]
         else:
-            found += _by_cost(plain)
-    return found
+            yield _by_cost([row for same in kept for row in same])
 
 
 def _kept_counts(rows: Sequence[TableRow]) -> list[Any]:
@@ -90,10 +94,13 @@ def _level(at: str, rows: Sequence[TableRow]) -> Level:
     return Level(at, ranked, [row for row in ordered if row.asked < most])
 
 
-def _ranked(made: list[Level]) -> list[Level]:
-    comparisons = sum(len(level.ranked) - 1 for level in made)
+def _comparisons(made: Sequence[Level]) -> int:
+    return sum(len(level.ranked) - 1 for level in made)
+
+
+def _ranked(made: Sequence[Level]) -> Sequence[Level]:
     for level in made:
-        level.rank(max(1, comparisons))
+        level.rank(max(1, _comparisons(made)))
     return made
 
 
@@ -111,14 +118,18 @@ def _by_cost(rows: Sequence[TableRow]) -> list[Level]:
     made: list[tuple[float, float, Level]] = []  # of one most accurate line: the lowest and the highest share
     for bound in _bounds(rows):
         level = _level("", [row for row in rows if _cost(row) <= bound])
-        level.rank(1)
-        if made and made[-1][2].ranked[0] is level.ranked[0]:
+        if made and _most_accurate(made[-1][2]) is _most_accurate(level):
             made[-1] = made[-1][0], bound, level
         else:
             made.append((bound, bound, level))
     for low, high, level in made:
         level.at = f"with {_span(low, high)} of the FLOPs"
-    return _ranked([level for _, _, level in made])
+    return [level for _, _, level in made]
+
+
+def _most_accurate(level: Level) -> TableRow:
+    """The first one of a level that is not ranked yet; of equals, the cheapest."""
+    return max(level.ranked, key=lambda row: round(row.metrics["accuracy"], 12))
 
 
 def _span(low: float, high: float) -> str:
@@ -187,7 +198,7 @@ def _sentence(level: Level, varying: Sequence[str]) -> str:
 
 def comparisons_of(rows: Sequence[TableRow]) -> int:
     """The largest number of comparisons for which a level's p-values are corrected; 0 if nothing is compared."""
-    return max((level.comparisons for level in levels(rows) if len(level.ranked) > 1), default=0)
+    return max(map(_comparisons, _by_pool(rows)), default=0)
 
 
 def best_records(rows: Sequence[TableRow]) -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ class PointWork:
         self.metrics = self.store.metrics()
         self.missing = sum(question.id not in done for question in self.questions)
         self.lacks_times = (
-            self.timed and latency["repeats"] > 0 and (self.metrics is None or _timed_as(self.metrics) != latency)
+            self.timed and latency["repeats"] > 0 and (self.metrics is None or timed_as(self.metrics) != latency)
         )
         stale = self.metrics is None or self.metrics.get("questions") != ids_digest(self.questions)
         unnamed = bool(self.budgets - self._stored_budgets)
@@ -103,7 +103,8 @@ class PointWork:
         return self.store.folder / _ERROR
 
 
-def _timed_as(metrics: dict[str, Any]) -> dict[str, Any] | None:
+def timed_as(metrics: dict[str, Any]) -> dict[str, Any] | None:
+    """How the stored times were taken; None if there are none."""
     return ((metrics.get("provenance") or {}).get("protocol") or {}).get("latency")
 
 
