@@ -373,8 +373,8 @@ def test_a_lost_picture_is_an_error_or_is_skipped_and_counted(sweep, world, tmp_
         (["agg_layer=-1"], ["agg_layer=-1"]),
         (["temperature=0"], ["temperature=0", "above 0"]),
         (["temperature=nan"], ["temperature=nan", "above 0"]),
-        (["layout=loose"], ["layout='loose'", "compact"]),
-        (["method.start=corner"], ["start='corner'", "medoid"]),
+        (["layout=loose"], ["layout=loose", "compact"]),
+        (["method.start=corner"], ["method.start=corner", "medoid"]),
         (["method.begin=1"], ["method.begin", "start"]),
         (["keep=4"], ["keep", "kept"]),
         (["kept"], ["kept"]),
@@ -393,7 +393,7 @@ def test_a_lost_picture_is_an_error_or_is_skipped_and_counted(sweep, world, tmp_
         (["name=a/b"], ["name=a/b"]),
         (["path=nowhere.json"], ["nowhere.json"]),
         (["model.path=nowhere"], ["model.path=nowhere", "tiny"]),
-        (["method=fastv", "method.alpha=x"], ["alpha='x'", "a number"]),
+        (["method=fastv", "method.alpha=x"], ["method.alpha=x", "a number"]),
         (["method.seed=1"], ["method.seed", "start"]),
         (["seed=99999999999999999999999"], ["seed=99999999999999999999999", "2147483647"]),
         (["limit=true"], ["limit=true", "integer from 1"]),
@@ -518,7 +518,7 @@ def test_a_budget_is_solved_for_every_method_and_shares_the_points_of_its_kept(s
     (fps,) = (p for p in reduced if p["method"] == "fps")
     before = files(tmp_path / "out")
     _, again, _, _ = sweep("method=fps", f"kept={fps['kept']}", "controls=[]", "latency.repeats=0")
-    assert [p["key"] for p in again["points"]] == [fps["key"]]
+    assert {p["key"] for p in again["points"]} == {p["key"] for p in line["points"]}
     assert files(tmp_path / "out") == before
     frame = load_results(tmp_path / "out" / "sweep").set_index("key")
     assert frame.loc[fps["key"], "budget"] == "average_tokens:24"
@@ -544,7 +544,7 @@ def test_a_share_is_shown_as_a_share_and_sorted_by_its_count(sweep, tmp_path):
     [
         (["kept=150%"], "kept=150%: must be an integer from 0, a share above 0%"),
         (["kept=1.5"], "kept=1.5: must be an integer from 0, a share above 0%"),
-        (["kept=[50%,0%]"], "kept=['50%', '0%']: must be an integer from 0, a share above 0%"),
+        (["kept=[50%,0%]"], "kept=[50%,0%]: must be an integer from 0, a share above 0%"),
         (["budget=tokens:64"], "budget=tokens:64: must be average_tokens:NUMBER above 0, or flops:SHARE"),
         (["kept=8", "budget=flops:0.4"], "kept=8: leave it out; budget=flops:0.4 decides it"),
         (["controls=[]", "budget=average_tokens:1"], "budget=average_tokens:1: method 'fps' cannot reach it"),
