@@ -219,7 +219,9 @@ _TABLE_NOTE = (
     "Click a heading to sort. The page's address keeps what you chose, so a copied link shows the same view. "
     "Differences are percentage points on the same questions, with 95% intervals; p comes "
     "from McNemar's exact test. First token is the median time to the first token, including the vision tower. "
-    "Speed-up compares that time with the full model's, measured in turn. FLOPs are a share of the full model's."
+    "Speed-up is the median of the full model's time over the point's, measured in turn, so a busy machine slows both; "
+    "it is not the ratio of the medians. FLOPs are a share of the full model's; > marks a method without flops(), whose "
+    "choice of tokens counts as free."
 )
 _CHARTS_NOTE = (
     "To see the figures of a point, move the pointer to its marker, or focus a chart and press the arrow keys. Click "

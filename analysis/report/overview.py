@@ -7,6 +7,7 @@ from analysis.charts import pareto_front
 from analysis.report.evaluation import Evaluation, TableRow
 from analysis.report.findings import NAMES, SIGNIFICANT, probability
 from analysis.report.page import Html, join, tag
+from analysis.report.table import flops_text
 
 # FLOPs of two points that differ by less than this share count as equal: methods differ a little in their own cost.
 SAME_COST = 0.03
@@ -115,7 +116,7 @@ def _line(best: Best, colors: Mapping[str, str], compared: bool) -> Html:
         tag("small", f"tied with {_names(best.tied, 2)}") if best.tied else None,
     )
     flops, prefill = point.get("flops_ratio"), point.get("prefill_ms_p50")
-    cells: list[object] = ["" if flops is None else f"{100 * flops:.1f}%", _accuracy(row)]
+    cells: list[object] = ["" if flops is None else flops_text(flops, row), _accuracy(row)]
     if compared:
         cells.append(_against(row))
     cells.append("" if prefill is None else f"{prefill:.1f} ms")

@@ -109,7 +109,7 @@ def _columns(evaluation: Evaluation) -> list[Column]:
     columns += [
         Column("prefill_ms_p50", "first token, ms", _figure("prefill_ms_p50"), _decimals(".1f"), rank=9),
         Column("speedup", "speed-up", _figure("speedup"), _decimals(".2f", "\u00d7"), rank=5),
-        Column("flops_ratio", "FLOPs", _figure("flops_ratio"), lambda value, row: f"{100 * value:.1f}%", rank=2),
+        Column("flops_ratio", "FLOPs", _figure("flops_ratio"), flops_text, rank=2),
         Column("kv_bytes", "KV cache", _figure("kv_bytes"), lambda value, row: f"{value / 2**20:.2f} MiB", rank=11),
         Column("tokens_left", "tokens left", _figure("tokens_left"), _plain, rank=13),
         Column("tokens_layer_mean", "tokens per layer", _figure("tokens_layer_mean"), _decimals(".1f"), rank=12),
@@ -139,6 +139,11 @@ def _setting(name: str, rows: Sequence[TableRow]) -> Column:
     text = _short if name == "code" else _plain
     rank = 14 if name == "code" else 1
     return Column(name, name.removeprefix("method."), _figure(name), text, "number" if numeric else "text", rank=rank)
+
+
+def flops_text(value: float, row: TableRow) -> str:
+    """A share of the full model's FLOPs; ">" where the method's choice is not counted, as it has no flops()."""
+    return f"{'>' if row.point.get('selection_counted') is False else ''}{100 * value:.1f}%"
 
 
 def _plain(value: Any, row: TableRow) -> str:

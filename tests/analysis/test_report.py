@@ -388,6 +388,17 @@ def test_runner_writes_the_page_and_ends_with_json(folder, report, page, tmp_pat
     assert again.text == page.text
 
 
+def test_a_method_without_flops_is_marked(folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    path = next(path for path in other.glob("*/metrics.json") if json.loads(path.read_text())["method"] == "fps")
+    figures = json.loads(path.read_text())
+    path.write_text(json.dumps(figures | {"selection_counted": False}))
+    shown = build_report(other, pictures=0).html
+    assert f"&gt;{100 * figures['flops_ratio']:.1f}%" in shown
+    assert "&gt;" + f"{100 * figures['flops_ratio']:.1f}%" not in build_report(folder, pictures=0).html
+
+
 def test_several_folders_are_one_page_with_each_point_once(folder, tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(folder, other)
