@@ -1,10 +1,13 @@
 """The sweep from its command line to its table and files: once, again, interrupted, and given nonsense."""
 
+import contextlib
 import hashlib
+import io
 import json
 import multiprocessing
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -12,14 +15,16 @@ import pandas as pd
 import pytest
 import torch
 from helpers.checkpoints import save_checkpoint, save_question_file
+from matplotlib.figure import Figure
+from PIL import Image
 
-from analysis import load_results
+from analysis import figures, load_results
 from runners.sweep import main
 from tokensel import METHODS, Method, register_method
 from tokensel.evaluation.store import PointStore
 from tokensel.evaluation.sweep import compute
 
-COUNT = 14
+COUNT = 8
 GRID = ("kept=4,8", "method=fps,tome", "--multirun")
 
 
@@ -31,8 +36,7 @@ def world(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def arguments(world, tmp_path):
+def arguments_of(world, output):
     return [
         "model=local",
         f"model.path={world / 'model'}",
@@ -40,7 +44,7 @@ def arguments(world, tmp_path):
         "data=question_file",
         f"path={world / 'questions.json'}",
         f"image_folder={world / 'images'}",
-        f"output_dir={tmp_path / 'out'}",
+        f"output_dir={output}",
         "logger=none",
         "latency.repeats=1",
         "latency.warmup=0",
@@ -49,7 +53,44 @@ def arguments(world, tmp_path):
 
 
 @pytest.fixture
-def sweep(arguments, capsys):
+def arguments(world, tmp_path):
+    return arguments_of(world, tmp_path / "out")
+
+
+@dataclass
+class Swept:
+    """A sweep of GRID: its folder and arguments, what it returned and printed, and how many models it loaded."""
+
+    folder: Path
+    arguments: list[str]
+    status: int
+    out: str
+    loads: int
+
+    @property
+    def line(self):
+        return json.loads(self.out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def swept(world, tmp_path_factory):
+    folder, loads, out = tmp_path_factory.mktemp("out"), [], io.StringIO()
+    arguments, load = [*arguments_of(world, folder), *GRID], compute.load_model
+    compute._model.cache_clear()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setattr(compute, "load_model", lambda **settings: loads.append(1) or load(**settings))
+        status = main(arguments)
+    return Swept(folder / "sweep", arguments, status, out.getvalue(), len(loads))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Without the sweep's figure, which takes longer than a small sweep; that of `swept` is drawn."""
+    monkeypatch.setattr(figures, "accuracy_over_kept", lambda frame: Figure(figsize=(1, 1)))
+
+
+@pytest.fixture
+def sweep(arguments, capsys, undrawn):
     """Runs the sweep in this process: exit status, the JSON of its last line, standard output, standard error."""
 
     def start(*overrides):
@@ -78,9 +119,9 @@ def files(folder):
     return {path: path.stat().st_mtime_ns for path in folder.glob("sweep/*/*.json*")}
 
 
-def test_a_grid_ends_in_a_table_with_its_controls(sweep, tmp_path):
-    status, line, out, _ = sweep(*GRID)
-    assert status == 0
+def test_a_grid_ends_in_a_table_with_its_controls(swept):
+    line, out = swept.line, swept.out
+    assert swept.status == 0
     assert {(p["method"], p["kept"]) for p in line["points"]} == {
         ("full", None),
         ("no_image", 0),
@@ -93,16 +134,17 @@ def test_a_grid_ends_in_a_table_with_its_controls(sweep, tmp_path):
     assert {p["method"] for p in compared} == {"fps", "tome", "random"}
     assert "Chance: question_file" in out
     assert "McNemar p" in out
-    frame = load_results(tmp_path / "out" / "sweep")
+    frame = load_results(swept.folder)
     assert list(frame["key"]) == [p["key"] for p in line["points"]]
     assert frame["accuracy"].between(0, 1).all()
+    with Image.open(swept.folder / "accuracy.png") as figure:
+        assert figure.width > 400
 
 
-def test_each_point_has_its_three_files_and_says_where_they_come_from(sweep, world, tmp_path):
-    _, line, _, _ = sweep("method=fps", "kept=4")
+def test_each_point_has_its_three_files_and_says_where_they_come_from(swept, world):
     weights = hashlib.sha256((world / "model" / "model.safetensors").read_bytes()).hexdigest()
-    for point in line["points"]:
-        folder = tmp_path / "out" / "sweep" / point["key"]
+    for point in swept.line["points"]:
+        folder = swept.folder / point["key"]
         assert len((folder / "predictions.jsonl").read_text().splitlines()) == COUNT
         assert (folder / "config.yaml").read_text()
         metrics = json.loads((folder / "metrics.json").read_text())
@@ -116,24 +158,17 @@ def test_each_point_has_its_three_files_and_says_where_they_come_from(sweep, wor
         assert origin["model"]["files"]["model.safetensors"] == weights
 
 
-def test_a_second_start_computes_nothing_and_prints_the_same(sweep, monkeypatch, tmp_path):
-    _, _, out, _ = sweep(*GRID)
-    before = files(tmp_path / "out")
+def test_a_second_start_computes_nothing_and_prints_the_same(swept, undrawn, monkeypatch, capsys):
+    before = files(swept.folder.parent)
     compute._model.cache_clear()
     monkeypatch.setattr(compute, "load_model", lambda **_: pytest.fail("loaded a model"))
-    status, _, again, _ = sweep(*GRID)
-    assert status == 0
-    assert again == out
-    assert files(tmp_path / "out") == before
+    assert main(swept.arguments) == 0
+    assert capsys.readouterr().out == swept.out
+    assert files(swept.folder.parent) == before
 
 
-def test_one_model_serves_the_whole_grid(sweep, monkeypatch):
-    loads = []
-    load = compute.load_model
-    monkeypatch.setattr(compute, "load_model", lambda **settings: loads.append(1) or load(**settings))
-    compute._model.cache_clear()
-    sweep(*GRID)
-    assert len(loads) == 1
+def test_one_model_serves_the_whole_grid(swept):
+    assert swept.loads == 1
 
 
 def test_every_start_has_its_log_with_the_traceback_of_a_failure(sweep, tmp_path):
@@ -171,14 +206,14 @@ def test_a_mistake_leaves_no_folder(sweep, tmp_path):
 
 
 def test_limit_takes_a_part_and_raising_it_adds_to_the_same_points(sweep, tmp_path):
-    _, small, _, _ = sweep("method=fps", "kept=4", "limit=5")
-    _, large, _, _ = sweep("method=fps", "kept=4", "limit=12")
+    _, small, _, _ = sweep("method=fps", "kept=4", "limit=3")
+    _, large, _, _ = sweep("method=fps", "kept=4", "limit=7")
     assert [p["key"] for p in small["points"]] == [p["key"] for p in large["points"]]
-    assert {p["n"] for p in large["points"]} == {12}
-    _, both, _, _ = sweep("method=fps", "kept=4", "limit=5,12", "--multirun")
+    assert {p["n"] for p in large["points"]} == {7}
+    _, both, _, _ = sweep("method=fps", "kept=4", "limit=3,7", "--multirun")
     assert accuracies(both) == accuracies(large)
     predictions = (tmp_path / "out/sweep" / small["points"][0]["key"] / "predictions.jsonl").read_text()
-    assert len(predictions.splitlines()) == 12
+    assert len(predictions.splitlines()) == 7
 
 
 def test_a_smaller_run_of_another_grid_adds_and_shrinks_nothing_in_either_order(sweep, tmp_path):
@@ -204,9 +239,9 @@ def test_a_smaller_run_of_another_grid_adds_and_shrinks_nothing_in_either_order(
 def test_fresh_computes_this_commands_points_anew_and_leaves_the_others(sweep, tmp_path):
     asked = ("kept=4", "limit=3", "latency.repeats=0", "controls=[full]")
     sweep("method=fps", *asked)
-    sweep("method=tome", *asked, "limit=5")
+    sweep("method=tome", *asked, "limit=3")
     before = files(tmp_path / "out")
-    assert sweep("method=tome", "kept=4", "limit=5", "agg_layer=9", "fresh=true")[0] == 2
+    assert sweep("method=tome", "kept=4", "limit=3", "agg_layer=9", "fresh=true")[0] == 2
     assert files(tmp_path / "out") == before, "a mistake deletes nothing"
     _, line, _, _ = sweep("method=tome", *asked, "fresh=true")
     assert {p["method"]: p["n"] for p in line["points"]} == {"full": 3, "fps": 3, "tome": 3}
