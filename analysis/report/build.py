@@ -219,23 +219,8 @@ _TABLE_NOTE = (
     "Click a heading to sort. The page's address keeps what you chose, so a copied link shows the same view. "
     "Differences are percentage points on the same questions, with 95% intervals; p comes from McNemar's exact test. "
     "First token is the median time to the first token, including the vision tower. Speed-up is the median of the full "
-    "model's time over the point's, measured in turn, so a busy machine slows both; it is not the ratio of the medians. "
+    "model's time over the point's, measured in turn, so a busy machine slows both; it is not the medians' ratio. "
     "FLOPs are a share of the full model's; > marks a method without flops(), whose choice of tokens counts as free."
-)
-_CHARTS_NOTE, class_="note"), tag("div", id="charts-view")),
-        section("pictures", tag("p", _PICTURES_NOTE, class_="note"), tag("div", id="pictures-view")),
-        section("questions", tag("p", _QUESTIONS_NOTE, class_="note"), tag("div", id="questions-view")),
-        section("run", *each(how_it_was_run)),
-    )
-
-
-_TABLE_NOTE = (
-    "Click a heading to sort. The page's address keeps what you chose, so a copied link shows the same view. "
-    "Differences are percentage points on the same questions, with 95% intervals; p comes "
-    "from McNemar's exact test. First token is the median time to the first token, including the vision tower. "
-    "Speed-up is the median of the full model's time over the point's, measured in turn, so a busy machine slows both; "
-    "it is not the ratio of the medians. FLOPs are a share of the full model's; > marks a method without flops(), whose "
-    "choice of tokens counts as free."
 )
 _CHARTS_NOTE = (
     "To see the figures of a point, move the pointer to its marker, or focus a chart and press the arrow keys. Click "
