@@ -1,6 +1,7 @@
 """Notebooks run from top to bottom on a real sweep of the embedded model; the committed ones contain their results."""
 
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,31 @@ def test_the_notebook_runs_from_top_to_bottom(started, name):
             assert shown in text(notebook)
     if name == "add_your_method":
         assert "local_contrast" in set(load_results(folder / "add_your_method")["method"])
+
+
+def test_layers_and_temperatures_runs_on_results_of_one_layer_and_temperature(started):
+    """As the README's first command leaves them."""
+    folder, _ = started
+    results = load_results(folder / "layers", each_seed=True)
+    one = results[~results["agg_layer"].eq(4).fillna(False) & ~results["temperature"].eq(0.5).fillna(False)]
+    for point in one["folder"]:
+        shutil.copytree(point, folder / "plain" / Path(point).name)
+    target = folder / "plain.ipynb"
+    process = start_notebook(FOLDER / f"{KERNEL}.ipynb", target, {"results": str(folder / "plain")})
+    process.join(300)
+    assert process.exitcode == 0
+    printed = text(nbformat.read(target, as_version=4))
+    assert "no method was run at several layers or temperatures" in printed
+    assert "the results have no settings on both sides to compare" in printed
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_states_no_result_of_another_run(name):
+    """Prose holds no figures of its own; what is found is printed from the reader's results."""
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert not re.search(r"committed (run|version)", prose)
+    assert not re.search(r"\d+(\.\d+)?(%| points)(?! interval)", prose.replace("17.6 points", "").replace("95%", ""))
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

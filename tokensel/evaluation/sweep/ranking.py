@@ -147,6 +147,11 @@ def _bounds(rows: Sequence[TableRow]) -> Iterator[float]:
             lowest = following or 0.0
 
 
+def _varying(rows: Sequence[TableRow]) -> list[str]:
+    """The settings that tell competing lines apart."""
+    return varying_columns([row for row in rows if row.competes])
+
+
 def name_of(row: TableRow, varying: Sequence[str], with_kept: bool = False) -> str:
     """The method, and in brackets the settings in which lines of it differ."""
     parts = [f"kept {row.setting['kept']}"] if with_kept else []
@@ -158,7 +163,7 @@ def name_of(row: TableRow, varying: Sequence[str], with_kept: bool = False) -> s
 
 def sentences(rows: Sequence[TableRow]) -> list[str]:
     """One line for each level with several lines to compare: the best, or those that tie, and how many are behind."""
-    varying = varying_columns(rows)
+    varying = _varying(rows)
     found = [level for level in levels(rows) if len(level.ranked) + len(level.not_ranked) > 1]
     pools = len({level.ranked[0].pool for level in found})
     return [(_pool_words(level.ranked[0], varying) if pools > 1 else "") + _sentence(level, varying) for level in found]
@@ -203,7 +208,7 @@ def comparisons_of(rows: Sequence[TableRow]) -> int:
 
 def best_records(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
     """Each level as a dictionary, for the JSON output. best: None unless one line is significantly ahead of all."""
-    varying = varying_columns(rows)
+    varying = _varying(rows)
     return [
         {
             "at": level.at,
