@@ -199,9 +199,9 @@ def write_summary(
 def report(finished: "Finished", json: bool | None) -> int:
     """Prints the table and the points that failed, and the summary as JSON if wanted. Returns the exit status."""
     from runners.terminal.output import print_record
-    from runners.terminal.table import caption, print_table
+    from runners.terminal.table import print_table
 
-    print_table(finished.rows, caption(finished.rows))
+    print_table(finished.rows)
     for line in finished.summary["failed"]:
         print(f"failed: {line}", file=sys.stderr)
     folder = finished.folder

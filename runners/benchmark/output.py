@@ -134,7 +134,6 @@ def _print_fitting(cells: list[tuple[str, str, list[str]]]) -> None:
     order = {key: place for place, key in enumerate(FIRST_TO_GO)}
     fitting = [columns.Column(heading, heading, column, order.get(key)) for key, heading, column in cells]
     columns.print_columns(fitting, console(width=None if console().is_terminal else FILE_WIDTH))
-    print()
 
 
 def _mib(count: int | None) -> float | None:

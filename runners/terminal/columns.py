@@ -61,8 +61,8 @@ def total_width(columns: Sequence[Column]) -> int:
     return sum(each.width for each in columns) + BETWEEN * (len(columns) - 1)
 
 
-def print_columns(columns: Sequence[Column], console: Console) -> None:
-    """Prints the columns that fit the console, and says which do not."""
+def print_columns(columns: Sequence[Column], console: Console) -> list[str]:
+    """Prints the columns that fit the console, and says which do not. Returns the names of those."""
     shown, left_out = fit(columns, console.width)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, BETWEEN - 1, 0, 0))
     for place, column in enumerate(shown):
@@ -72,5 +72,7 @@ def print_columns(columns: Sequence[Column], console: Console) -> None:
     if total_width(shown) > console.width:  # rich would cut names; like this, the terminal wraps lines
         console = Console(width=total_width(shown), file=console.file)
     console.print(table)
+    console.print()
     if left_out:
         console.print(f"No room for {', '.join(left_out)}: in a wider window, or in the files.", highlight=False)
+    return left_out

@@ -1,6 +1,6 @@
 """Prints the final table of a sweep."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -14,44 +14,69 @@ from tokensel.evaluation.sweep.rows import TableRow
 _DASH = "-"
 
 
-def caption(results: Sequence[TableRow]) -> str:
-    """Notes below the table: what its columns mean, the chance level, skipped questions and near ties."""
+def caption(results: Sequence[TableRow], hidden: Collection[str] = ()) -> str:
+    """Notes below the table: what its columns mean, the chance level, skipped questions and near ties.
+
+    hidden: names of columns that are not shown, and so need no note.
+    """
     chances = {f"{row.setting['data']} {100 * row.chance:.1f}%" for row in results if row.chance is not None}
     budgets = dict.fromkeys(each for row in results for each in row.budgets)
-    notes = (
-        f"Chance: {', '.join(sorted(chances)) or 'unknown'}. vs fastv: percentage points on the same questions at the"
-    )
-    notes += f" same {'budget' if budgets else 'kept'}, exact McNemar p."
-    if any(_costs_differ(against_fastv(row, results)) for row in results):
-        notes += f" *: FLOPs more than {100 * EQUAL_COST:.0f}% from fastv's."
-    if seeds := dict.fromkeys(f"{row.setting['method']} {row.setting['seeds']}" for row in results if row.keys[1:]):
-        notes += f"\n±: standard deviation over seeds ({'; '.join(seeds)}). Accuracy is then their mean, its interval"
-        notes += " is over questions and seeds, and p a sign-flip test's."
-    notes += "\nprefill ms: median time to the first token. Speed-up: median of the full model's time over the point's,"
-    notes += " timed in turn, so that a busy machine slows both; it is not the ratio of the medians."
-    notes += " FLOPs ratio: prefill with the vision tower, over the full model."
-    if any(row.metrics.get("selection_counted") is False for row in results):
-        notes += " >: the method has no flops(), so its choice counts as free."
+    first = [f"Chance: {', '.join(sorted(chances)) or 'unknown'}."]
+    if "vs fastv" not in hidden:
+        at = "budget" if budgets else "kept"
+        first.append(f"vs fastv: percentage points on the same questions at the same {at}, exact McNemar p.")
+        if any(_costs_differ(against_fastv(row, results)) for row in results):
+            first.append(f"*: FLOPs more than {100 * EQUAL_COST:.0f}% from fastv's.")
+    paragraphs = [first, _about_seeds(results), _about_times(results, hidden), _about_tokens(hidden)]
     if budgets:
-        notes += f"\nkept is solved for the budget {', '.join(budgets)}."
-    notes += "\nleft: visual tokens after the last stage; tokens/layer: averaged over the decoder's layers."
+        paragraphs.append([f"kept is solved for the budget {', '.join(budgets)}."])
     if skipped := max((row.metrics.get("skipped") or 0 for row in results), default=0):
-        notes += f" Skipped: {skipped} questions."
+        paragraphs.append([f"Skipped: {skipped} questions."])
     if any(row.superseded for row in results):
-        notes += "\nPoints of earlier code are listed with their code, but not compared."
+        paragraphs.append(["Points of earlier code are listed with their code, but not compared."])
     worst = max(results, key=lambda row: row.metrics.get("n_ties") or 0, default=None)
     if worst is not None and (ties := worst.metrics.get("n_ties")):
-        notes += f"\nUp to {ties} of {worst.metrics['n']} answers hang on a tie, of the best two logits (margin below "
-        notes += f"{NEAR_TIE:g}) or of the chosen tokens: rounding may change them."
-    return notes
+        told = f"Up to {ties} of {worst.metrics['n']} answers hang on a tie, of the best two logits (margin below "
+        paragraphs.append([f"{told}{NEAR_TIE:g}) or of the chosen tokens: rounding may change them."])
+    return "\n".join(" ".join(sentences) for sentences in paragraphs if sentences)
 
 
-def print_table(results: Sequence[TableRow], notes: str, console: Console | None = None) -> None:
-    """Prints the table, the notes below it (see `caption`), and which lines are best or tie, to standard output."""
+def _about_seeds(results: Sequence[TableRow]) -> list[str]:
+    seeds = dict.fromkeys(f"{row.setting['method']} {row.setting['seeds']}" for row in results if row.keys[1:])
+    if not seeds:
+        return []
+    return [
+        f"±: standard deviation over seeds ({'; '.join(seeds)}).",
+        "Accuracy is then their mean, its interval is over questions and seeds, and p a sign-flip test's.",
+    ]
+
+
+def _about_times(results: Sequence[TableRow], hidden: Collection[str]) -> list[str]:
+    notes = {
+        "prefill ms": "prefill ms: median time to the first token.",
+        "speed-up": "Speed-up: median of the full model's time over the point's, timed in turn, so that a busy machine "
+        "slows both; it is not the ratio of the medians.",
+        "FLOPs ratio": "FLOPs ratio: prefill with the vision tower, over the full model.",
+    }
+    if any(row.metrics.get("selection_counted") is False for row in results):
+        notes["FLOPs ratio"] += " >: the method has no flops(), so its choice counts as free."
+    return [note for name, note in notes.items() if name not in hidden]
+
+
+def _about_tokens(hidden: Collection[str]) -> list[str]:
+    notes = {
+        "left": "left: visual tokens after the last stage.",
+        "tokens/layer": "tokens/layer: visual tokens, averaged over the decoder's layers.",
+    }
+    return [note for name, note in notes.items() if name not in hidden]
+
+
+def print_table(results: Sequence[TableRow], console: Console | None = None) -> None:
+    """Prints the table, notes below it (see `caption`), and which lines are best or tie, to standard output."""
     # Where standard output is no terminal, rich would wrap the table at 80 columns.
     console = console or Console(width=None if Console().is_terminal else 200)
-    print_columns(_columns(results), console)
-    console.print(notes, highlight=False, markup=False)
+    hidden = print_columns(_columns(results), console)
+    console.print(caption(results, hidden), highlight=False, markup=False)
     told = sentences(results)
     if told:
         count = comparisons_of(results)
