@@ -25,25 +25,28 @@ function familyTable(pool) {
   return host;
 }
 
-/** The longer list goes down and the shorter one across, so that the table stays narrow. */
-function groupTable(rows, set, name, groups) {
+/** The longer list goes down and the shorter one across, so that the table stays narrow. Seeds are averaged. */
+function groupTable(points, set, name, groups) {
   const members = groups.map((group) => set[name].flatMap((value, at) => (value === group ? [at] : [])));
-  const most = members.map((own) => Math.max(...rows.map((row) => own.filter((at) => answered(row, at)).length)));
-  const cell = (row, group) => {
-    const questions = members[group].filter((at) => answered(row, at)), count = questions.length;
-    const right = questions.filter((at) => isCorrect(row, at)).length;
-    return el("td", { "data-value": count ? right / count : "" }, count ? String(Math.round((100 * right) / count)) : "",
+  const most = members.map((own) => Math.max(...points.map((row) => own.filter((at) => answered(row, at)).length)));
+  const rows = [...new Map(points.map((row) => [row.series, points.filter((each) => each.series === row.series)]))];
+  const cell = (seeds, group) => {
+    const asked = seeds.map((row) => members[group].filter((at) => answered(row, at)));
+    const shares = seeds.map((row, nth) => asked[nth].filter((at) => isCorrect(row, at)).length / asked[nth].length);
+    const share = shares.reduce((sum, each) => sum + each, 0) / seeds.length;
+    const count = Math.min(...asked.map((questions) => questions.length));
+    return el("td", { "data-value": count ? share : "" }, count ? String(Math.round(100 * share)) : "",
       count < most[group] ? el("small", {}, `of ${count}`) : null);
   };
-  const pointHead = (row, scope) => el("th", { scope, class: "plain", dir: "auto" }, row.series);
+  const pointHead = ([series], scope) => el("th", { scope, class: "plain", dir: "auto" }, series);
   const groupHead = (at, scope) =>
     el("th", { scope, class: "plain", dir: "auto" }, groups[at], el("small", {}, `of ${most[at]}`));
   const places = groups.map((group, at) => at), corner = (text) => el("th", { class: "plain", scope: "col" }, text);
   const [head, body] = groups.length <= rows.length
     ? [[corner("point"), ...places.map((at) => groupHead(at, "col"))],
-      rows.map((row) => [pointHead(row, "row"), ...places.map((at) => cell(row, at))])]
+      rows.map((row) => [pointHead(row, "row"), ...places.map((at) => cell(row[1], at))])]
     : [[corner(name), ...rows.map((row) => pointHead(row, "col"))],
-      places.map((at) => [groupHead(at, "row"), ...rows.map((row) => cell(row, at))])];
+      places.map((at) => [groupHead(at, "row"), ...rows.map((row) => cell(row[1], at))])];
   return el("table", { class: "groups" }, el("thead", {}, el("tr", {}, head)),
     el("tbody", {}, body.map((line) => el("tr", {}, line))));
 }

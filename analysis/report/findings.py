@@ -60,7 +60,7 @@ def against(reduced: Sequence[TableRow], reference: str) -> str:
         return (
             f"No method differs significantly from {name}: none of {count} has a corrected p below {SIGNIFICANT}. "
             f"{_detectable(compared, reference)}"
-        )
+        ).rstrip()
     significant.sort(key=lambda row: -abs(row.versus[reference]["difference"]))
     listed = "; ".join(f"{row.label} is {_ahead(row, reference)}" for row in significant[:MAX_LISTED])
     if len(significant) > MAX_LISTED:
@@ -70,7 +70,7 @@ def against(reduced: Sequence[TableRow], reference: str) -> str:
     rest = ""
     if others_left:
         rest = " The other one is not" if others_left == 1 else f" The other {others_left} are not"
-        rest += f" significant. {_detectable(compared, reference)}"
+        rest += f" significant. {_detectable(compared, reference)}".rstrip()
     verb = "is" if len(significant) == 1 else "are"
     return f"Of {count}, {len(significant)} {verb} significant after Holm's correction: {listed}.{rest}"
 
@@ -78,6 +78,8 @@ def against(reduced: Sequence[TableRow], reference: str) -> str:
 def _detectable(compared: Sequence[TableRow], reference: str) -> str:
     """Writes one sentence on the smallest differences that this many questions can show."""
     sizes = [found["detectable"] for row in compared if "detectable" in (found := row.versus[reference])]
+    if not sizes and any("b" not in row.versus[reference] for row in compared):
+        return ""  # none is known for several seeds
     if not sizes:
         return "This many questions are too few to show any difference."
     low, high = f"{min(sizes):.1f}", f"{max(sizes):.1f}"
@@ -116,7 +118,10 @@ def _caution(reduced: Sequence[TableRow]) -> str:
             "point; the highest accuracy was chosen on these same questions, so it is probably overstated."
         )
     if any(row.seeds for row in reduced):
-        text += " Several seeds are one row: their mean accuracy, \u00b1 its standard deviation over seeds."
+        text += (
+            " Several seeds are one row: their mean accuracy, \u00b1 its standard deviation; their p comes from a "
+            "sign-flip test over questions and, where seeds differ, over seeds too."
+        )
     return text
 
 

@@ -1,13 +1,12 @@
 """The first screen of a report: the result in one sentence, the chart of accuracy over cost, and its best points."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.charts import pareto_front
 from analysis.report.evaluation import Evaluation, TableRow
 from analysis.report.findings import NAMES, SIGNIFICANT, probability
 from analysis.report.page import Html, join, tag
-from analysis.report.table import flops_text
 
 # FLOPs of two points that differ by less than this share count as equal: methods differ a little in their own cost.
 SAME_COST = 0.03
@@ -96,32 +95,41 @@ def best_table(evaluation: Evaluation, colors: Mapping[str, str]) -> Html:
     full, none = (
         [Best(row, []) for row in evaluation.complete if row.method == method] for method in ("full", "no_image")
     )
-    compared = any("fastv" in each.row.versus for each in shown)
-    titles = ["point", "FLOPs", "accuracy", *(["vs FastV"] if compared else []), "first token"]
-    head = tag("tr", *(tag("th", title, scope="col", class_="plain") for title in titles))
-    lines = [_line(each, colors, compared) for each in (*full, *shown, *none)]
-    left_out = len(best) - len(shown)
-    more = f" {left_out} more are in the chart and in the table of all points." if left_out else ""
+    lines = [*full, *shown, *none]
+    cells: dict[str, Callable[[TableRow], object]] = {"FLOPs": _flops, "accuracy": _accuracy}
+    cells |= {"vs FastV": _against, "first token": _first_token}
+    known = {title: cell for title, cell in cells.items() if any(cell(each.row) is not None for each in lines)}
+    head = tag("tr", *(tag("th", title, scope="col", class_="plain") for title in ("point", *known)))
+    body = [_line(each, colors, [cell(each.row) for cell in known.values()]) for each in lines]
+    note = _BEST_NOTE
+    if any("accuracy_sd" in each.row.point for each in lines):
+        note += " \u00b1 is the standard deviation over seeds."
+    if left_out := len(best) - len(shown):
+        note += f" {left_out} more are in the chart and in the table of all points."
     return join(
-        tag("table", tag("thead", head), tag("tbody", *lines), class_="best"),
-        tag("p", _BEST_NOTE + more, class_="note"),
+        tag("table", tag("thead", head), tag("tbody", *body), class_="best"),
+        tag("p", note, class_="note"),
     )
 
 
-def _line(best: Best, colors: Mapping[str, str], compared: bool) -> Html:
-    row, point = best.row, best.row.point
+def _line(best: Best, colors: Mapping[str, str], cells: Sequence[object]) -> Html:
     name = join(
-        tag("span", class_=f"swatch {colors[row.method]}", aria_hidden="true"),
-        row.label,
+        tag("span", class_=f"swatch {colors[best.row.method]}", aria_hidden="true"),
+        best.row.label,
         tag("small", f"tied with {_names(best.tied, 2)}") if best.tied else None,
     )
-    flops, prefill = point.get("flops_ratio"), point.get("prefill_ms_p50")
-    cells: list[object] = ["" if flops is None else flops_text(flops, row), _accuracy(row)]
-    if compared:
-        cells.append(_against(row))
-    cells.append("" if prefill is None else f"{prefill:.1f} ms")
-    kind = "control" if row.is_control else None
+    kind = "control" if best.row.is_control else None
     return tag("tr", tag("th", name, scope="row", dir="auto"), *(tag("td", cell) for cell in cells), class_=kind)
+
+
+def _flops(row: TableRow) -> str | None:
+    ratio = row.point.get("flops_ratio")
+    return None if ratio is None else f"{100 * ratio:.1f}%"
+
+
+def _first_token(row: TableRow) -> str | None:
+    time = row.point.get("prefill_ms_p50")
+    return None if time is None else f"{time:.1f} ms"
 
 
 def _accuracy(row: TableRow) -> Html:

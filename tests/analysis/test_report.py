@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers.report import COMMAND, HOSTILE, Page, write_point, write_questions, write_sweep
@@ -301,6 +302,31 @@ def test_best_points_are_those_that_no_cheaper_point_equals():
 def test_without_costs_the_best_points_are_those_over_kept():
     best = best_points([row("fps", 32, 0.7), row("fps", 8, 0.6), row("tome", 8, 0.5), row("random", 16, 0.6)])
     assert [each.row.label for each in best] == ["fps 8", "fps 32"]
+
+
+def test_seeds_are_one_row_and_each_keeps_its_answers(tmp_path):
+    data = write_questions(tmp_path / "data", 40)
+    asked = load_questions("question_file", **data["options"])
+    for method, seed in (("fps", None), ("fastv", None), ("random", 0), ("random", 1), ("random", 2)):
+        write_point(tmp_path / "out", data, asked, method, 4, 0.6, seed=seed)
+    page = Page(build_report(tmp_path / "out").html)
+    metrics = stored(tmp_path / "out")
+    accuracies = [figures["accuracy"] for figures in metrics.values() if figures["method"] == "random"]
+    (line,) = [row for row in page.table().values() if row["method"] == "random"]
+    assert float(line["accuracy"]) == pytest.approx(np.mean(accuracies))
+    assert line["seeds"] == "0, 1, 2"
+    rows = {row["label"]: row for row in page.data["pools"][0]["rows"]}
+    assert rows.keys() == {"fps 4", "fastv 4", "random 4", *(f"random 4 (seed {seed})" for seed in range(3))}
+    assert rows["random 4"]["figures"]["accuracy_sd"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert rows["random 4"]["figures"]["seeds"] == 3
+    assert "predictions" not in rows["random 4"]
+    assert [rows[f"random 4 (seed {seed})"].get("part") for seed in range(3)] == [True] * 3
+    ids = page.data["sets"][0]["id"]
+    seed = next(key for key, figures in metrics.items() if (figures["method"], figures["seed"]) == ("random", 1))
+    choices = base64.b64decode(rows["random 4 (seed 1)"]["predictions"])
+    assert all(choices[ids.index(line["id"])] == line["prediction"] for line in answers(tmp_path / "out", seed))
+    assert f"\u00b1 {100 * np.std(accuracies, ddof=1):.1f}" in page.text
+    assert "too few" not in page.text, "nothing detectable is known for several seeds"
 
 
 def test_times_of_different_machines_are_not_to_be_compared(tmp_path):

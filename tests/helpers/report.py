@@ -125,6 +125,7 @@ def write_point(
     protocol: dict[str, Any] | None = None,
     device: str = "cpu (x86_64)",
     agg_layer: int | None = 2,
+    seed: int | None = None,
 ) -> dict[str, Any]:
     """One point's folder, with random answers of about this accuracy. Returns its metrics."""
     passes = method in ("full",)
@@ -140,11 +141,11 @@ def write_point(
         "agg_layer": None if passes else agg_layer,
         "temperature": 0.1 if method == "fps" else None,
         "layout": None if passes else "compact",
-        "seed": None,
+        "seed": seed,
     }
     key = point_key(settings)
     # Not by the key, which changes with where the data lies.
-    rng = random.Random(f"{method} {kept} {agg_layer} {told}")
+    rng = random.Random(f"{method} {kept} {agg_layer} {told}" + ("" if seed is None else f" {seed}"))
     rows = []
     for place, question in enumerate(asked):
         count = len(question.choices)

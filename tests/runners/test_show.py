@@ -288,7 +288,7 @@ OWN_METHOD = (
         (["cat.png"], "cat.png: must be KEY=VALUE"),
         (["data=diagrams", "colour=red"], "colour: unknown key"),
         (["data=diagrams", "kept=4", "kept=5"], "kept: given twice"),
-        (["data=diagrams", "output={picture}/out.png", "method=fps", "kept=4", "model={model}"], "cannot be written"),
+        (["data=diagrams", "output={picture}/out.png", "method=fps", "kept=4", "model={model}"], "cannot write to"),
         (["data=diagrams", "kept=36", "model={model}"], "no survivors to draw"),
         (["data=diagrams", "kept=4", "model={model}", "method={tmp}/odd.py:Odd"], "method=odd: failed: AttributeError"),
         (["data=diagrams", "model=/none"], "model.path=/none: no such model"),
