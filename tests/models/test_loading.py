@@ -207,7 +207,7 @@ def test_a_folder_without_config_is_an_error(copy):
 
 def test_a_broken_config_is_an_error(copy):
     (copy / "config.json").write_text('{"model_type": ')
-    assert "cannot be loaded" in error_of(copy)
+    assert "config.json cannot be read (no valid JSON)" in error_of(copy)
 
 
 def test_a_model_of_another_family_is_an_error(copy):

@@ -1,38 +1,39 @@
 """Loads a checkpoint: the embedded one, a folder, a hub id, or a shape with random weights."""
 
 import hashlib
-import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedConfig
-from transformers.utils import is_accelerate_available, is_bitsandbytes_available, logging
+from transformers import AutoConfig, PreTrainedConfig
 
-from tokensel.choices import DTYPES, QUANTIZATIONS
-from tokensel.errors import TokenselError, check_choice, first_line
+from tokensel.choices import DTYPES
+from tokensel.errors import TokenselError, as_typed, check_choice
+from tokensel.models.checkpoint_files import check_folder, naming
 from tokensel.models.families import FAMILIES
 from tokensel.models.hub import hub_options
 from tokensel.models.loaded import LoadedModel
 from tokensel.models.original.weights import is_original_layout, load_original
 from tokensel.models.processors import load_processor
 from tokensel.models.random_weights import RANDOM_SHAPES, random_config, random_llava
+from tokensel.models.weights import load_weights, no_reports, read_placement
 
 # Checkpoints that come with the package, by name.
 EMBEDDED: dict[str, Path] = {"tiny": Path(__file__).parent / "tiny"}
 
 RANDOM = "random:"
-_SINGLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_WEIGHTS = "model.safetensors, model.safetensors.index.json with its shards, or pytorch_model.bin"
+# Of another library's message, in characters.
+_REASON = 300
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Errors that transformers raises for damaged, unsupported and unreachable checkpoints.
-LOAD_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, LookupError, TypeError)
-LOAD_ERRORS += (ImportError, SafetensorError, UnpicklingError)
+LOAD_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError)
+LOAD_ERRORS += (ArithmeticError, ImportError, SafetensorError, StrictDataclassError, UnpicklingError)
+# Those of them that fields of the configuration raise.
+CONFIG_ERRORS = (StrictDataclassError, TypeError, AttributeError, KeyError, IndexError, ArithmeticError)
 
 
 def load_model(
@@ -62,13 +63,21 @@ def load_model(
     Pictures are always prepared with PIL, even if torchvision is installed: torchvision's resizing rounds differently,
     and predictions must not depend on what else is installed.
 
-    Raises TokenselError, in one line that names the key, for an unknown name, dtype or device, a folder without config
-    or weights, damaged or incomplete weights, a model of another family, and a hub that cannot be reached.
+    Raises TokenselError, in one line that names the key, for an unknown name, dtype or device, an option that has no
+    effect here, a folder without config or weights or with a wrong field in a file, weights that are damaged,
+    incomplete or more than the configuration has a place for, a model of another family, and a hub that cannot be
+    reached.
     """
     path = str(path)
     check_choice("model.dtype", dtype, DTYPES)
+    options: dict[str, Any] = {
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+        "vision_tower": vision_tower,
+    }
+    check_options(path, device=device, **options)
     target = find_device(device)
-    placement = _placement(device_map, quantization, dtype)
+    placement = read_placement(device_map, quantization, dtype)
     folder = checkpoint_folder(path)
     source = str(folder) if folder else path
     hub: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -81,17 +90,19 @@ def load_model(
             model, processor = random_llava(shape, dtype=dtype, device=target, attn_implementation=attn_implementation)
         elif is_original_layout(PreTrainedConfig.get_config_dict(source, **hub)[0]):
             _refuse_placement(path, placement)
-            options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation, "device": target}
-            options |= {"revision": revision, "trust_remote_code": trust_remote_code, "vision_tower": vision_tower}
+            options |= {"dtype": dtype, "attn_implementation": attn_implementation, "device": target}
             model, processor = load_original(source, folder, **options)
         else:
-            config = AutoConfig.from_pretrained(source, **hub)
+            with naming(path, source, "config.json", kinds=CONFIG_ERRORS), no_reports():
+                config = AutoConfig.from_pretrained(source, **hub)
             check_choice(f"model.path={path}: model_type", config.model_type, FAMILIES)
             # The processor is loaded first: if it fails, 14 GB of weights need not be read.
             processor = load_processor(source, path, config, hub)
-            model = _load_weights(
-                source, path, config, dtype, attn_implementation, quiet=bool(folder), **placement, **hub
-            )
+            _check_image_token(path, config, processor)
+            with naming(path, source, "config.json", kinds=CONFIG_ERRORS):
+                model = load_weights(
+                    source, path, config, dtype, attn_implementation, quiet=bool(folder), **placement, **hub
+                )
             model = model if placement else model.to(target)
     except TokenselError:
         raise
@@ -108,27 +119,13 @@ def load_model(
     )
 
 
-def _load_weights(
-    source: str, path: str, config: Any, dtype: str, attn_implementation: str, quiet: bool, **options: Any
-) -> Any:
-    # A download shows its progress bar; that of reading a folder would disturb the sweep's own.
-    with _no_progress_bar() if quiet else nullcontext():
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            source,
-            config=config,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            attn_implementation=attn_implementation,
-            output_loading_info=True,
-            **options,
-        )
-    model, report = loaded
-    # transformers only warns about missing weights and fills them with random numbers.
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+def _check_image_token(path: str, config: Any, processor: Any) -> None:
+    """Raises TokenselError unless config.json and the tokenizer agree on the token that stands for a picture."""
+    written, read = processor.image_token_id, getattr(config, "image_token_id", None)
+    if read is not None and read != written:
         raise TokenselError(
-            f"model.path={path}: the weights lack {len(missing)} tensors of the model, first {missing[0]}"
+            f"model.path={path}: config.json has image_token_id={read}; the tokenizer writes pictures as {written}"
         )
-    return model
 
 
 def _refuse_placement(path: str, placement: dict[str, Any]) -> None:
@@ -137,26 +134,35 @@ def _refuse_placement(path: str, placement: dict[str, Any]) -> None:
         raise TokenselError(f"model.path={path}: {keys} must be null for random weights and for the original layout")
 
 
-def _placement(device_map: str | None, quantization: str | None, dtype: str) -> dict[str, Any]:
-    """The arguments of from_pretrained for device_map and quantization; empty for a model on one device."""
-    placement: dict[str, Any] = {}
-    if device_map is not None:
-        check_choice("model.device_map", device_map, ("auto", "balanced", "sequential"))
-        placement["device_map"] = device_map
-    if quantization is not None:
-        check_choice("model.quantization", quantization, QUANTIZATIONS)
-        if not is_bitsandbytes_available():
-            raise TokenselError(f"model.quantization={quantization}: needs the package bitsandbytes and a GPU")
-        compute = torch.float16 if dtype == "auto" else getattr(torch, dtype)
-        placement["quantization_config"] = (
-            BitsAndBytesConfig(load_in_8bit=True)
-            if quantization == "8bit"
-            else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+def check_options(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    vision_tower: str | None = None,
+    **others: Any,
+) -> None:
+    """Checks arguments of `load_model` as far as that is possible without loading anything. others: are not checked.
+
+    Raises TokenselError for a model or a device that does not exist, and for an option that has no effect here.
+    """
+    find_device(device)
+    if not isinstance(trust_remote_code, bool):
+        raise TokenselError(f"model.trust_remote_code={as_typed(trust_remote_code)}: must be true or false")
+    folder = checkpoint_folder(path)
+    if folder is None and not str(path).startswith(RANDOM):
+        return
+    if revision is not None:
+        raise TokenselError(f"model.revision={revision}: must be null; only checkpoints of the hub have revisions")
+    if vision_tower is not None and (folder is None or not is_original_layout(_stored_config(folder))):
+        raise TokenselError(
+            f"model.vision_tower={vision_tower}: must be null; only checkpoints in LLaVA-1.5's original layout need one"
         )
-        placement.setdefault("device_map", "auto")
-    if placement and not is_accelerate_available():
-        raise TokenselError(f"model.device_map={placement['device_map']}: needs the package accelerate")
-    return placement
+
+
+def _stored_config(folder: Path) -> dict[str, Any]:
+    return PreTrainedConfig.get_config_dict(folder)[0]
 
 
 def checkpoint_folder(path: str | Path) -> Path | None:
@@ -170,7 +176,7 @@ def checkpoint_folder(path: str | Path) -> Path | None:
         return None
     folder = EMBEDDED.get(str(path), Path(path).expanduser())
     if folder.is_dir():
-        _check_folder(str(path), folder)
+        check_folder(str(path), folder)
         return folder
     if folder.exists() or not _HUB_ID.fullmatch(str(path)) or str(path).startswith("."):
         raise TokenselError(
@@ -208,7 +214,7 @@ def checkpoint_revision(path: str | Path) -> str | None:
     if folder is None:
         return None
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
+    for file in filter(Path.is_file, sorted(folder.iterdir())):  # a pipe would be read for ever
         if file.suffix in (".safetensors", ".bin", ".model", ".jinja") or _is_setting(file):
             digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
             _digest_file(digest, file)
@@ -231,36 +237,6 @@ def _digest_file(digest: "hashlib._Hash", file: Path, blocks: int = 64, block_by
             digest.update(opened.read(block_bytes))
 
 
-def _check_folder(path: str, folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise TokenselError(f"model.path={path}: {folder} has no config.json; it needs one, and {_WEIGHTS}")
-    if any((folder / name).is_file() for name in _SINGLE_WEIGHTS):
-        return
-    for index in (folder / f"{name}.index.json" for name in _SINGLE_WEIGHTS):
-        if not index.is_file():
-            continue
-        try:
-            shards = set(json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
-            raise TokenselError(f"model.path={path}: {index} is not a list of weight shards") from error
-        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
-        if missing:
-            raise TokenselError(f"model.path={path}: {folder} lacks the weight shard {missing[0]}")
-        return
-    raise TokenselError(f"model.path={path}: {folder} has no weights; it needs {_WEIGHTS}")
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()
-
-
 def find_device(device: str) -> torch.device:
     """The device that a name means; auto: cuda if available. Raises TokenselError for one that torch does not see."""
     if device == "auto":
@@ -277,7 +253,7 @@ def find_device(device: str) -> torch.device:
 
 def explain(path: str, folder: Path | None, error: Exception) -> str:
     """One line on why a checkpoint cannot be loaded. error: one of LOAD_ERRORS."""
-    reason = first_line(error)
+    reason = " ".join(str(error).split())[:_REASON] or type(error).__name__
     if folder is not None:
         if isinstance(error, SafetensorError):
             return f"model.path={path}: the weights in {folder} are truncated or damaged ({reason})"

@@ -5,6 +5,7 @@ import inspect
 from functools import cache
 from typing import Any
 
+from PIL import Image
 from transformers import AutoProcessor
 
 # Imported from its module: up to transformers 5.17 the top-level name requires torchvision, the class does not.
@@ -13,6 +14,8 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
 
 from tokensel.errors import TokenselError
+from tokensel.models.checkpoint_files import naming
+from tokensel.models.families import family_of
 
 
 def load_processor(source: str, path: str, config: Any, hub: dict[str, Any]) -> Any:
@@ -23,8 +26,28 @@ def load_processor(source: str, path: str, config: Any, hub: dict[str, Any]) -> 
         path: the model's path as the user gave it, for messages
         hub: keyword arguments of every from_pretrained
 
-    Raises TokenselError for a processor that has no chat template or needs a missing package.
+    Raises TokenselError for a processor that has no chat template or needs a missing package, and for one that cannot
+    prepare a prompt and a picture; it names the file.
     """
+    with naming(path, source, "tokenizer_config.json", "processor_config.json"):
+        processor = _load(source, path, config, hub)
+    tokenizer = processor.tokenizer
+    with naming(path, source, "chat_template.jinja"):
+        text = {"type": "text", "text": "A"}
+        processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}, text]}])
+    with naming(path, source, "tokenizer_config.json"):
+        tokenizer("A", padding=True, return_tensors="pt")
+    with naming(path, source, "preprocessor_config.json", "processor_config.json"):
+        images = family_of(config).for_processor([Image.new("RGB", (32, 32))])
+        prepared = processor(images=images, text=[processor.image_token], return_tensors="pt")
+        side = getattr(getattr(config, "vision_config", None), "image_size", None)
+        shape = tuple(prepared["pixel_values"].shape[-2:])
+        if family_of(config).fixed_size and isinstance(side, int) and shape != (side, side):
+            raise ValueError(f"it makes pictures of {shape} pixels; config.json has image_size={side}")
+    return processor
+
+
+def _load(source: str, path: str, config: Any, hub: dict[str, Any]) -> Any:
     kind = processor_class(config.model_type)
     try:
         processor = (kind or AutoProcessor).from_pretrained(source, **hub)

@@ -11,7 +11,7 @@ from tokensel.errors import TokenselError, check_choice
 from tokensel.models.families import FAMILIES
 from tokensel.models.hub import hub_options
 from tokensel.models.loaded import LoadedModel
-from tokensel.models.loading import LOAD_ERRORS, RANDOM, checkpoint_config, checkpoint_folder, explain
+from tokensel.models.loading import LOAD_ERRORS, RANDOM, check_options, checkpoint_config, checkpoint_folder, explain
 from tokensel.models.original import is_original_layout, original_processor
 from tokensel.models.processors import load_processor
 from tokensel.models.random_weights import random_processor
@@ -37,6 +37,7 @@ def load_without_weights(
     Takes the arguments of `load_model`, and ignores those that concern the weights. Raises TokenselError as it does.
     """
     path = str(path)
+    check_options(path, revision=revision, trust_remote_code=trust_remote_code, vision_tower=vision_tower)
     folder = checkpoint_folder(path)
     source = str(folder) if folder else path
     try:

@@ -19,7 +19,7 @@ from tokensel.evaluation.summary import summarize
 from tokensel.evaluation.sweep.costs import costed_prompt, middle_question
 from tokensel.evaluation.sweep.plan import Group, PlannedPoint, SweepPlan, options_as_typed, solved
 from tokensel.models.families import family_of
-from tokensel.models.loading import checkpoint_config, checkpoint_revision, find_device
+from tokensel.models.loading import check_options, checkpoint_config, checkpoint_revision, find_device
 from tokensel.models.weightless import load_without_weights
 
 _ERROR = "error.json"
@@ -140,6 +140,7 @@ def prepare(plan: SweepPlan, folder: Path) -> list[GroupWork]:
     """
     works = []
     for group in plan.groups:
+        check_options(**group.model.load_arguments())
         revision = checkpoint_revision(group.model.path) or f"{group.model.path}@{group.model.revision}"
         _check_against_config(group)
         options = json.dumps(group.data.options, sort_keys=True)
