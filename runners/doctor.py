@@ -8,7 +8,8 @@
 
 One line for each check: ok, note (nothing breaks) or BAD (with what to do). The exit status is 1 if anything is bad.
 The evaluation asks the embedded model ten questions whose answers are known, with and without reduction; on a GPU also
-by compiled graphs.
+by compiled graphs. Where standard output is no terminal, or with json=true, its last line is one JSON object: bad,
+notes, findings.
 """
 
 import importlib
@@ -27,8 +28,9 @@ from typing import Any, NamedTuple
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from runners.terminal.arguments import read_arguments
+from runners.terminal.arguments import read_arguments, read_flag
 from runners.terminal.command import run_command
+from runners.terminal.output import print_record, take_json
 from runners.terminal.program import start
 from tokensel.errors import TokenselError
 
@@ -55,24 +57,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    arguments, wanted = take_json(arguments)
     plain, given = read_arguments(arguments, ("output_dir", "network"))
     if plain:
         raise TokenselError(f"{plain[0]}: unknown; give KEY=VALUE")
-    if given.get("network", "true") not in ("true", "false"):
-        raise TokenselError(f"network={given['network']}: choose from true, false")
+    network = read_flag(given, "network", default=True)
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("versions", check_versions),
         ("disk", lambda: check_disk(Path(given.get("output_dir", "outputs")))),
     ]
-    if given.get("network") != "false":
+    if network:
         checks.append(("network", check_network))
     checks += [("device", check_device), ("kernels", check_kernels), ("evaluation", check_evaluation)]
-    bad = 0
+    findings = []
     for name, check in checks:
         for finding in _guarded(check):
-            bad += finding.level == "BAD"
+            findings.append({"check": name, **finding._asdict()})
             print(f"{finding.level:<5}{name:<11}{finding.text}", flush=True)
-    print("Nothing is bad: sweeps can run." if not bad else f"{bad} bad: see above.")
+    bad, notes = (sum(each["level"] == level for each in findings) for level in ("BAD", "note"))
+    print("Nothing is bad: sweeps can run." if not bad else f"{bad} bad: see above.", flush=True)
+    print_record({"bad": bad, "notes": notes, "findings": findings}, wanted)
     return 1 if bad else 0
 
 

@@ -1,5 +1,6 @@
 """The doctor: what it finds on this machine, and that it says so where something is wrong."""
 
+import json
 import os
 
 import pytest
@@ -10,8 +11,12 @@ from runners import doctor
 
 def test_nothing_is_bad_on_this_machine(capsys):
     assert doctor.main(["network=false"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    *lines, record = capsys.readouterr().out.splitlines()
     assert lines[-1] == "Nothing is bad: sweeps can run."
+    found = json.loads(record)
+    assert found["bad"] == 0
+    assert found["notes"] == sum(line.startswith("note ") for line in lines)
+    assert [each["text"] for each in found["findings"]] == [line[16:] for line in lines[:-1]]
     assert any("full: the expected answers to 10 questions" in line for line in lines)
     assert any("fps: the expected answers to 10 questions" in line for line in lines)
     assert any(line.startswith("ok   versions   torch ") or line.startswith("note versions   torch ") for line in lines)
@@ -60,7 +65,7 @@ def test_a_file_in_the_way_and_a_full_disk_are_bad(tmp_path, monkeypatch):
 def test_a_check_that_fails_is_bad_and_the_others_go_on(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "check_device", lambda: (_ for _ in ()).throw(RuntimeError("driver\nmore")))
     monkeypatch.setattr(doctor, "check_evaluation", lambda: iter([doctor.Finding("ok", "ran")]))
-    assert doctor.main(["network=false"]) == 1
+    assert doctor.main(["network=false", "json=false"]) == 1
     printed = capsys.readouterr().out
     assert "BAD  device     RuntimeError: driver\n" in printed
     assert "ok   evaluation ran" in printed
