@@ -38,10 +38,15 @@ def variants(rows: pd.DataFrame, ignore: Collection[str] = ()) -> pd.Series:
     settings["stages"] = settings["stages"].map(lambda text: re.sub(r"\S+@", "@", text))
     parts = [pd.Series(dtype=object)]
     for _, same in settings.groupby(rows["method"]):
-        differing = [name for name in columns if same[name].map(str).nunique() > 1]
+        differing = [name for name in columns if _differs(name, same[name].map(str))]
         words = [_words(dict(zip(differing, row, strict=True))) for row in same[differing].to_numpy()]
         parts.append(pd.Series(words, index=same.index, dtype=object))
     return pd.concat(parts).reindex(rows.index)
+
+
+def _differs(name: str, values: pd.Series) -> bool:
+    # Points that draw nothing, and rows of several seeds, have no seed: that tells no two points apart.
+    return (values[values != ""] if name == "seed" else values).nunique() > 1
 
 
 def _words(settings: dict[str, Any]) -> str:

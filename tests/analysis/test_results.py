@@ -11,6 +11,7 @@ from helpers.results import PROTOCOL, answers, make_point, prediction
 from analysis import load_predictions, load_results, pool_titles, published, questions_of
 from analysis.cache import refresh_cache, write_cache
 from analysis.columns import complete
+from analysis.grouping import variants
 from tokensel.data import load_questions, stable_hash
 from tokensel.errors import TokenselError
 from tokensel.evaluation.keys import questions_digest
@@ -145,6 +146,15 @@ def test_a_seed_with_fewer_questions_does_not_shrink_the_others(sweep):
         make_point(sweep, "random", 8, answers(pattern), seed=seed)
     rows = load_results(sweep).set_index("method").loc["random"]
     assert sorted(rows["n"]) == [1, 4]
+
+
+def test_a_seed_that_only_one_point_of_a_method_has_names_no_setting(sweep):
+    make_point(sweep, "fastv", 16, answers("1100"), seed=0, agg_layer=2)
+    make_point(sweep, "random", 8, answers("1100"), seed=3)
+    make_point(sweep, "random", 16, answers("1100"), seed=4)
+    frame = load_results(sweep)
+    assert variants(frame)[frame["method"] == "fastv"].tolist() == ["", ""]
+    assert variants(frame)[frame["method"] == "random"].tolist() == ["seed 3", "seed 4"]
 
 
 def test_points_of_earlier_code_are_listed_and_marked_but_not_compared(sweep):
