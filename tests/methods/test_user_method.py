@@ -1,14 +1,17 @@
 """A user's own method, in a file of theirs or from a package of theirs: swept by the main command as it is."""
 
 import inspect
+import itertools
 import json
 import sys
 
 import pytest
 from helpers.checkpoints import save_checkpoint, save_question_file
 from hydra.core.config_store import ConfigStore
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
+from analysis import figures
 from runners.configuration.methods import offer_methods
 from runners.sweep import CONF, main
 from tokensel import METHODS, TokenselError, make_method
@@ -59,6 +62,12 @@ def forgetful():
     ConfigStore.instance().repo.pop("method", None)
 
 
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Without the sweep's figure, which takes longer than these sweeps."""
+    monkeypatch.setattr(figures, "accuracy_over_kept", lambda frame: Figure(figsize=(1, 1)))
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
@@ -69,12 +78,14 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def sweep(world, tmp_path, capsys):
-    """Runs the sweep on a random model: exit status, the JSON of its last line, standard output, standard error."""
+    """Runs the sweep on a random model, each time into a folder of its own: exit status, the JSON of its last line,
+    standard output, standard error."""
+    number = itertools.count()
 
     def start(*overrides):
         fixed = ["model=local", f"model.path={world / 'model'}", "model.device=cpu", "data=question_file"]
         fixed += [f"path={world / 'questions.json'}", f"image_folder={world / 'images'}", "logger=none"]
-        fixed += [f"output_dir={tmp_path / 'out'}", "latency.repeats=0", "kept=4"]
+        fixed += [f"output_dir={tmp_path / 'out'}", f"name=sweep{next(number)}", "latency.repeats=0", "kept=4"]
         status = main([*fixed, *overrides])
         out, err = capsys.readouterr()
         lines = out.splitlines()
@@ -118,8 +129,8 @@ def package(tmp_path, monkeypatch):
 def positions(tmp_path, line, method):
     """What a method kept of every question: the set of its different choices."""
     (point,) = (point for point in line["points"] if point["method"] == method)
-    rows = (tmp_path / "out/sweep" / point["key"] / "predictions.jsonl").read_text().splitlines()
-    return {tuple(json.loads(row)["positions"]) for row in rows}
+    (file, *_) = tmp_path.glob(f"out/*/{point['key']}/predictions.jsonl")
+    return {tuple(json.loads(row)["positions"]) for row in file.read_text().splitlines()}
 
 
 def test_the_readmes_file_is_swept_on_the_embedded_model(written, tmp_path, capsys):
