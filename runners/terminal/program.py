@@ -1,5 +1,6 @@
 """How a command runs as a program: alone, and ending in one line whatever it is interrupted at."""
 
+import atexit
 import gc
 import os
 import signal
@@ -25,7 +26,13 @@ def start(main: Callable[[], int]) -> NoReturn:
     signal.signal(signal.SIGINT, on_interrupt)
     state["importing"] = False
     status = 2 if _refused(os.environ) else _status_of(main)
-    signal.signal(signal.SIGINT, lambda *_: os._exit(status))  # other libraries' threads may still be ending
+    signal.signal(signal.SIGINT, lambda *_: os._exit(status))
+    if status == INTERRUPTED:
+        # Without waiting for other libraries' threads; and Python itself may exit as if killed by the signal.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
 
 
