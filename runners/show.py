@@ -32,6 +32,13 @@ from runners.terminal.places import check_file
 from runners.terminal.program import importing, start
 from tokensel.errors import TokenselError
 
+KEYS = (
+    *("image", "question", "choices", "answer", "data", "question_id", "path", "image_folder", "method", "kept"),
+    *("agg_layer", "temperature", "aggregation", "position", "seed", "model", "dtype", "device", "conv", "prompt"),
+    *("image_aspect", "output"),
+)
+PREFIXES = ("method.", "data.")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws what these arguments describe (default: the command line's). Returns 0, or 2 for a mistake in them."""
@@ -40,14 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     arguments, wanted = take_json(arguments)
-    with importing():  # slow, and not needed for --help
-        from analysis.survivors import Tracer
-        from runners.survivors.output import as_record, draw, print_table, trace
-        from runners.survivors.request import KEYS, PREFIXES, load_requested_model, read_request
-
     plain, given = read_arguments(arguments, KEYS, PREFIXES)
     if plain:
         raise TokenselError(f"{plain[0]}: must be KEY=VALUE; keys are {', '.join(KEYS)}")
+    with importing():  # slow, and not needed to report the mistakes above
+        from analysis.survivors import Tracer
+        from runners.survivors.output import as_record, draw, print_table, trace
+        from runners.survivors.request import load_requested_model, read_request
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="kept=.*nothing is removed")  # the Tracer raises an error for it
         request = read_request(given)

@@ -14,24 +14,6 @@ from tokensel.evaluation.grid_point import GridPoint
 from tokensel.methods import find_method
 from tokensel.models import LoadedModel, load_model
 
-KEYS = (
-    *(
-        "image",
-        "question",
-        "choices",
-        "answer",
-        "data",
-        "question_id",
-        "path",
-        "image_folder",
-        "method",
-        "kept",
-        "agg_layer",
-    ),
-    *("temperature", "aggregation", "position", "seed", "model", "dtype", "device", "conv", "prompt"),
-    *("image_aspect", "output"),
-)
-PREFIXES = ("method.", "data.")
 _SUFFIXES = (".png", ".html")
 # An item of a list such as 8,[64,16],32.
 _ITEM = re.compile(r"\[[^\]]*\]|[^,\[\]]+")
