@@ -1,7 +1,11 @@
 """Notebooks run in copies of the test's process."""
 
 import base64
+import contextlib
+import io
 import multiprocessing
+import subprocess
+import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+
+from runners.sweep import main
 
 
 class _Shell(InteractiveShell):
@@ -35,6 +41,7 @@ def start_notebook(source: Path, target: Path, parameters: dict[str, Any]) -> Ba
 def _run(source: Path, target: Path, parameters: dict[str, Any]) -> None:
     notebook = parameterize_notebook(load_notebook_node(str(source)), parameters, kernel_name="python3")
     shell = _Shell.instance()
+    subprocess.run = _sweep_here  # type: ignore[assignment]
     pd.set_option("display.max_columns", 20)  # as in a kernel; a terminal's tables are as narrow as it is
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -43,6 +50,15 @@ def _run(source: Path, target: Path, parameters: dict[str, Any]) -> None:
             cell.outputs = _outputs(captured)
             nbformat.write(notebook, target)
             result.raise_error()
+
+
+def _sweep_here(command: list[str], **_: Any) -> subprocess.CompletedProcess:
+    """A notebook's call of the sweep, in this process: another would import everything anew."""
+    assert command[:3] == [sys.executable, "-m", "runners.sweep"]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = main(command[3:])
+    return subprocess.CompletedProcess(command, status, out.getvalue(), "")
 
 
 def _outputs(captured: Any) -> list[Any]:
