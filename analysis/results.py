@@ -34,7 +34,7 @@ def load_results(source: Source, each_seed: bool = False) -> pd.DataFrame:
     pool            identifies the model's revision, the data, the scoring and the protocol. Only rows of the same pool
                     may be compared; each has its own n
     code            digest of the code that computed the point
-    superseded      whether there is a newer point of the same settings, of other code
+    superseded      whether there is a newer point of the same settings, of other code, with as many questions
     kept            a count. Where a share was asked for, kept_share has it, and kept is that share of a usual picture
     budget          the budgets that kept was solved for, such as "average_tokens:64, flops:0.4"
     seeds           of a row of several points, such as "0, 1, 2"; accuracy_sd: standard deviation of their accuracies

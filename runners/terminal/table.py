@@ -19,7 +19,11 @@ def caption(results: Sequence[TableRow], hidden: Collection[str] = ()) -> str:
 
     hidden: names of columns that are not shown, and so need no note.
     """
-    chances = {f"{row.setting['data']} {100 * row.chance:.1f}%" for row in results if row.chance is not None}
+    asked: dict[str, int] = {}
+    for row in results:
+        asked[row.setting["data"]] = max(row.asked, asked.get(row.setting["data"], 0))
+    most = [row for row in results if row.asked == asked[row.setting["data"]]]
+    chances = {f"{row.setting['data']} {100 * row.chance:.1f}%" for row in most if row.chance is not None}
     budgets = dict.fromkeys(each for row in results for each in row.budgets)
     first = [f"Chance: {', '.join(sorted(chances)) or 'unknown'}."]
     if "vs fastv" not in hidden:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from helpers.results import PROTOCOL, answers, make_point, prediction
 
-from analysis import load_predictions, load_results, pool_titles, published, questions_of
+from analysis import compare, load_predictions, load_results, pool_titles, published, questions_of
 from analysis.cache import refresh_cache, write_cache
 from analysis.columns import complete
 from analysis.grouping import variants
@@ -163,6 +163,14 @@ def test_points_of_earlier_code_are_listed_and_marked_but_not_compared(sweep):
     fps = frame[frame["method"] == "fps"].set_index("code")
     assert fps["superseded"].to_dict() == {"newer": False, "code-fps": True}
     assert list(complete(frame).query("method == 'fps'")["code"]) == ["newer"]
+
+
+def test_a_point_of_newer_code_with_fewer_questions_takes_no_place(sweep):
+    make_point(sweep, "fastv", 8, answers("10"), code="newer")
+    frame = load_results(sweep)
+    assert not frame["superseded"].any()
+    (row,) = compare(frame, load_predictions(sweep)).query("method == 'fps'").to_dict("records")
+    assert row["n"] == 4
 
 
 def test_several_folders_are_one_source_and_a_point_in_two_is_one_row(sweep, tmp_path):

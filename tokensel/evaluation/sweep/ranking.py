@@ -1,9 +1,10 @@
 """Which lines of a table may be called the best: at equal cost, and given how many were tried."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokensel.data.protocol import CHOICES
 from tokensel.evaluation.statistics import best_of
 from tokensel.evaluation.sweep.budget import read_budget
 from tokensel.evaluation.sweep.results import EQUAL_COST, varying_columns
@@ -147,17 +148,20 @@ def _bounds(rows: Sequence[TableRow]) -> Iterator[float]:
             lowest = following or 0.0
 
 
-def _varying(rows: Sequence[TableRow]) -> list[str]:
-    """The settings that tell competing lines apart."""
-    return varying_columns([row for row in rows if row.competes])
+def _varying(rows: Sequence[TableRow]) -> dict[str, list[str]]:
+    """For each method, the settings that tell its competing lines apart."""
+    competing = [row for row in rows if row.competes]
+    methods = dict.fromkeys(row.setting["method"] for row in competing)
+    return {name: varying_columns([row for row in competing if row.setting["method"] == name]) for name in methods}
 
 
-def name_of(row: TableRow, varying: Sequence[str], with_kept: bool = False) -> str:
-    """The method, and in brackets the settings in which lines of it differ."""
+def name_of(row: TableRow, varying: Mapping[str, Sequence[str]], with_kept: bool = False) -> str:
+    """The method, and in brackets the settings that tell it apart. varying: for each method, these settings."""
     parts = [f"kept {row.setting['kept']}"] if with_kept else []
-    shown = [name for name in varying if name not in ("model", "data", "scoring", "budget")]
-    values = {name: row.setting.get(name) for name in shown}
-    parts += [f"{name.removeprefix('method.')} {value}" for name, value in values.items() if value is not None]
+    for name in varying.get(row.setting["method"], ()):
+        value = row.setting.get(name)
+        if name not in ("model", "data", "scoring", "budget") and value is not None:
+            parts.append(f"{name.removeprefix('method.')} {value[:6] if name == 'code' else value}")
     return f"{row.setting['method']} ({', '.join(parts)})" if parts else str(row.setting["method"])
 
 
@@ -166,15 +170,14 @@ def sentences(rows: Sequence[TableRow]) -> list[str]:
     varying = _varying(rows)
     found = [level for level in levels(rows) if len(level.ranked) + len(level.not_ranked) > 1]
     pools = len({level.ranked[0].pool for level in found})
-    return [(_pool_words(level.ranked[0], varying) if pools > 1 else "") + _sentence(level, varying) for level in found]
+    columns = varying_columns(rows) if pools > 1 else []
+    names = [name for name in ("model", "data", "scoring", *CHOICES) if name in columns]
+    return [
+        "".join(f"{level.ranked[0].setting[name]}, " for name in names) + _sentence(level, varying) for level in found
+    ]
 
 
-def _pool_words(row: TableRow, varying: Sequence[str]) -> str:
-    names = [name for name in ("model", "data", "scoring") if name in varying]
-    return "".join(f"{row.setting[name]}, " for name in names)
-
-
-def _sentence(level: Level, varying: Sequence[str]) -> str:
+def _sentence(level: Level, varying: Mapping[str, Sequence[str]]) -> str:
     def name(row: TableRow) -> str:
         return name_of(row, varying, with_kept="FLOPs" in level.at)
 
@@ -208,7 +211,7 @@ def comparisons_of(rows: Sequence[TableRow]) -> int:
 
 def best_records(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
     """Each level as a dictionary, for the JSON output. best: None unless one line is significantly ahead of all."""
-    varying = _varying(rows)
+    varying, columns = _varying(rows), varying_columns([row for row in rows if row.competes])
     return [
         {
             "at": level.at,
@@ -217,7 +220,7 @@ def best_records(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
             "most_accurate": level.ranked[0].setting["method"],
             "kept": level.ranked[0].kept,
             "budget": level.ranked[0].setting.get("budget"),
-            "where": {name: level.ranked[0].setting.get(name) for name in varying},
+            "where": {name: level.ranked[0].setting.get(name) for name in columns},
             "accuracy": level.accuracies[0] if level.accuracies else None,
             "runner_up": level.ranked[1].setting["method"] if len(level.ranked) > 1 else None,
             "p_corrected": level.p_corrected[1] if len(level.p_corrected) > 1 else None,

@@ -27,7 +27,7 @@ class TableRow:
     points      as stored: one for each seed
     chance      accuracy of guessing; None where it is unknown
     error       why the point failed, or ""
-    superseded  whether there is a newer point of the same settings, of other code
+    superseded  whether there is a newer point of the same settings, of other code, with as many questions
     """
 
     setting: dict[str, Any]
@@ -137,13 +137,16 @@ def _row(point: StoredPoint) -> TableRow:
 
 
 def _mark_superseded(rows: Sequence[TableRow]) -> None:
-    """Marks all but the newest of the points that differ in their code alone."""
-    newest: dict[str, TableRow] = {}
+    """Marks points for which there is a newer one that differs in its code alone and answered as many questions.
+
+    A newer point of fewer questions takes no place: results never shrink.
+    """
+    same: dict[str, list[TableRow]] = {}
     for row in sorted(rows, key=lambda row: row.points[0].finished):
-        same = _setting_without(row, "code")
-        if same in newest:
-            newest[same].superseded = True
-        newest[same] = row
+        older = same.setdefault(_setting_without(row, "code"), [])
+        for each in older:
+            each.superseded |= row.asked >= each.asked and not row.error
+        older.append(row)
 
 
 def _setting_without(row: TableRow, *names: str) -> str:
