@@ -50,13 +50,14 @@ def workspace(project: str, entity: str = "", name: str = TITLE) -> Any:
         sections=[
             ws.Section(name="Over kept visual tokens", panels=_over_kept(wr), is_open=True),
             ws.Section(name="Pareto: accuracy against cost", panels=_pareto(wr), is_open=True),
+            ws.Section(name="While points are computed", panels=_progress(wr)),
             ws.Section(name="The grid", panels=[_grid(wr)], is_open=True, layout_settings=_wide(ws)),
             ws.Section(name="Pictures", panels=_pictures(wr), is_open=True, layout_settings=_wide(ws)),
             ws.Section(name="Predictions", panels=[_predictions(wr)], layout_settings=_wide(ws)),
         ],
         settings=ws.WorkspaceSettings(max_runs=500),
         runset_settings=ws.RunsetSettings(
-            filters=[ws.Metric("State") == "finished"],
+            filters=[ws.Metric("State").isin(["finished", "running"])],
             order=[ws.Ordering(ws.Summary("accuracy"), ascending=False)],
             pinned_columns=["run:displayName", *COLUMNS],
         ),
@@ -81,6 +82,22 @@ def _over_kept(wr: Any) -> list[Any]:
             groupby=wr.Config("method"),
             groupby_aggfunc="mean",
             groupby_rangefunc="minmax",
+            max_runs_to_show=100,
+        )
+        for key, title in shown.items()
+    ]
+
+
+def _progress(wr: Any) -> list[Any]:
+    """Plots with a line per method over the questions answered so far."""
+    shown = {"accuracy": "Accuracy so far", "questions_per_second": "Questions per second"}
+    return [
+        wr.LinePlot(
+            title=title,
+            x="progress/questions",
+            y=[f"progress/{key}"],
+            title_x="questions answered",
+            groupby=wr.Config("method"),
             max_runs_to_show=100,
         )
         for key, title in shown.items()

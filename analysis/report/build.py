@@ -23,6 +23,7 @@ SCRIPTS = (
     *("gallery.js", "questions.js", "main.js"),
 )
 DASHES = ("solid", "dash", "dot", "dashdot")
+_STATUSES = ("complete", "failed", "unfinished", "earlier code")
 _SECTIONS = {
     "result": "Result",
     "findings": "Findings",
@@ -175,8 +176,8 @@ def _why_no_gallery(pool: Evaluation, ids: Sequence[str], shown: Pictures) -> st
 
 def _meta(pools: Sequence[Evaluation]) -> Html:
     rows = [row for pool in pools for row in pool.rows]
-    counts = [(status, sum(row.status == status for row in rows)) for status in ("complete", "failed", "unfinished")]
-    summary = ", ".join(f"{count} {status}" for status, count in counts if count)
+    counts = [(status, sum(row.status == status for row in rows)) for status in _STATUSES]
+    summary = ", ".join(f"{count} {status}".replace("earlier", "of earlier") for status, count in counts if count)
     titles = " \u00b7 ".join(pool.title for pool in pools) if len(pools) < 3 else f"{len(pools)} evaluations"
     return tag("span", f"{titles} \u00b7 points: {summary}", dir="auto")
 

@@ -135,6 +135,9 @@ def test_the_workspace_has_the_panels_that_compare_methods(specification):
         kinds[panel["viewType"]].append(panel["config"])
     lines = {key: config for config in kinds["Run History Line Plot"] for key in config["metrics"]}
     assert {"accuracy", "prefill_ms_p50"} <= lines.keys()
+    progress = {key for key in lines if key.startswith("progress/")}
+    assert progress == {"progress/accuracy", "progress/questions_per_second"}
+    assert {lines.pop(key)["xAxis"] for key in progress} == {"progress/questions"}
     assert {(config["xAxis"], config["groupBy"]) for config in lines.values()} == {("kept", "method.value")}
     fronts = {(config["xAxis"], config["yAxis"]) for config in kinds["Scatter Plot"] if config["showMaxYAxisLine"]}
     assert {("summary:prefill_ms_p50", "summary:accuracy"), ("summary:flops", "summary:accuracy")} <= fronts
