@@ -5,6 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from helpers.models import llava_inputs, tiny_llava
+
+from tokensel import METHODS, make_method, reduce_tokens
+from tokensel.methods import find_method
+from tokensel.testing import make_context
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(page.relative_to(ROOT).as_posix() for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -73,3 +79,51 @@ def test_the_readme_is_short_and_has_the_two_commands():
         "python -m runners.sweep kept=8,16,32,64 method=fps,tome --multirun\n" in readme
     )
     assert '    pip install -c constraints.txt -e ".[test]" && pytest\n' in readme
+
+
+BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/methods.md").read_text(), re.MULTILINE | re.DOTALL)
+CLASSES = {
+    f"{index}_{name}": (block, name)
+    for index, block in enumerate(BLOCKS)
+    for name in re.findall(r"^class (\w+)", block, re.MULTILINE)
+}
+
+
+@pytest.mark.parametrize("example", CLASSES)
+def test_the_methods_that_the_docs_show_run(tmp_path, example):
+    block, name = CLASSES[example]
+    path = tmp_path / "mine.py"
+    path.write_text(block)
+    model = tiny_llava()
+    inputs = llava_inputs(model, (5, 9))
+    for options in ({}, {"layout": "zero_fill"}):
+        with torch.no_grad(), reduce_tokens(model, f"{path}:{name}", kept=7, agg_layer=2, **options) as record:
+            output = model(**inputs)
+        assert record.positions.shape == (2, 7)
+        assert output.logits.isfinite().all()
+    METHODS.pop(find_method(f"{path}:{name}").name)
+
+
+def test_what_the_docs_methods_choose(tmp_path):
+    made = {}
+    for block, name in CLASSES.values():
+        (tmp_path / f"{len(made)}.py").write_text(block)
+        made[name] = make_method(f"{tmp_path / f'{len(made)}.py'}:{name}")
+        METHODS.pop(made[name].name)
+    assert {"LargestNorm", "AskedFor", "MergeRuns"} == set(made)
+    tokens, attention = torch.randn(2, 36, 8), torch.rand(2, 4, 36)
+    context = make_context(5, tokens=tokens, attention={"text": attention})
+    expected = attention.mean(1).topk(5).indices.sort().values
+    assert torch.equal(made["AskedFor"].select(context).indices, expected)
+    merged = made["MergeRuns"].select(context)
+    assert merged.indices.tolist() == [[0, 8, 15, 22, 29]] * 2
+    assert torch.allclose(merged.values[:, 1], tokens[:, 8:15].mean(1), atol=1e-6)
+    assert merged.sizes.sum(1).tolist() == [36, 36]
+
+
+def test_the_test_that_the_docs_show_passes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "largest_norm.py").write_text(next(block for block, name in CLASSES.values() if name == "LargestNorm"))
+    (block,) = (block for block in BLOCKS if "make_context" in block)
+    exec(compile(block, "docs/methods.md", "exec"), {})
+    METHODS.pop("largest_norm")

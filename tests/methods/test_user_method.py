@@ -413,3 +413,31 @@ def test_a_name_that_two_packages_offer_is_refused(package):
     package("tokensel_two", LAST, {"last": "tokensel_two:LastOnes"})
     with pytest.raises(TokenselError, match="tokensel_one:LastOnes and tokensel_two:LastOnes"):
         find_user_method("last")
+
+
+BROKEN = """\
+import torch
+from tokensel import Method, Selection
+
+
+class Broken(Method):
+    def select(self, context):
+        return Selection(context.tokens.argsort(dim=7))
+
+
+class Drawing(Method):
+    def select(self, context):
+        return Selection(torch.randperm(context.count)[: context.kept].repeat(len(context.row_keys), 1))
+"""
+
+
+def test_what_goes_wrong_in_a_sweep_names_file_and_line(sweep, written, tmp_path):
+    path = written(BROKEN)
+    status, line, _, _ = sweep(f"method={path}:Broken,{path}:Drawing", "controls=[]", "--multirun")
+    assert status == 1
+    errors = {point["method"]: point["error"] for point in line["points"]}
+    assert errors["broken"].startswith("IndexError: Dimension out of range")
+    assert errors["broken"].endswith("(my_method.py, line 7)")
+    assert errors["drawing"].startswith("TokenselError: method 'drawing': chose other tokens when asked again")
+    (log,) = (tmp_path / "out").glob("*/logs/*.log")
+    assert f'File "{path}", line 7, in select' in log.read_text()

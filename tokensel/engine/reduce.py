@@ -19,7 +19,7 @@ __all__ = ["Record", "Stage", "make_stages", "reduce_tokens"]
 
 def reduce_tokens(
     model: nn.Module,
-    method: str | Method,
+    method: str | type[Method] | Method,
     *,
     kept: Kept | str | Sequence[Kept | str] | None = None,
     agg_layer: int | Sequence[int] | None = None,
@@ -42,12 +42,12 @@ def reduce_tokens(
             model.generate(**inputs)
         record.positions
 
-    model: a LLaVA-like model, or any Llama-like decoder (LlamaModel, LlamaForCausalLM). method: a registered name or
-    a Method; method_options are its fields. kept: how many visual tokens remain: a count, or a share ("25%" or
-    0.25) of those that the pictures have; kept >= N changes nothing, bit for bit, and method "full" needs none.
-    agg_layer: the decoder layer before which it happens, 0 (before the first) to the number of layers (never); None
-    = the method's own, 2 for those that use hidden states. Sequences of both make several stages, one kept for
-    several layers is what remains after the last.
+    model: a LLaVA-like model, or any Llama-like decoder (LlamaModel, LlamaForCausalLM). method: a registered name,
+    "FILE.py:CLASS", or a subclass of Method; method_options are its fields. Or a Method, whose fields are set.
+    kept: how many visual tokens remain: a count, or a share ("25%" or 0.25) of those that the pictures have; kept >= N
+    changes nothing, bit for bit, and method "full" needs none. agg_layer: the decoder layer before which it happens, 0
+    (before the first) to the number of layers (never); None = the method's own, 2 for those that use hidden states.
+    Sequences of both make several stages, one kept for several layers is what remains after the last.
     aggregation: what survivors carry: "cross_attention" (temperature is its softmax's), "mean" (of their nearest
     tokens) or "none" (their own state). layout: "compact" (shorter sequence, saves time), "zero_fill" (length kept,
     zeros elsewhere) or "mask" (length kept, the others masked as keys). position: a survivor keeps its own position id

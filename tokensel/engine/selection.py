@@ -131,30 +131,12 @@ def _reduce_picture(stage: Stage, source: StateSource, kept: int) -> Survivors:
     if alone or 0 < kept < context.count or (context.count and stage.method.decides_count()):
         with torch.no_grad():
             selection = stage.select(context)
-        _check(selection, context, stage)
     else:  # of several pictures, one that keeps all or nothing
         selection = Selection(torch.arange(kept, device=state.hidden.device).expand(batch, -1))
     survivors = _survivors(stage, context, selection)
     if survivors.values is None and not alone:  # what is written to one picture's places is written to all
         survivors = replace(survivors, values=take(context.tokens, survivors.indices.clamp_min(0)))
     return survivors
-
-
-def _check(selection: Selection, context: Context, stage: Stage) -> None:
-    """Raises TokenselError unless the selection has as many tokens as its method says."""
-    method, shape, batch = stage.method, list(selection.indices.shape), len(context.row_keys)
-    wanted = method.remaining(context.kept, context.count, context.layer, context.stage)
-    if wanted is not None and (shape != [batch, wanted] or selection.counts is not None):
-        raise TokenselError(f"method {method.name!r}: must choose [{batch}, {wanted}] tokens, chose {shape}")
-    if len(shape) != 2 or shape[0] != batch or shape[1] > context.count:
-        raise TokenselError(
-            f"method {method.name!r}: must choose at most [{batch}, {context.count}] tokens, chose {shape}"
-        )
-    counts = selection.counts
-    if counts is not None and (counts.shape != (batch,) or counts.dtype != torch.long):
-        raise TokenselError(
-            f"method {method.name!r}: counts must be a LongTensor [{batch}], not {counts.dtype} {list(counts.shape)}"
-        )
 
 
 def _survivors(stage: Stage, context: Context, selection: Selection) -> Survivors:

@@ -13,6 +13,7 @@ from tokensel.choices import (
     POSITIONS,
     PRECISIONS,
 )
+from tokensel.engine.checks import check_repeated, check_selection
 from tokensel.engine.kept import Kept, count_of, kept_text, read_kept
 from tokensel.engine.precision import in_precision
 from tokensel.engine.ties import TieWatch
@@ -32,7 +33,8 @@ class Stage:
     None only for methods that leave no choice. aggregation, layout, position: see `reduce_tokens`; None takes the
     method's default. index, of: which of how many stages this is; scheduled: kept is what remains after the last of
     them, and the method says how many after this one. precision: in which the method computes, see
-    `tokensel.engine.precision`. watch: finds choices that hang on a tie.
+    `tokensel.engine.precision`. watch: finds choices that hang on a tie. asks_twice: every choice is made
+    twice, and must be the same.
 
     Raises TokenselError for a value out of its range.
     """
@@ -49,6 +51,7 @@ class Stage:
     scheduled: bool = False
     precision: str = "float32"
     watch: TieWatch | None = field(default=None, compare=False, repr=False)
+    asks_twice: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         method = self.method
@@ -113,8 +116,11 @@ class Stage:
         return self.method.schedule(kept, count, self.of)[self.index]
 
     def select(self, context: Context) -> Selection:
-        """The method's choice."""
+        """The method's choice. Raises TokenselError for one that cannot be used."""
         selection = self.choose(context)
+        check_selection(selection, context, self.method)
+        if self.asks_twice:
+            check_repeated(selection, self.choose(context), self.method)
         if self.watch is not None:
             self.watch.look(self, context, selection)
         return selection
@@ -144,7 +150,7 @@ def _check_integer(key: str, value: object, least: int, context: str = "") -> No
 
 
 def make_stages(
-    method: str | Method,
+    method: str | type[Method] | Method,
     *,
     kept: Kept | str | Sequence[Kept | str] | None = None,
     agg_layer: int | Sequence[int] | None = None,

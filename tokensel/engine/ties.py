@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokensel.engine.checks import is_ours
 from tokensel.functional import nearest_mean, take
 from tokensel.methods import Context, Selection
 from tokensel.models.vision import VisionStates
@@ -41,7 +42,7 @@ class TieWatch:
 
         Of two numbers that are all but equal, one noise or the other changes the order.
         """
-        ours = type(stage.method).__module__.startswith("tokensel.")
+        ours = is_ours(stage.method)
         # A user's method may keep state: a copy of it is asked.
         stage = stage if ours else replace(stage, method=copy.deepcopy(stage.method))
         changed = torch.zeros(len(context.row_keys), dtype=torch.bool, device=selection.indices.device)

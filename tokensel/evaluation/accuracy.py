@@ -114,8 +114,8 @@ class _OnePass:
         self.keep_positions, self.check_ties = keep_positions, check_ties
         self.shares = cannot_share(split, loaded.model.generation_config) is None
         self.answers: dict[tuple[str, int], list[int]] = {}
-        self.done = [store.done_ids() for store in stores]
-        self.failures: dict[int, Exception] = {}
+        self.asked: set[int] = set()
+        self.done, self.failures = [store.done_ids() for store in stores], dict[int, Exception]()
 
     def lacking(self, questions: Sequence[Question]) -> list[int]:
         """The points that lack one of these questions and have not failed."""
@@ -196,8 +196,12 @@ class _OnePass:
 
     def stages(self, todo: Iterable[int]) -> dict[int, list[Stage]]:
         """Each point's stages, for one batch."""
-        watches = {index: TieWatch() if self.check_ties else None for index in todo}
-        return {index: self.points[index].stages(self.split.num_layers, watches[index]) for index in todo}
+        made = {}
+        for index in todo:
+            watch = TieWatch() if self.check_ties else None
+            made[index] = self.points[index].stages(self.split.num_layers, watch, asks_twice=index not in self.asked)
+            self.asked.add(index)
+        return made
 
     def embed(self, group: Group, stages: Iterable[Sequence[Stage]]) -> State:
         """The prompts as they enter the first layer. stages: those of all points, whose methods say what they need."""

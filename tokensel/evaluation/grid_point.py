@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from tokensel.engine.checks import is_ours
 from tokensel.engine.kept import Kept, kept_text
 from tokensel.engine.stages import Stage, make_stages
 from tokensel.engine.ties import TieWatch
@@ -51,14 +52,17 @@ class GridPoint:
             method = make_method(self.method, **{"seed": self.seed} | options)
         return method
 
-    def stages(self, num_layers: int | None = None, watch: TieWatch | None = None) -> list[Stage]:
+    def stages(
+        self, num_layers: int | None = None, watch: TieWatch | None = None, asks_twice: bool = False
+    ) -> list[Stage]:
         """The point's stages, with a fresh instance of the method.
 
         num_layers: the decoder's, to check agg_layer and to scale a method's own layers. watch: finds choices that hang
-        on a tie.
+        on a tie. asks_twice: see `Stage`; of no use for tokensel's own methods.
         """
         stages = make_stages(self.make_method(), **self.reduction(), num_layers=num_layers)
-        return stages if watch is None else [replace(stage, watch=watch) for stage in stages]
+        twice = asks_twice and not is_ours(stages[0].method)
+        return [replace(stage, watch=watch, asks_twice=twice) for stage in stages] if watch or twice else stages
 
     @property
     def final_kept(self) -> Kept | None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from tokensel.data import Question
+from tokensel.engine.checks import while_timing
 from tokensel.engine.reduce import reduce_tokens
 from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
@@ -79,6 +80,7 @@ class LatencyMeter:
         return times
 
     @torch.inference_mode()
+    @while_timing()
     def measure_together(
         self, points: Sequence[GridPoint], tick: Callable[[float], None] = lambda points: None
     ) -> list[dict[str, Any] | Exception]:

@@ -1,5 +1,6 @@
 """The base classes of all methods."""
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -11,6 +12,18 @@ from tokensel.methods.context import Context, Selection
 from tokensel.methods.sizes import Sizes
 
 
+class _NameOfClass:
+    """A method's name unless its class sets one: the class's, in snake_case."""
+
+    def __get__(self, instance: object, owner: type) -> str:
+        return snake_case(owner.__name__)
+
+
+def snake_case(name: str) -> str:
+    """LargestNorm -> largest_norm."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", name).lower()
+
+
 @dataclass
 class Method:
     """Base of all methods: a dataclass whose fields are the hyper-parameters, with a `select`.
@@ -18,7 +31,7 @@ class Method:
     Class variables state what the method needs and its defaults; their own defaults suit a method that uses hidden
     states only.
 
-    name: the registered name.
+    name: the registered name; the class's in snake_case unless it is set.
     default_aggregation, default_position: the stage's aggregation and position unless the user sets them.
     default_layers: agg_layer unless the user sets it, for a decoder of 32 or more layers; one stage per layer.
     only_layer: the only agg_layer that the method supports; None: any.
@@ -31,7 +44,7 @@ class Method:
     needs_cls: the vision tower must have one [CLS] for the picture, as in LLaVA-1.5.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = _NameOfClass()  # type: ignore[assignment]
     default_aggregation: ClassVar[str] = "none"
     default_position: ClassVar[str] = "source"
     default_layers: ClassVar[tuple[int, ...]] = (2,)

@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from tokensel.errors import TokenselError
 from tokensel.methods.base import Method
 from tokensel.methods.registry import METHODS
-from tokensel.methods.user import find_user_method
+from tokensel.methods.user import completed, find_user_method
 
 
 def find_method(name: str) -> type[Method]:
@@ -22,8 +22,8 @@ def find_method(name: str) -> type[Method]:
     return kind
 
 
-def make_method(method: str | Method, **options: Any) -> Method:
-    """A Method from its name (see `find_method`) and its options; an instance is returned as it is.
+def make_method(method: str | type[Method] | Method, **options: Any) -> Method:
+    """A Method from its name (see `find_method`) or class and its options; an instance is returned as it is.
 
     Raises TokenselError for an unknown name (lists the methods), an unknown option (lists the method's options), or a
     value of another type than the option's.
@@ -34,12 +34,12 @@ def make_method(method: str | Method, **options: Any) -> Method:
                 f"options {sorted(options)} cannot be given beside a {type(method).__name__} instance: set its fields"
             )
         return method
-    kind = find_method(method)
+    kind = completed(method, method.__name__) if isinstance(method, type) else find_method(method)
     known = [field.name for field in fields(kind)]
     for option, value in options.items():
         if option not in known:
             raise TokenselError(
-                f"{option}={value!r}: method {method!r} has no such option; it has {', '.join(known) or 'none'}"
+                f"{option}={value!r}: method {kind.name!r} has no such option; it has {', '.join(known) or 'none'}"
             )
     _check_types(kind, options)
     return kind(**options)
@@ -56,7 +56,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 def _check_types(kind: type[Method], options: dict[str, Any]) -> None:
     """Checks options that are declared as numbers, text, booleans or None. Other types are the method's own matter."""
-    hints = _hints(kind) if options else {}
+    hints = _hints(kind) if options else {}  # type: ignore[arg-type]
     for option, value in options.items():
         hint = hints.get(option)
         types = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)

@@ -17,7 +17,7 @@ from typing import TypeGuard
 
 from tokensel.choices import METHOD_ENTRY_POINTS
 from tokensel.errors import TokenselError
-from tokensel.methods.base import Method, OrderingMethod, ScoringMethod
+from tokensel.methods.base import Method, OrderingMethod, ScoringMethod, snake_case
 from tokensel.methods.registry import METHODS
 
 _FILE_AND_CLASS = re.compile(r"(?P<file>.+\.py)(?::(?P<kind>.*))?")
@@ -140,6 +140,20 @@ def _is_method(found: object) -> TypeGuard[type[Method]]:
 
 def _adopt(found: object, spec: str, name: str | None = None) -> type[Method]:
     """Completes the class, checks it and registers it. name: for a class that does not define one."""
+    found = completed(found, spec)
+    reserved = [option.name for option in fields(found) if option.name in _NODE_KEYS]
+    if reserved:
+        raise TokenselError(f"method={spec}: {reserved[0]} cannot be an option; to name the method, write name = ...")
+    if "name" not in vars(found):
+        found.name = name or snake_case(found.__name__)
+    if not (isinstance(found.name, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", found.name)):
+        raise TokenselError(f"method={spec}: name={found.name!r}: must be letters, digits, - and _")
+    METHODS[found.name] = found
+    return found
+
+
+def completed(found: object, spec: str) -> type[Method]:
+    """The class, made a dataclass if its author forgot to. Raises TokenselError unless it is a whole method."""
     if not _is_method(found):
         raise TokenselError(f"method={spec}: must be a subclass of tokensel.Method")
     for base, needed in ((ScoringMethod, "score"), (OrderingMethod, "order")):
@@ -152,19 +166,7 @@ def _adopt(found: object, spec: str, name: str | None = None) -> type[Method]:
             dataclass(found)
         except (TypeError, ValueError) as error:  # the message names the field
             raise TokenselError(f"method={spec}: cannot be a dataclass: {_described(error)}") from error
-    reserved = [option.name for option in fields(found) if option.name in _NODE_KEYS]
-    if reserved:
-        raise TokenselError(f"method={spec}: {reserved[0]} cannot be an option; to name the method, write name = ...")
-    if "name" not in vars(found):
-        found.name = name or _snake_case(found.__name__)
-    if not (isinstance(found.name, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", found.name)):
-        raise TokenselError(f"method={spec}: name={found.name!r}: must be letters, digits, - and _")
-    METHODS[found.name] = found
     return found
-
-
-def _snake_case(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", name).lower()
 
 
 @contextmanager

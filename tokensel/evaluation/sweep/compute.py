@@ -2,8 +2,11 @@
 
 import json
 import logging
+import sys
+import traceback
 import warnings
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from tokensel.data import Question
@@ -14,6 +17,7 @@ from tokensel.evaluation.provenance import provenance
 from tokensel.evaluation.sweep.costs import costed_prompt, middle_question
 from tokensel.evaluation.sweep.plan import SweepPlan
 from tokensel.evaluation.sweep.work import GroupWork, PointWork, timed_as
+from tokensel.methods import Method, find_method
 from tokensel.models import LoadedModel, load_model
 
 # So many of the first questions have their kept tokens stored at every point, to be drawn.
@@ -96,14 +100,18 @@ def compute(work: GroupWork, plan: SweepPlan, progress: Progress) -> None:
             _log.info("finished %s kept=%s (%s)", point.point.method, point.point.kept, point.key)
 
 
-def describe(error: Exception) -> str:
-    """One line: the error's type and the first line of its message."""
+def describe(error: Exception, method: type[Method] | None = None) -> str:
+    """One line: the error's type, the first line of its message, and where in the file of a user's method it arose."""
     lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    described = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    ours = method is None or method.__module__.startswith("tokensel.")
+    file = None if ours or method is None else sys.modules[method.__module__].__file__
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{described} ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else described
 
 
 def _fail(point: PointWork, error: Exception) -> None:
-    point.fail(describe(error))
+    point.fail(describe(error, find_method(point.point.method)))
     _log.error("failed %s kept=%s (%s)", point.point.method, point.point.kept, point.key, exc_info=error)
 
 
