@@ -90,7 +90,7 @@ class _Composer:
 
     def compose(self, overrides: Sequence[Override]) -> DictConfig:
         """The configuration of the job with these overrides."""
-        values = [override for override in overrides if self._is_value(override)]
+        values = [override for override in overrides if _is_value(override)]
         same = tuple(each.key_or_group if each in values else _text(each) for each in overrides)
         if same not in self._composed:
             self._composed[same] = _compose(list(map(_text, overrides)))
@@ -99,11 +99,14 @@ class _Composer:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         return config
 
-    def _is_value(self, override: Override) -> bool:
-        """Whether an override sets a value, rather than choosing a file or changing which keys there are."""
-        key = override.key_or_group
-        plain = override.type == OverrideType.CHANGE and override.package is None and key not in ALLOWED
-        return plain and ("." in key or (key in SweepSettings.model_fields and key not in GROUPS))
+
+def _is_value(override: Override) -> bool:
+    """Whether an override sets a value, rather than choosing a file or changing which keys there are."""
+    key = override.key_or_group
+    plain = override.type == OverrideType.CHANGE and override.package is None and key not in ALLOWED
+    # A mapping is merged into what is there already.
+    plain = plain and (override.is_sweep_override() or not isinstance(override.value(), dict))
+    return plain and ("." in key or (key in SweepSettings.model_fields and key not in GROUPS))
 
 
 def _cells(command: Command, parser: OverridesParser) -> list[tuple[Override, ...]]:
@@ -117,8 +120,8 @@ def _cells(command: Command, parser: OverridesParser) -> list[tuple[Override, ..
             raise TokenselError(f"{override.input_line}: settings are changed only, by KEY=VALUE")
     # This is the default; Hydra takes no null for a file's name.
     given = [override for override in given if (override.key_or_group, override.value()) != ("experiment", None)]
-    fixed = [_text(override) for override in given if not override.is_sweep_override()]
-    base = _compose(fixed, return_hydra_config=True)
+    files = [_text(override) for override in given if not override.is_sweep_override() and not _is_value(override)]
+    base = _compose(files, return_hydra_config=True)
     for group in ("hydra/launcher", "hydra/sweeper"):  # a file of the user's may choose another
         if (chosen := base.hydra.runtime.choices.get(group)) != "basic":
             raise TokenselError(f"{group}={chosen}: {_ONE_PROCESS}")
@@ -142,6 +145,8 @@ def _values(override: Override, multirun: bool, parser: OverridesParser) -> list
     if not override.is_discrete_sweep():
         raise TokenselError(f"{override.input_line}: has no list of values; give A,B, choice(...) or range(...)")
     lines = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    if not lines:
+        raise TokenselError(f"{override.input_line}: has no values; give at least one")
     return list(parser.parse_overrides(lines))
 
 
@@ -162,6 +167,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     except MissingMandatoryValue as error:
         raise TokenselError(f"{error.full_key or error}: missing; give it a value") from error
     except OmegaConfBaseException as error:
-        raise TokenselError(str(error).splitlines()[0]) from error
+        named = f"{error.full_key}: " if error.full_key else ""
+        raise TokenselError(f"{named}{str(error).splitlines()[0]}") from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}

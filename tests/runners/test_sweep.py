@@ -424,7 +424,7 @@ def test_a_lost_picture_is_an_error_or_is_skipped_and_counted(sweep, world, tmp_
         (["reading=loose"], ["reading=loose", "llava, lmms, exact"]),
         (["model.conv=x"], ["conv=x", "vicuna_v1"]),
         (["on_bad_sample=weep"], ["on_bad_sample=weep", "skip"]),
-        (["controls=[ful]"], ["controls=['ful']", "full"]),
+        (["controls=[ful]"], ["controls=[ful]", "full"]),
         (["name=a/b"], ["name=a/b"]),
         (["path=nowhere.json"], ["nowhere.json"]),
         (["model.path=nowhere"], ["model.path=nowhere", "tiny"]),

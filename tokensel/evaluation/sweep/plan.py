@@ -80,7 +80,7 @@ def make_plan(jobs: Sequence[SweepSettings]) -> SweepPlan:
     for name in shared.controls:
         if name not in METHODS:
             raise TokenselError(
-                f"controls={shared.controls}: {name} is unknown; choose from {known}{meant(name, METHODS)}"
+                f"controls={as_typed(shared.controls)}: {name} is unknown; choose from {known}{meant(name, METHODS)}"
             )
     groups: dict[str, Group] = {}
     for job in jobs:
