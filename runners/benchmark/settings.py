@@ -1,10 +1,10 @@
 """The arguments of `runners.bench`, checked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runners.terminal.arguments import read_arguments, read_integer, read_list
+from runners.terminal.arguments import read_arguments, read_integer, read_items
 from tokensel.errors import TokenselError, check_choice
 
 PARTS = ("a", "b", "c", "d")
@@ -42,7 +42,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
     plain, given = read_arguments(argv, KEYS)
     if plain:
         raise TokenselError(f"{plain[0]}: must be KEY=VALUE; keys are {', '.join(KEYS)}")
-    parts = read_list(given.get("parts", ",".join(PARTS)))
+    parts = read_items(given, "parts", ",".join(PARTS))
     for part in parts:
         check_choice("parts", part, PARTS)
     check_choice("compile", given.get("compile", "false"), ("false", "true"))
@@ -57,9 +57,9 @@ def read_settings(argv: Sequence[str]) -> Settings:
         dtype=given.get("dtype", ""),
         repeats=read_integer(given, "repeats", 11, 1),
         passes=read_integer(given, "passes", 3, 1),
-        kept=_integers("kept", given.get("kept", "8,16,32,64,128,192"), 1),
-        agg_layer=_integers("agg_layer", given["agg_layer"], 0) if "agg_layer" in given else None,
-        sizes=[_size(text) for text in read_list(given.get("sizes", "576x192,576x4096,2880x4096"))],
+        kept=_integers(given, "kept", "8,16,32,64,128,192", 1),
+        agg_layer=_integers(given, "agg_layer", "0,2,8", 0) if "agg_layer" in given else None,
+        sizes=[_size(text) for text in read_items(given, "sizes", "576x192,576x4096,2880x4096")],
         threads=read_integer(given, "threads", 1, 1) if given.get("threads") else None,
         batch_size=read_integer(given, "batch_size", 8, 1),
         compile=given.get("compile") == "true",
@@ -79,13 +79,14 @@ def _device(name: str) -> str:
     return ("cuda" if found else "cpu") if name == "auto" else name
 
 
-def _integers(key: str, text: str, least: int) -> list[int]:
-    return [read_integer({key: item}, key, least, least) for item in read_list(text)]
+def _integers(given: Mapping[str, str], key: str, default: str, least: int) -> list[int]:
+    return [read_integer({key: item}, key, least, least) for item in read_items(given, key, default)]
 
 
 def _size(text: str) -> tuple[int, int]:
     count, _, hidden = text.partition("x")
     least = max(CORE_KEPT) + 1
-    if not (count.isdecimal() and hidden.isdecimal() and int(count) >= least and int(hidden) >= 1):
-        raise TokenselError(f"sizes={text}: must be TOKENSxHIDDEN with at least {least} tokens")
-    return int(count), int(hidden)
+    try:
+        return read_integer({"tokens": count}, "tokens", 0, least), read_integer({"hidden": hidden}, "hidden", 0, 1)
+    except TokenselError as error:
+        raise TokenselError(f"sizes={text[:60]}: must be TOKENSxHIDDEN with at least {least} tokens") from error

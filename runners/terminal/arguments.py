@@ -10,6 +10,9 @@ import yaml
 
 from tokensel.errors import TokenselError, meant
 
+# The largest integer that everything downstream can hold.
+MOST = 2**31 - 1
+
 
 def read_arguments(
     argv: Sequence[str], keys: Collection[str], prefixes: Collection[str] = ()
@@ -55,11 +58,18 @@ def without_dashes(argv: Sequence[str]) -> list[str]:
 
 
 def read_integer(given: Mapping[str, str], key: str, default: int, least: int = 0) -> int:
-    """The integer at this key. Raises TokenselError for a value that is not an integer, or is below `least`."""
+    """The integer at this key. Raises TokenselError for a value that is not an integer from `least` to `MOST`."""
     text = given.get(key, str(default))
-    if not text.isascii() or not text.removeprefix("-").isdigit() or int(text) < least:
-        raise TokenselError(f"{key}={text}: must be an integer from {least}")
+    digits = text.removeprefix("-")
+    # Before it is converted: Python refuses very many digits with an error of its own.
+    readable = digits.isascii() and digits.isdigit() and len(digits.lstrip("0")) <= len(str(MOST))
+    if not readable or not least <= int(text) <= MOST:
+        raise TokenselError(f"{key}={_shortened(text)}: must be an integer from {least} to {MOST}")
     return int(text)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
 
 
 def read_flag(given: Mapping[str, str], key: str, default: bool | None = None) -> bool | None:
@@ -76,11 +86,19 @@ def read_list(text: str) -> list[str]:
     return [item.strip() for item in inner.split(",") if item.strip()]
 
 
+def read_items(given: Mapping[str, str], key: str, default: str) -> list[str]:
+    """`read_list` of the value at this key. Raises TokenselError for a list without an item."""
+    items = read_list(given.get(key, default))
+    if not items:
+        raise TokenselError(f"{key}={given[key]}: give at least one, such as {key}={default}")
+    return items
+
+
 def read_value(text: str) -> Any:
     """A number, true, false, null or text, as in the sweep's arguments."""
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a number of thousands of digits, or no date
         return text
 
 
