@@ -26,8 +26,12 @@ class Best:
 
 
 def best_points(rows: Sequence[TableRow]) -> list[Best]:
-    """Returns the best of the complete rows at each cost, by rising FLOPs; without any FLOPs, at each kept."""
-    reduced = [row for row in rows if row.is_complete and not row.is_control and row.kept is not None]
+    """Returns the best of the complete rows at each cost, by rising FLOPs; without any FLOPs, at each kept.
+
+    Only rows that were asked most questions compete: others may have had easier ones.
+    """
+    reduced = _reduced(rows)
+    reduced = [row for row in reduced if _asked(row) == max(map(_asked, reduced))]
     priced = [row for row in reduced if row.point.get("flops_ratio") is not None]
     cost = {id(row): float(row.point["flops_ratio"] if priced else row.at[1]) for row in priced or reduced}
     corners = pareto_front([(cost[id(row)], row.point["accuracy"]) for row in priced or reduced])
@@ -43,6 +47,14 @@ def best_points(rows: Sequence[TableRow]) -> list[Best]:
     return best
 
 
+def _reduced(rows: Sequence[TableRow]) -> list[TableRow]:
+    return [row for row in rows if row.is_complete and not row.is_control and row.kept is not None]
+
+
+def _asked(row: TableRow) -> int:
+    return row.point["n"] + row.point.get("skipped", 0)
+
+
 def headline(evaluation: Evaluation) -> str:
     """Writes the result in one sentence: what the best point keeps of the accuracy, at what cost, against FastV."""
     rows = evaluation.complete
@@ -51,16 +63,20 @@ def headline(evaluation: Evaluation) -> str:
     full = next((row for row in rows if row.method == "full"), None)
     own = [each for each in best_points(rows) if each.row.method not in ("fastv", "random")]
     chosen = (own or best_points(rows))[-1:]
-    questions = f"{rows[0].point['n']} questions of {rows[0].point.get('data', 'the data set')}"
+    first = chosen[0].row if chosen else rows[0]
+    questions = f"{first.point['n']} questions of {first.point.get('data', 'the data set')}"
     if not chosen:
         known = f"The full model answers {_percent(full)} of {questions} correctly. " if full else ""
         return f"{known}No point with reduced visual tokens is complete yet."
     best = chosen[0].row
     of = f" of {evaluation.visual_tokens}" if evaluation.visual_tokens else ""
-    against = f", the full model {_percent(full)}" if full else ""
+    against = ""
+    if full:
+        against = f", the full model {_percent(full)}"
+        against += "" if _asked(full) == _asked(best) else f" of {full.point['n']}"
     cost = best.point.get("flops_ratio")
     price = "" if cost is None else f", for {100 * cost:.0f}% of the FLOPs"
-    tied = f" (as does {_names(chosen[0].tied, 2)})" if chosen[0].tied else ""
+    tied = f" (as does {_names(chosen[0].tied, 1)})" if chosen[0].tied else ""
     return (
         f"With {best.kept}{of} visual tokens, {best.series} answers {_percent(best)} of {questions} correctly{tied}"
         f"{against}{price}; {_verdict(rows)}."
@@ -104,6 +120,9 @@ def best_table(evaluation: Evaluation, colors: Mapping[str, str]) -> Html:
     note = _BEST_NOTE
     if any("accuracy_sd" in each.row.point for each in lines):
         note += " \u00b1 is the standard deviation over seeds."
+    most = max((_asked(each.row) for each in best), default=0)
+    if fewer := sum(_asked(row) < most for row in _reduced(evaluation.complete)):
+        note += f" Left out: {fewer} with fewer questions."
     if left_out := len(best) - len(shown):
         note += f" {left_out} more are in the chart and in the table of all points."
     return join(
@@ -116,7 +135,7 @@ def _line(best: Best, colors: Mapping[str, str], cells: Sequence[object]) -> Htm
     name = join(
         tag("span", class_=f"swatch {colors[best.row.method]}", aria_hidden="true"),
         best.row.label,
-        tag("small", f"tied with {_names(best.tied, 2)}") if best.tied else None,
+        tag("small", f"tied with {_names(best.tied, 1)}") if best.tied else None,
     )
     kind = "control" if best.row.is_control else None
     return tag("tr", tag("th", name, scope="row", dir="auto"), *(tag("td", cell) for cell in cells), class_=kind)

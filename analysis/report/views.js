@@ -175,7 +175,9 @@ class Charts {
     // The full model costs far more: as a point it would squeeze the others together, so it is a horizontal line.
     const rules = priced.filter((row) => row.control).map((row) => ({ y: 100 * row.figures.accuracy, dash: "",
       text: `${row.series} ${percent(row.figures.accuracy)} at ${COSTS[name].format(this.costOf(row, name))}` }));
-    const front = pareto(reduced.map((row) => [this.costOf(row, name) / scale, 100 * row.figures.accuracy]));
+    // Points with fewer questions do not compete, as in the table of best points.
+    const asked = (row) => row.figures.n + (row.figures.skipped || 0), most = Math.max(...reduced.map(asked));
+    const front = pareto(reduced.filter((row) => asked(row) === most).map((row) => [this.costOf(row, name) / scale, 100 * row.figures.accuracy]));
     return {
       front, tallest: 400,
       points: reduced.map((row) => ({

@@ -218,7 +218,7 @@ def test_a_tags_text_and_attributes_are_read_back(text):
     assert page.attributes == [("p", "title", text)]
 
 
-def row(method: str, kept: int, accuracy: float, **versus: tuple[float, float]) -> TableRow:
+def row(method: str, kept: int | None, accuracy: float, **versus: tuple[float, float]) -> TableRow:
     """A complete row; versus: by reference, a difference in points and a p-value, corrected and not."""
     point = {"key": f"{method}{kept}", "status": "complete", "method": method, "kept": kept, "model": "tiny"}
     point |= {"n": 100, "accuracy": accuracy, "ci_low": accuracy - 0.1, "ci_high": accuracy + 0.1, "data": "d"}
@@ -297,6 +297,17 @@ def test_best_points_are_those_that_no_cheaper_point_equals():
         ("fps 16", ["tome 16"]),
     ]
     assert "(as does tome 16), for 50% of the FLOPs" in headline(evaluation_of(dear, later, tied, better, cheap))
+
+
+def test_a_point_with_fewer_questions_is_never_the_best():
+    few, many = priced("fps", 8, 0.9, 0.3), priced("tome", 8, 0.6, 0.3)
+    few.point["n"] = 10
+    assert [each.row.label for each in best_points([few, many])] == ["tome 8"]
+    full = row("full", None, 0.95)
+    full.point["n"] = 300
+    sentence = headline(evaluation_of(full, few, many))
+    assert sentence.startswith("With 8 visual tokens, tome answers 60.0% of 100 questions of d correctly")
+    assert "the full model 95.0% of 300, for 30% of the FLOPs" in sentence
 
 
 def test_without_costs_the_best_points_are_those_over_kept():
