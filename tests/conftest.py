@@ -15,15 +15,19 @@ if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
 
 # The slowest files run first, so that no worker begins one when the other is nearly done.
 LONGEST = (
+    "test_notebooks",
     "test_sweep",
     "test_generation",
-    "test_writing",
     "test_families",
-    "test_matrix",
-    "test_notebooks",
+    "test_writing",
+    "test_conf",
     "test_infer",
+    "test_keys",
+    "test_counts",
+    "test_flops",
+    "test_matrix",
     "test_train",
-    "test_user_method",
+    "test_independence",
 )
 
 
