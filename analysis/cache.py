@@ -34,21 +34,26 @@ def write_cache(rows: Sequence[TableRow], folder: Path) -> Path:
     """
     from analysis.figures import accuracy_over_kept  # slow to import
 
-    frame = as_frame(rows)
-    _write(folder / NAME, frame.to_parquet)
+    frame = _write_parquet(rows, folder)
     figure = accuracy_over_kept(frame)
     _write(folder / FIGURE, lambda buffer: figure.savefig(buffer, format="png", dpi=150))
     return folder / NAME
 
 
+def _write_parquet(rows: Sequence[TableRow], folder: Path) -> pd.DataFrame:
+    frame = as_frame(rows)
+    _write(folder / NAME, frame.to_parquet)
+    return frame
+
+
 def refresh_cache(folder: Path) -> bool:
-    """Writes the cache again if it is missing, damaged or older than a point. Returns whether it did.
+    """Writes results.parquet again if it is missing, damaged or older than a point. Returns whether it did.
 
     Raises TokenselError for a damaged point, and if the folder cannot be written.
     """
     if is_current(folder):
         return False
-    write_cache(folder_rows(folder), folder)
+    _write_parquet(folder_rows(folder), folder)
     return True
 
 

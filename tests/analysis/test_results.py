@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.results import PROTOCOL, answers, make_point, prediction
+from matplotlib.figure import Figure
 
 from analysis import compare, load_predictions, load_results, pool_titles, published, questions_of
 from analysis.cache import refresh_cache, write_cache
@@ -184,13 +185,19 @@ def test_several_folders_are_one_source_and_a_point_in_two_is_one_row(sweep, tmp
     assert len(load_predictions([sweep, other])) == 4 * 4 + 2
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """accuracy.png is empty, which saves the time of drawing it."""
+    monkeypatch.setattr("analysis.figures.accuracy_over_kept", lambda frame: Figure((1, 1)))
+
+
 def _parquet(sweep):
     """The cache that a sweep writes."""
     return write_cache(folder_rows(sweep), sweep)
 
 
 @pytest.mark.parametrize("contents", [b"", b"PAR1 but no more", None])
-def test_a_damaged_empty_or_lost_parquet_changes_nothing_and_is_written_again(sweep, contents):
+def test_a_damaged_empty_or_lost_parquet_changes_nothing_and_is_written_again(sweep, undrawn, contents):
     path = _parquet(sweep)
     whole = load_results(sweep)
     path.unlink()
@@ -237,7 +244,7 @@ def test_a_file_of_the_wrong_shape_is_named_in_one_line(sweep, name, contents, m
     assert "\n" not in str(error.value)
 
 
-def test_a_table_without_its_points_can_be_loaded(sweep, tmp_path):
+def test_a_table_without_its_points_can_be_loaded(sweep, undrawn, tmp_path):
     alone = tmp_path / "results.parquet"
     shutil.move(_parquet(sweep), alone)
     frame = load_results(alone)
