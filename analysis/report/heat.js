@@ -44,7 +44,8 @@ function heatMap(name, rows, range) {
     ...temperatures.map((value, at) => svg("text", { x: CELL.left + CELL.width * (at + 0.5), y: bottom + 18,
       "text-anchor": "middle" }, value === null ? "none" : String(value))),
     svg("text", { class: "axis", x: middle, y: height - 6, "text-anchor": "middle" }, "temperature"),
-    svg("text", { class: "axis", "text-anchor": "middle", transform: `translate(14 ${side}) rotate(-90)` }, "agg_layer"));
+    svg("text", { class: "axis", "text-anchor": "middle", transform: `translate(14 ${side}) rotate(-90)` },
+      "agg_layer"));
   const title = el("h4", {}, name);
   return el("figure", { class: "chart" }, el("div", { class: "head" }, title,
     svgButton(`${name} heat map`, () => standalone(drawing))), drawing);
@@ -58,7 +59,8 @@ function heatCell(row, x, y, range, isBest) {
   const middle = x + CELL.width / 2;
   return svg("g", {},
     svg("title", {}, `${row.label}: ${interval(row.figures)}`),
-    svg("rect", { x: x + 1, y: y + 1, width: CELL.width - 2, height: CELL.height - 2, fill: `rgb(${color.join(" ")})` }),
+    svg("rect", { x: x + 1, y: y + 1, width: CELL.width - 2, height: CELL.height - 2,
+      fill: `rgb(${color.join(" ")})` }),
     isBest ? svg("rect", { x: x + 3, y: y + 3, width: CELL.width - 6, height: CELL.height - 6,
       class: `best-cell ${ink}` }) : null,
     svg("text", { x: middle, y: y + 20, "text-anchor": "middle", class: `figure ${ink}` }, percent(accuracy)),

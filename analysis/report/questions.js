@@ -47,7 +47,8 @@ class Questions {
       before: el("select", { name: "before", change: changed }, points(this.before)),
       after: el("select", { name: "after", change: changed }, points(this.after)),
       change: el("select", { name: "change", change: changed },
-        Object.entries(CHANGES).map(([name, [text]]) => el("option", { value: name, selected: name === recalled("change") }, text))),
+        Object.entries(CHANGES).map(([name, [text]]) =>
+          el("option", { value: name, selected: name === recalled("change") }, text))),
       search: el("input", { type: "search", name: "search", value: recalled("search"), input: () => {
         clearTimeout(this.waiting);
         this.waiting = setTimeout(changed, 120);

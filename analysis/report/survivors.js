@@ -74,7 +74,8 @@ class Cell {
       this.status.textContent = `${name}: gathers from ${this.cell.effective[at]} effective tokens`;
     };
     const restore = () => this.showAll();
-    return el("button", { type: "button", "aria-label": name, title: name, pointerenter: show, focus: show, blur: restore },
+    return el("button",
+      { type: "button", "aria-label": name, title: name, pointerenter: show, focus: show, blur: restore },
       this.heatMap(position, at), el("span", { class: "number", "aria-hidden": "true" }, String(at + 1)));
   }
 }

@@ -17,7 +17,8 @@ class PointsTable {
     Object.assign(this, { table, pool, all: false, frame: table.parentNode });
     this.headers = [...table.tHead.rows[0].cells];
     const host = this.frame.previousElementSibling;
-    this.search = el("input", { type: "search", name: "points", value: recalled("points"), input: () => this.filter() });
+    this.search = el("input", { type: "search", name: "points", value: recalled("points"),
+      input: () => this.filter() });
     this.more = el("button", { type: "button", class: "more", click: () => {
       this.all = !this.all;
       this.fit();

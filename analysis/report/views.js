@@ -26,8 +26,9 @@ function mebibytes(bytes) {
 const plain = (value) => String(Number(value.toPrecision(6)));
 
 function interval(figures) {
-  const spread = figures.accuracy_sd == null ? "" : ` \u00b1 ${(100 * figures.accuracy_sd).toFixed(1)} over ${figures.seeds} seeds`;
-  return `${percent(figures.accuracy)}${spread} [${percent(figures.ci_low)}, ${percent(figures.ci_high)}], n = ${figures.n}`;
+  const { accuracy, accuracy_sd, ci_low, ci_high, n, seeds } = figures;
+  const spread = accuracy_sd == null ? "" : ` \u00b1 ${(100 * accuracy_sd).toFixed(1)} over ${seeds} seeds`;
+  return `${percent(accuracy)}${spread} [${percent(ci_low)}, ${percent(ci_high)}], n = ${n}`;
 }
 
 /** The lines of a row's tip. */
@@ -94,7 +95,8 @@ class Charts {
     for (const row of this.rows) {
       if (seen.has(row.method)) continue;
       seen.add(row.method);
-      legend.append(el("button", { type: "button", "aria-pressed": String(!this.hidden.has(row.method)), click: (event) => {
+      const pressed = String(!this.hidden.has(row.method));
+      legend.append(el("button", { type: "button", "aria-pressed": pressed, click: (event) => {
         const shown = this.hidden.delete(row.method);
         if (!shown) this.hidden.add(row.method);
         event.currentTarget.setAttribute("aria-pressed", String(shown));
@@ -177,14 +179,16 @@ class Charts {
       text: `${row.series} ${percent(row.figures.accuracy)} at ${COSTS[name].format(this.costOf(row, name))}` }));
     // Points with fewer questions do not compete, as in the table of best points.
     const asked = (row) => row.figures.n + (row.figures.skipped || 0), most = Math.max(...reduced.map(asked));
-    const front = pareto(reduced.filter((row) => asked(row) === most).map((row) => [this.costOf(row, name) / scale, 100 * row.figures.accuracy]));
+    const front = pareto(reduced.filter((row) => asked(row) === most)
+      .map((row) => [this.costOf(row, name) / scale, 100 * row.figures.accuracy]));
     return {
       front, tallest: 400,
       points: reduced.map((row) => ({
         x: this.costOf(row, name) / scale, y: 100 * row.figures.accuracy,
         low: 100 * row.figures.ci_low, high: 100 * row.figures.ci_high,
         left: timed ? row.figures[name + "_p25"] : undefined, right: timed ? row.figures[name + "_p75"] : undefined,
-        row, text: AXES[this.pool.along].text(row), lines: [...tipLines(row), `${COSTS[name].text}: ${COSTS[name].format(this.costOf(row, name))}`],
+        row, text: AXES[this.pool.along].text(row),
+        lines: [...tipLines(row), `${COSTS[name].text}: ${COSTS[name].format(this.costOf(row, name))}`],
       })),
       rules, range: accuracyRange(rules, reduced), yFormat: (y) => plain(y) + "%",
       join: true, xFormat: plain, xLabel: name ? COSTS[name].label : "", empty: "No costs are known.",
