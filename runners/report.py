@@ -5,7 +5,8 @@
     python -m runners.report outputs/scienceqa outputs/pope output=both.html
 
 The page has the result in a sentence, accuracy over cost and the best points; then findings, a sortable table, charts,
-the visual tokens that each method kept, every question with its answers, and the settings of the run. Points of different models, data sets or protocols are never mixed.
+the visual tokens that each method kept, every question with its answers, and the settings of the run. Points of
+different models, data sets or protocols are never mixed.
 
     output     the page; default: report.html in the results' folder; several folders need it
     pictures   how many questions in the list have a picture (300); those on which methods disagree most come first
