@@ -361,7 +361,7 @@ def test_a_failing_point_is_listed_and_noted_until_it_completes(sweep, monkeypat
     failed = next(p["key"] for p in line["points"] if p["method"] == "broken")
     (note,) = (tmp_path / "out" / "sweep").glob("*/error.json")
     assert note.parent.name == failed
-    assert json.loads(note.read_text()) == {"error": "RuntimeError: no idea"}
+    assert json.loads(note.read_text())["error"].startswith("RuntimeError: no idea (test_sweep.py, line ")
     assert not (note.parent / "metrics.json").exists()
 
     monkeypatch.setattr(Broken, "select", METHODS["grid"].select)
@@ -504,7 +504,10 @@ def test_killed_and_started_again_nothing_is_lost_or_doubled(sweep, arguments, t
     process.start()
 
     def lines():
-        return sum(len(p.read_text().splitlines()) for p in (tmp_path / "out/sweep").glob("*/predictions.jsonl"))
+        try:
+            return sum(len(p.read_text().splitlines()) for p in (tmp_path / "out/sweep").glob("*/predictions.jsonl"))
+        except FileNotFoundError:  # whether the folder can be made is tried out first
+            return 0
 
     while lines() < 25 and process.is_alive():
         time.sleep(0.02)
