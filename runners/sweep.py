@@ -133,7 +133,7 @@ def run_sweep(jobs: Sequence[Mapping[str, Any]], progress: "SweepProgress") -> F
             with live:
                 for work in works:
                     compute(work, plan, progress)
-        progress.doing("writing the results")
+        progress.doing("writing the results", counted=False)
         rows = folder_rows(folder)
         write_table(rows, folder)
         summary = write_summary(plan, works, rows, folder)

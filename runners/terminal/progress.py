@@ -13,7 +13,7 @@ from rich.text import Text
 TIMING_WEIGHT = 20
 LINE_SECONDS = 20.0
 # Beside the bar, a line takes up to this many characters.
-_BESIDE_BAR = 68
+_BESIDE_BAR = 72
 _NARROWEST, _WIDEST = 8, 40
 
 
@@ -33,7 +33,7 @@ class SweepProgress:
     """
 
     def __init__(self, doing: str = "loading libraries") -> None:
-        self.what = doing
+        self.what, self.counted = doing, True
         self.questions = self.points = self.finished = 0
         self.wanted = self.predictions = 0
         self.total = 0
@@ -63,9 +63,9 @@ class SweepProgress:
     ) -> None:
         self.bar.stop()
 
-    def doing(self, what: str) -> None:
-        """From now on, the command does this."""
-        self.what = what
+    def doing(self, what: str, counted: bool = True) -> None:
+        """From now on, the command does this. counted: whether questions and points are shown beside it."""
+        self.what, self.counted = what, counted
         self.predicting_since = time.monotonic()
         self._show()
 
@@ -108,7 +108,7 @@ class SweepProgress:
         return self.questions * self.predictions // self.wanted if self.wanted else self.questions
 
     def _title(self) -> str:
-        if not self.points:
+        if not self.points or not self.counted:
             return self.what
         return f"{self.what}: questions {self.asked}/{self.questions}, points {self.finished}/{self.points}"
 

@@ -39,6 +39,22 @@ def test_questions_are_counted_when_all_points_have_them_and_timing_moves_the_ba
         shown.timed(1.0)
         shown.finished_point(timed=True)
         assert told()[-1] == "timing: questions 10/10, points 3/3  100%"
+        shown.doing("writing the results", counted=False)
+        assert told() == ["writing the results  100%"]
+
+
+def test_a_long_line_fits_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setenv("TTY_INTERACTIVE", "0")
+    shown = SweepProgress("answering")
+    shown.expect(points=120, questions=12_726, wanted=12_726 * 120, timed=120)
+    shown.predicted(12_725 * 120)
+    with shown.bar.console.capture() as printed:
+        shown.bar.console.print(shown.bar.get_renderable())
+    lines = re.sub(r"\x1b\[[\d;]*m", "", printed.get()).splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("answering: questions 12725/12726, points 0/120 ")
 
 
 def test_a_question_counts_only_when_every_point_has_it(told):
