@@ -11,8 +11,9 @@ import pandas as pd
 from analysis.results import Source, load_results
 from tokensel.data import Question, draw_order, load_questions
 from tokensel.errors import TokenselError
+from tokensel.evaluation.fields import check_prediction
 from tokensel.evaluation.keys import questions_digest
-from tokensel.evaluation.store import PointStore, check_prediction
+from tokensel.evaluation.store import PointStore
 from tokensel.evaluation.stored import figured
 
 # The columns that come from the questions.
@@ -108,7 +109,7 @@ def _stored(folder: str) -> list[dict[str, Any]]:
             check_prediction(record)
         if len({record["id"] for record in records}) == len(records):
             return records
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return PointStore(folder).predictions()
 

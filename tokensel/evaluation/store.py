@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from tokensel.errors import TokenselError
+from tokensel.evaluation.fields import StoredFields, check_prediction
 
 
 def ids_digest(ids: Iterable[str]) -> str:
@@ -38,27 +39,6 @@ def point_key(settings: dict[str, Any]) -> str:
     """
     canonical = json.dumps(_plain(settings, keep_floats=False), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-class _Metrics(BaseModel):
-    """The fields of metrics.json that readers compute with, each of which an old file may lack."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    n: int | None = None
-    correct: int | None = None
-    skipped: int | None = None
-    accuracy: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    questions: str | None = None
-    method: str | None = None
-    model: dict[str, Any] | None = None
-    data: dict[str, Any] | None = None
-    protocol: dict[str, Any] | None = None
-    method_options: dict[str, Any] | None = None
-    budgets: list[str] | None = None
-    provenance: dict[str, Any] | None = None
 
 
 class PointStore:
@@ -152,14 +132,14 @@ class PointStore:
         path = self.folder / "metrics.json"
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
-            _Metrics.model_validate(metrics)
+            StoredFields.model_validate(metrics)
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            field = ".".join(map(str, error.errors()[0]["loc"]))
-            wrong = f"{field} has another type" if field else "is no JSON object"
+            loc = error.errors()[0]["loc"]
+            wrong = f"{loc[0]} has another type, or is too large" if loc else "is no JSON object"
             raise TokenselError(f"{path}: {wrong}; delete the file, and it is computed again") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TokenselError(f"{path}: is not JSON; delete it, and it is computed again") from error
         return metrics
 
@@ -212,7 +192,7 @@ class PointStore:
                 record = json.loads(line)
                 check_prediction(record)
                 predictions.setdefault(record["id"], record)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 if number == len(lines):  # a crash of the machine can leave the length without the contents
                     break
                 raise TokenselError(
@@ -268,18 +248,6 @@ def _sync(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def check_prediction(record: Any) -> None:
-    """Raises ValueError, KeyError or TypeError unless a line of predictions.jsonl is one."""
-    right = isinstance(record["id"], str)
-    if "answer" in record or "prediction" in record:
-        prediction, margin = record.get("prediction"), record.get("margin")
-        right &= isinstance(record["correct"], bool) and isinstance(record.get("skipped", False), bool)
-        right &= prediction is None or (isinstance(prediction, int | str) and not isinstance(prediction, bool))
-        right &= margin is None or isinstance(margin, int | float)
-    if not right:
-        raise ValueError(record)
 
 
 def _plain(value: Any, keep_floats: bool = True) -> Any:
