@@ -127,7 +127,7 @@ def sign_flip_p(differences: np.ndarray) -> float:
         step = size // unit
         part = np.zeros(2 * step * count + 1)
         part[:: 2 * step] = scipy.stats.binom.pmf(np.arange(count + 1), count, 0.5)
-        convolve = np.convolve if min(len(distribution), len(part)) < 100 else scipy.signal.fftconvolve
+        convolve = np.convolve if min(len(distribution), len(part)) < 1000 else scipy.signal.fftconvolve
         distribution = convolve(distribution, part)
     middle = len(distribution) // 2
     at = abs(int(np.sum(differences))) // unit
