@@ -34,9 +34,14 @@ class StoredPoint:
 def stored_points(folder: Path) -> list[StoredPoint]:
     """The finished grid points at any depth below a folder.
 
-    Raises TokenselError if there is none, or if a file is damaged.
+    A point with a damaged file is left out, with a note. Raises TokenselError if none is left.
     """
-    points = [_read_point(path.parent) for path in sorted(folder.rglob("metrics.json"))]
+    points = []
+    for path in sorted(folder.rglob("metrics.json")):
+        try:
+            points.append(_read_point(path.parent))
+        except TokenselError as error:
+            print(f"note: {error} (this point is left out)", file=sys.stderr)
     if not points:
         raise TokenselError(f"{folder}: no finished grid point there; give a sweep's folder, such as outputs/sweep")
     return points
@@ -55,7 +60,7 @@ def _read_point(folder: Path) -> StoredPoint:
         settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         data = settings["data"]
         questions = _questions(data["name"], json.dumps(data["options"], sort_keys=True), data["digest"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TokenselError(f"{folder / 'config.yaml'}: not a grid point's settings; delete that folder") from error
     records = {record["id"]: record for record in store.predictions()}
     asked = [question for question in questions if question.id in records]

@@ -1,6 +1,7 @@
 """Grid points read back from a folder of results: their settings, figures and answers, without the questions."""
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ import yaml
 
 from tokensel.data import stable_hash
 from tokensel.errors import TokenselError
+from tokensel.evaluation.fields import StoredFields
 from tokensel.evaluation.store import PointStore, ids_digest
 
 FILES = ("config.yaml", "metrics.json", "predictions.jsonl", "error.json")
+_log = logging.getLogger(__name__)
 _KEY = re.compile(r"[0-9a-f]{12}")
 
 
@@ -71,10 +74,24 @@ def is_point(folder: Path) -> bool:
 def read_points(folder: Path) -> list[StoredPoint]:
     """All points in a sweep's folder, by key; none if there is no such folder.
 
-    Raises TokenselError for a damaged file.
+    A point with a damaged file is left out, with a warning that names the file, so that the others are shown. Raises
+    TokenselError if no point is left.
     """
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [read_point(each) for each in inside if is_point(each)]
+    points: list[StoredPoint] = []
+    damaged: list[TokenselError] = []
+    for each in filter(is_point, inside):
+        try:
+            point = read_point(each)
+            _ = point.records  # are read, and kept
+            points.append(point)
+        except TokenselError as error:
+            damaged.append(error)
+    if damaged and not points:
+        raise damaged[0]
+    for error in damaged:
+        _log.warning("%s (this point is left out)", error)
+    return points
 
 
 def read_point(folder: Path) -> StoredPoint:
@@ -120,11 +137,10 @@ def _asked(metrics: Mapping[str, Any]) -> int:
 def _settings(folder: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError("no mapping")
+        StoredFields.model_validate(settings)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise TokenselError(
             f"{folder / 'config.yaml'}: cannot be read; delete the point's folder and run its sweep again"
         ) from error
@@ -136,6 +152,6 @@ def _error(folder: Path) -> str | None:
         stored = json.loads((folder / "error.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return "error.json cannot be read"
     return str(stored.get("error") if isinstance(stored, dict) else stored)

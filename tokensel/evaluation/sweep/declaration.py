@@ -74,17 +74,21 @@ def checked_budget(value: str | None) -> str | None:
         raise ValueError(value) from error
 
 
-def unusable(value: object) -> str:
-    """What is wrong with a value that no setting can have: too large, not finite, or not text; "" if it is usable."""
+def wrong_number(value: object) -> str:
+    """What is wrong with a number, or one in a list, that no setting can have; "" if it is usable."""
     if isinstance(value, list | tuple):
-        return next(filter(None, map(unusable, value)), "")
+        return next(filter(None, map(wrong_number, value)), "")
     if isinstance(value, int) and abs(value) > LARGEST:
         return "must be an integer of at most 2^53"
-    if isinstance(value, float) and not math.isfinite(value):
-        return "must be a finite number"
-    if isinstance(value, str) and any(0xD800 <= ord(letter) < 0xE000 or letter == "\0" for letter in value):
-        return "must be text in UTF-8"
-    return ""
+    return "must be a finite number" if isinstance(value, float) and not math.isfinite(value) else ""
+
+
+def wrong_text(value: object) -> str:
+    """What is wrong with text, or text in a list, that nothing can store; "" if it is usable."""
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(wrong_text, value)), "")
+    broken = isinstance(value, str) and any(0xD800 <= ord(letter) < 0xE000 or letter == "\0" for letter in value)
+    return "must be text in UTF-8" if broken else ""
 
 
 def names_in_key(kind: type[BaseModel]) -> list[str]:

@@ -4,13 +4,13 @@ settings = read_settings({"kept": 8, "method": {"name": "fps"}, "model": {"path"
 settings.latency.repeats
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from tokensel.errors import TokenselError, as_typed, meant
-from tokensel.evaluation.sweep.declaration import declaration, unusable
+from tokensel.evaluation.sweep.declaration import declaration, wrong_number, wrong_text
 from tokensel.evaluation.sweep.settings import GROUPS, LatencySettings, SweepSettings
 
 
@@ -19,13 +19,12 @@ def read_settings(values: Mapping[str, Any]) -> SweepSettings:
     for group in GROUPS:
         if group in values and not isinstance(values[group], Mapping):
             raise TokenselError(f"{group}={values[group]}: must be the name of a file in conf/{group}")
+    _refuse(values, wrong_text)
     try:
         settings = SweepSettings.model_validate(dict(values))
     except ValidationError as error:
         raise TokenselError(_one_line(error, values)) from error
-    for key, value in _flat(values):
-        if problem := unusable(value):
-            raise TokenselError(f"{key}={as_typed(value)}: {problem}")
+    _refuse(values, wrong_number)
     if settings.budget is not None and settings.kept is not None:
         raise TokenselError(f"kept={as_typed(settings.kept)}: leave it out; budget={settings.budget} decides it")
     return settings
@@ -83,6 +82,13 @@ def _one_line(error: ValidationError, values: Mapping[str, Any]) -> str:
         allowed = str(declaration(field).get("allowed") or f"must be a group of settings: {', '.join(_names(kind))}")
     choices = filter(None, allowed.partition("one of ")[2].split(", "))
     return f"{key}={as_typed(value)}: {allowed}{meant(str(value), choices)}"
+
+
+def _refuse(values: Mapping[str, Any], wrong: Callable[[object], str]) -> None:
+    """wrong: says what is wrong with a value, "" for nothing."""
+    for key, value in _flat(values):
+        if problem := wrong(value):
+            raise TokenselError(f"{key}={as_typed(value)}: {problem}")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
