@@ -29,8 +29,8 @@ from tokensel.models.families import family_of
 
 NEW = 3
 PADDED = (0, 2)  # rows of the questions that are shorter than the longest
-# Gathers by attention, ranks by attention, draws, looks at the tower, merges, has stages.
-KINDS = ("fps", "fastv", "random", "fastervlm", "tome_merge", "pyramiddrop")
+# Gathers by attention, ranks by attention, looks at the tower, merges, has stages.
+KINDS = ("fps", "fastv", "fastervlm", "tome_merge", "pyramiddrop")
 
 
 def new(loaded):
@@ -135,8 +135,16 @@ def embedded(loaded):
     return of
 
 
+# Methods that look at the vision tower in all families, each other method in two or three.
+CASES = [
+    (family, method)
+    for family, method in FAMILY_METHODS
+    if METHODS[method].uses_vision or (FAMILIES.index(family) + sorted(METHODS).index(method)) % 3 == 0
+]
+
+
 @torch.no_grad()
-@pytest.mark.parametrize(("family", "method"), FAMILY_METHODS)
+@pytest.mark.parametrize(("family", "method"), CASES)
 def test_every_method_chooses_alike_batched_and_alone(embedded, family, method):
     split, prompts, alone = embedded(family)
     stages = make_stages(method, kept=kept_of(method), num_layers=split.num_layers)
