@@ -89,8 +89,8 @@ def read_points(folder: Path) -> list[StoredPoint]:
             damaged.append(error)
     if damaged and not points:
         raise damaged[0]
-    for error in damaged:
-        _log.warning("%s (this point is left out)", error)
+    for problem in damaged:
+        _log.warning("%s (this point is left out)", problem)
     return points
 
 
