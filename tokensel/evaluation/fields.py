@@ -6,31 +6,114 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # What a column of 64-bit integers can hold.
 _Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Number = Annotated[float, Field(ge=-(2**62), le=2**62, allow_inf_nan=False)]
 _Share = Annotated[float, Field(lt=1)]
 
 
-class StoredFields(BaseModel):
-    """The fields of metrics.json and config.yaml that readers compute with, each of which an old file may lack."""
+class _Fields(BaseModel):
+    """Fields that are checked where they are present; others are allowed."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
+
+class _Quartiles(_Fields):
+    p25: _Number | None = None
+    p50: _Number | None = None
+    p75: _Number | None = None
+
+
+class _Model(_Fields):
+    path: str | None = None
+    revision: str | None = None
+    dtype: str | None = None
+
+
+class _Data(_Fields):
+    name: str | None = None
+    options: dict[str, Any] | None = None
+    digest: str | None = None
+
+
+class _Latency(_Fields):
+    repeats: _Whole | None = None
+    warmup: _Whole | None = None
+    decode_tokens: _Whole | None = None
+
+
+class _Protocol(_Fields):
+    prompt: str | None = None
+    conv: str | None = None
+    image_aspect: str | None = None
+    reading: str | None = None
+    scoring: str | None = None
+    batch_size: _Whole | None = None
+    not_compiled: dict[str, str] | None = None
+    latency: _Latency | None = None
+    text_tokens: _Whole | None = None
+    visual_tokens: _Whole | None = None
+
+
+class _Provenance(_Fields):
+    versions: dict[str, str | None] | None = None
+    platform: str | None = None
+    device: str | None = None
+    gpus: dict[str, Any] | None = None
+    threads: _Whole | None = None
+    command: str | None = None
+    commit: str | None = None
+    model: dict[str, Any] | None = None
+    protocol: _Protocol | None = None
+
+
+class StoredFields(_Fields):
+    """The fields of metrics.json and config.yaml that readers compute with, each of which an old file may lack."""
+
+    key: str | None = None
+    scoring: str | None = None
+    code: str | None = None
+    stages: str | None = None
+    temperature: _Number | None = None
+    aggregation: str | None = None
+    layout: str | None = None
+    position: str | None = None
+    min_margin: _Number | None = None
+    near_ties: _Whole | None = None
+    n_tied_choice: _Whole | None = None
+    n_ties: _Whole | None = None
+    chance: _Number | None = None
+    select_ms: _Quartiles | None = None
+    vision_ms: _Quartiles | None = None
+    prefill_ms: _Quartiles | None = None
+    decode_ms: _Quartiles | None = None
+    total_ms: _Quartiles | None = None
+    speedup: _Number | None = None
+    speedup_total: _Number | None = None
+    peak_memory_bytes: _Whole | None = None
+    flops: _Whole | None = None
+    flops_ratio: _Number | None = None
+    flops_parts: dict[str, _Number] | None = None
+    kv_bytes: _Whole | None = None
+    tokens_layer_mean: _Number | None = None
+    tokens_left: _Whole | None = None
+    selection_counted: bool | None = None
+    yes_no: dict[str, Any] | None = None
     kept: _Whole | _Share | str | list[Any] | None = None
     agg_layer: _Whole | list[Any] | None = None
     seed: _Whole | None = None
     n: _Whole | None = None
     correct: _Whole | None = None
     skipped: _Whole | None = None
-    accuracy: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
+    accuracy: _Number | None = None
+    ci_low: _Number | None = None
+    ci_high: _Number | None = None
     questions: str | None = None
     method: str | None = None
-    model: dict[str, Any] | None = None
-    data: dict[str, Any] | None = None
-    protocol: dict[str, Any] | None = None
+    model: _Model | None = None
+    data: _Data | None = None
+    protocol: _Protocol | None = None
     method_options: dict[str, Any] | None = None
     budgets: list[str] | None = None
-    provenance: dict[str, Any] | None = None
+    provenance: _Provenance | None = None
 
 
 def check_prediction(record: Any) -> None:
