@@ -39,6 +39,8 @@ POINTS = [
     ("sparsevlm", {"kept": 10, "agg_layer": 2, "recycled": 0}),
     ("sparsevlm", {"kept": [25, 17], "agg_layer": [1, 3], "version": 2}),
     ("dart", {"kept": 2, "agg_layer": 1}),
+    ("dart", {"kept": 9, "agg_layer": 0}),
+    ("feather", {"kept": 9, "agg_layer": 2, "rotary": True}),
     ("tome_merge", {"kept": 5, "agg_layer": 0, "proportional": True}),
     ("visionzip", {"kept": 9, "contextual": 0.4}),
     ("visionzip", {"kept": 9, "contextual": 0}),

@@ -61,7 +61,8 @@ class Feather(Method):
         return _union(keep_best(score, int(context.count * share)), uniform)
 
     def flops(self, sizes: Sizes) -> int:
-        return sizes.keys() + 2 * sizes.query_width * (sizes.hidden + sizes.count)
+        keys = 0 if self.rotary and sizes.layer else sizes.keys()  # the cache holds rotated ones
+        return keys + 2 * sizes.query_width * (sizes.hidden + sizes.count)
 
     def remaining(self, kept: int, count: int, layer: int = 0, stage: int = 0) -> int | None:
         if self.ratio is None or (self.stride and not stage):
