@@ -11,8 +11,8 @@ import pandas as pd
 from analysis.results import Source, load_results
 from tokensel.data import Question, draw_order, load_questions
 from tokensel.errors import TokenselError
+from tokensel.evaluation.digests import questions_digest
 from tokensel.evaluation.fields import check_prediction
-from tokensel.evaluation.keys import questions_digest
 from tokensel.evaluation.store import PointStore
 from tokensel.evaluation.stored import figured
 

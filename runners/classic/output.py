@@ -17,7 +17,7 @@ from runners.terminal.arguments import write_whole
 from runners.terminal.places import check_file
 from tokensel.compat.config import DEFAULTS, active_scheme, classic_reduction
 from tokensel.data import Question
-from tokensel.evaluation.keys import questions_digest
+from tokensel.evaluation.digests import questions_digest
 from tokensel.evaluation.store import PointStore
 from tokensel.models import checkpoint_revision
 

@@ -12,7 +12,7 @@ import yaml
 from tokensel.data import Question, draw_order, load_questions
 from tokensel.data.prompts import LETTERS
 from tokensel.errors import TokenselError
-from tokensel.evaluation.keys import questions_digest
+from tokensel.evaluation.digests import questions_digest
 from tokensel.evaluation.store import PointStore
 
 

@@ -16,7 +16,7 @@ from analysis.columns import complete
 from analysis.grouping import variants
 from tokensel.data import load_questions, stable_hash
 from tokensel.errors import TokenselError
-from tokensel.evaluation.keys import questions_digest
+from tokensel.evaluation.digests import questions_digest
 from tokensel.evaluation.statistics import seeded_accuracy
 from tokensel.evaluation.store import PointStore
 from tokensel.evaluation.sweep.rows import folder_rows

@@ -13,7 +13,8 @@ from helpers.checkpoints import save_checkpoint, save_question_file
 
 from tokensel import METHODS
 from tokensel.data import DATASETS, Question
-from tokensel.evaluation.keys import PACKAGE, ROOT, code_digest, library_sources, questions_digest
+from tokensel.evaluation.digests import questions_digest
+from tokensel.evaluation.keys import PACKAGE, ROOT, code_digest, library_sources
 from tokensel.evaluation.source_graph import imported_modules, imports_of, in_package
 from tokensel.methods.user import load_method
 

@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from tokensel.data import Question, load_questions
-from tokensel.evaluation.keys import ids_digest, questions_digest
+from tokensel.evaluation.digests import ids_digest, questions_digest
 from tokensel.evaluation.store import PointStore, point_key
 from tokensel.evaluation.summary import summarize
 

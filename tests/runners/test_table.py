@@ -10,8 +10,8 @@ from rich.console import Console
 
 from runners.terminal.table import caption, print_table
 from tokensel.data import Question
+from tokensel.evaluation.digests import ids_digest
 from tokensel.evaluation.grid_point import GridPoint
-from tokensel.evaluation.keys import ids_digest
 from tokensel.evaluation.provenance import checkout_commit, checkpoint_files, scrub
 from tokensel.evaluation.store import PointStore
 from tokensel.evaluation.sweep.ranking import best_records, levels, sentences

@@ -1,4 +1,4 @@
-"""What a grid point's key is made of beside its settings: the questions, and the code that computes predictions.
+"""What a grid point's key is made of beside its settings and questions: the code that computes predictions.
 
 The code is every module that evaluation really imports (see `tokensel.evaluation.source_graph`), the method's own
 module and the data set's. An edit of one of them changes the key, so that an old prediction is never taken for one of
@@ -13,36 +13,13 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from tokensel.data import DATASETS, Question
-from tokensel.evaluation import store
+from tokensel.data import DATASETS
 from tokensel.evaluation.source_graph import Find, imported_modules, imports_of, in_package
 from tokensel.methods import METHODS, Method, find_method
 
 PACKAGE = Path(__file__).parents[1]
 # Everything that turns a question into a prediction is imported from here.
 ROOT = "tokensel.evaluation.accuracy"
-
-
-def questions_digest(questions: Sequence[Question]) -> str:
-    """A digest of all questions. Pictures count by their ids: the data set's code or files determine the rest."""
-    digest = hashlib.sha256()
-    for question in sorted(questions, key=lambda question: question.id):
-        parts = (
-            question.id,
-            question.image_id,
-            question.hint,
-            question.text,
-            *question.choices,
-            str(question.answer),
-            question.form,
-        )
-        digest.update("\x1f".join(parts).encode() + b"\x1e")
-    return digest.hexdigest()[:16]
-
-
-def ids_digest(questions: Sequence[Question]) -> str:
-    """A digest of which questions were asked, see `tokensel.evaluation.store.ids_digest`."""
-    return store.ids_digest(question.id for question in questions)
 
 
 def code_digest(method: str, data: str | None = None) -> str:

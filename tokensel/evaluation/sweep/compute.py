@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from tokensel.data import Question
 from tokensel.evaluation.accuracy import evaluate
-from tokensel.evaluation.keys import ids_digest
+from tokensel.evaluation.digests import ids_digest
 from tokensel.evaluation.latency import LatencyMeter
 from tokensel.evaluation.provenance import provenance
 from tokensel.evaluation.sweep.costs import costed_prompt, middle_question

@@ -12,8 +12,9 @@ from typing import Any
 from tokensel.data import Question, draw_order, load_questions
 from tokensel.data.yes_no import yes_no_figures
 from tokensel.errors import TokenselError
+from tokensel.evaluation.digests import ids_digest, questions_digest
 from tokensel.evaluation.grid_point import GridPoint
-from tokensel.evaluation.keys import code_digest, ids_digest, questions_digest
+from tokensel.evaluation.keys import code_digest
 from tokensel.evaluation.store import PointStore, point_key, replace_file
 from tokensel.evaluation.summary import summarize
 from tokensel.evaluation.sweep.costs import costed_prompt, middle_question
