@@ -369,7 +369,7 @@ def test_a_token_chosen_twice_takes_only_one_place():
             return Selection(torch.tensor([[7, 7, 3, 7]]))
 
     with (
-        pytest.raises(TokenselError, match="^method 'twice': chose token 7 3 times in row 0"),
+        pytest.raises(TokenselError, match=r"^method 'twice': chose token 7 3 times in row 0"),
         reduce_tokens(model, Twice(), kept=4),
     ):
         model(**inputs)
