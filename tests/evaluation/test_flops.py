@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from helpers.families import FAMILIES, FAMILY_METHODS, make_picture, save_family
+from helpers.flops import without_rotary
 from helpers.models import llava_inputs, single_row, tiny_llama, tiny_llava
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -78,12 +79,6 @@ class Measured:
 
 def matrix_vector(matrix, vector, out_shape=None, **rest):
     return 2 * matrix[0] * matrix[1]
-
-
-def without_rotary(counter):
-    """The FLOPs that were counted, less rotary embeddings: some versions of transformers compute them by a product."""
-    rotary = [counts for name, counts in counter.get_flop_counts().items() if name.endswith(".rotary_emb")]
-    return counter.get_total_flops() - sum(sum(counts.values()) for counts in rotary)
 
 
 def measured(model, method, settings, inputs, image_mask=None):
