@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.methods import methods_forgotten
 from helpers.models import llava_inputs, tiny_llava
 
 from tokensel import METHODS, make_method, reduce_tokens
@@ -83,10 +84,8 @@ def test_the_readme_is_short_and_has_the_two_commands():
 @pytest.fixture
 def forgetful():
     """Methods of one test are unknown to the next."""
-    methods = dict(METHODS)
-    yield
-    METHODS.clear()
-    METHODS.update(methods)
+    with methods_forgotten():
+        yield
 
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/methods.md").read_text(), re.MULTILINE | re.DOTALL)

@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from helpers.methods import methods_forgotten
 from helpers.models import llava_inputs, tiny_llava
 
-from tokensel import METHODS, Method, Selection, TokenselError, make_method, make_stages, reduce_tokens
+from tokensel import Method, Selection, TokenselError, make_method, make_stages, reduce_tokens
 from tokensel.engine.checks import while_timing
 from tokensel.engine.stages import Stage
 from tokensel.testing import make_context
@@ -17,10 +18,8 @@ TOKENS = torch.randn(2, 9, 5, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(autouse=True)
 def forgetful():
     """Methods of one test are unknown to the next."""
-    methods = dict(METHODS)
-    yield
-    METHODS.clear()
-    METHODS.update(methods)
+    with methods_forgotten():
+        yield
 
 
 @dataclass

@@ -1,6 +1,19 @@
 """Settings that suit every method, and how many tokens they leave."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tokensel import METHODS
 from tokensel.engine.stages import Stage
+
+
+@contextmanager
+def methods_forgotten() -> Iterator[None]:
+    """Methods that are registered inside the block are unknown after it."""
+    known = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(known)
 
 
 def kept_of(method: str, kept: int = 4) -> int | None:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from helpers.checkpoints import save_checkpoint, save_question_file
+from helpers.methods import methods_forgotten
 from hydra.core.config_store import ConfigStore
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
@@ -55,10 +56,8 @@ COUNT, TOKENS = 4, 36
 @pytest.fixture(autouse=True)
 def forgetful():
     """Methods and choices of one test are unknown to the next."""
-    methods = dict(METHODS)
-    yield
-    METHODS.clear()
-    METHODS.update(methods)
+    with methods_forgotten():
+        yield
     ConfigStore.instance().repo.pop("method", None)
 
 
