@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from runners.terminal.output import take_json
@@ -78,25 +78,33 @@ def compose_jobs(command: Command, conf: Path) -> list[dict[str, Any]]:
     with initialize_config_dir(str(conf), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         composer = _Composer()
-        return [_plain(composer.compose(cell)) for cell in _cells(command, parser)]
+        return [_plain(composer.compose(cell)) for cell in _cells(command, parser, composer)]
 
 
 class _Composer:
-    """Composes the jobs of one grid. Hydra takes a tenth of a second for each choice of files, so jobs that choose the
-    same files and set the same keys are composed once, and then get their values."""
+    """Composes the jobs of one grid. Hydra takes a tenth of a second for each choice of files, so each choice is
+    composed once; jobs that make it differ in the values that are set afterwards, as Hydra sets them."""
 
     def __init__(self) -> None:
         self._composed: dict[tuple[str, ...], DictConfig] = {}
 
+    def files(self, overrides: Sequence[Override]) -> DictConfig:
+        """What the overrides that choose files compose to, with Hydra's own settings under `hydra`."""
+        chosen = tuple(_text(each) for each in overrides if not _is_value(each))
+        if chosen not in self._composed:
+            self._composed[chosen] = _compose(list(chosen), return_hydra_config=True)
+        return self._composed[chosen]
+
     def compose(self, overrides: Sequence[Override]) -> DictConfig:
         """The configuration of the job with these overrides."""
-        values = [override for override in overrides if _is_value(override)]
-        same = tuple(each.key_or_group if each in values else _text(each) for each in overrides)
-        if same not in self._composed:
-            self._composed[same] = _compose(list(map(_text, overrides)))
-        config = self._composed[same].copy()
-        for override in values:
-            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        config = self.files(overrides).copy()
+        with open_dict(config):
+            del config["hydra"]
+        try:
+            for override in filter(_is_value, overrides):
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        except OmegaConfBaseException:
+            return _compose(list(map(_text, overrides)))  # fails likewise, in Hydra's words
         return config
 
 
@@ -109,7 +117,7 @@ def _is_value(override: Override) -> bool:
     return plain and ("." in key or (key in SweepSettings.model_fields and key not in GROUPS))
 
 
-def _cells(command: Command, parser: OverridesParser) -> list[tuple[Override, ...]]:
+def _cells(command: Command, parser: OverridesParser, composer: _Composer) -> list[tuple[Override, ...]]:
     """The overrides of every job: the grid's cells, in the order of nested loops over the keys as they were given."""
     given = parser.parse_overrides(command.overrides)
     for override in given:
@@ -120,8 +128,7 @@ def _cells(command: Command, parser: OverridesParser) -> list[tuple[Override, ..
             raise TokenselError(f"{override.input_line}: settings are changed only, by KEY=VALUE")
     # This is the default; Hydra takes no null for a file's name.
     given = [override for override in given if (override.key_or_group, override.value()) != ("experiment", None)]
-    files = [_text(override) for override in given if not override.is_sweep_override() and not _is_value(override)]
-    base = _compose(files, return_hydra_config=True)
+    base = composer.files([override for override in given if not override.is_sweep_override()])
     for group in ("hydra/launcher", "hydra/sweeper"):  # a file of the user's may choose another
         if (chosen := base.hydra.runtime.choices.get(group)) != "basic":
             raise TokenselError(f"{group}={chosen}: {_ONE_PROCESS}")

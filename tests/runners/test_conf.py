@@ -139,7 +139,7 @@ def overrides_of(arguments):
     """Each cell's own command line."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        found = compose._cells(read_command(arguments), parser)
+        found = compose._cells(read_command(arguments), parser, compose._Composer())
     return [[override.input_line for override in cell if override.key_or_group != "experiment"] for cell in found]
 
 
