@@ -74,5 +74,7 @@ def print_columns(columns: Sequence[Column], console: Console) -> list[str]:
     console.print(table)
     console.print()
     if left_out:
-        console.print(f"No room for {', '.join(left_out)}: in a wider window, or in the files.", highlight=False)
+        console.print(
+            f"No room for: {', '.join(left_out)}. A wider window shows them; the files have them.", highlight=False
+        )
     return left_out

@@ -79,14 +79,16 @@ def print_table(results: Sequence[TableRow], console: Console | None = None) -> 
     """Prints the table, notes below it (see `caption`), and which lines are best or tie, to standard output."""
     # Where standard output is no terminal, rich would wrap the table at 80 columns.
     console = console or Console(width=None if Console().is_terminal else 200)
-    hidden = print_columns(_columns(results), console)
+    columns = _columns(results)
+    empty = [each for each in columns if _is_empty(each)]
+    hidden = print_columns([each for each in columns if each not in empty], console)
+    hidden += [each.name for each in empty]
     console.print(caption(results, hidden), highlight=False, markup=False)
     told = sentences(results)
     if told:
         count = comparisons_of(results)
-        note = (
-            f"Best on the same questions; tie: not significantly behind the first (p corrected for {count} comparisons)"
-        )
+        corrected = f"p corrected for {count} comparisons" if count > 1 else "p of one comparison"
+        note = f"Best on the same questions; tie: not significantly behind the first ({corrected})"
         console.print(f"{note}:", highlight=False)
     for line in told:
         console.print(f"  {line}", highlight=False, markup=False)
@@ -127,6 +129,11 @@ def _columns(results: Sequence[TableRow]) -> list[Column]:
         Column("FLOPs ratio", "FLOPs\nratio", flops, 85),
         Column("KV", "KV", [_bytes(each.get("kv_bytes")) for each in figures], 20),
     ]
+
+
+def _is_empty(column: Column) -> bool:
+    """Whether a column that need not be shown has no value, as that of the times where nothing was timed."""
+    return column.importance is not None and set(column.cells) <= {_DASH}
 
 
 def _settings(results: Sequence[TableRow]) -> list[Column]:
