@@ -1,7 +1,5 @@
 """The table of a paper: methods in rows, benchmarks in columns, and the mean share of the full model's accuracy."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -24,15 +22,17 @@ FRAME = (*CONTROLS, "random")
 class Line:
     """One line of the table.
 
-    accuracy: by column, in percent. of_full: the mean over all columns of the share of the full model's accuracy, in
-    percent; None where a column is missing. seeds: the largest number of seeds averaged in a cell. source: where a
-    published figure is from; "" = measured. fewer: whether it answered fewer questions than others of its column.
-    marks: by column, "best" or "second".
+    accuracy: by column, in percent. spread: by column, the standard deviation over seeds, in percentage points, where
+    there are several. of_full: the mean over all columns of the share of the full model's accuracy, in percent; None
+    where a column is missing. seeds: the largest number of seeds averaged in a cell. source: where a published figure
+    is from; "" = measured. fewer: whether it answered fewer questions than others of its column. marks: by column,
+    "best" or "second".
     """
 
     label: str
     method: str
     accuracy: dict[str, float]
+    spread: dict[str, float] = field(default_factory=dict)
     of_full: float | None = None
     seeds: int = 1
     source: str = ""
@@ -67,9 +67,10 @@ def paper_table(
     budget      only points with this many kept visual tokens; None: one block for each number
     literature  add the published figures of the same method, kept tokens, model and data, marked as such
 
-    Several seeds of one setting are averaged. In each block and column, the best accuracy of the methods is marked, and
-    the second best; controls and published figures compete for neither, and equal accuracies share a mark. A point that
-    answered fewer questions than others of its column says so, competes for no mark and has no share of full.
+    Several seeds of one setting are one line: their mean, and their standard deviation. In each block and column, the
+    best accuracy of the methods is marked, and the second best; controls and published figures compete for neither, and
+    equal accuracies share a mark. A point that answered fewer questions than others of its column says so, competes for
+    no mark and has no share of full.
 
     Raises TokenselError for an unknown value, no complete point, or two points that would share a cell.
     """
@@ -102,7 +103,27 @@ def paper_table(
             line.of_full = None if line.fewer else _share_of(full, line, order)
         if kept_tokens is not None:
             _mark([line for line in lines if not line.source and not line.fewer and line.method not in FRAME], order)
-    return PaperTable(order, blocks, _cost_notes(rows))
+    return PaperTable(order, blocks, [*_control_notes(blocks, order), *_cost_notes(rows), _question_note(rows)])
+
+
+def _control_notes(blocks: Sequence[tuple[int | None, list[Line]]], columns: Sequence[str]) -> list[str]:
+    """A sentence for each control that is not below the best method of its block, which no mark shows."""
+    notes = []
+    for kept, lines in blocks:
+        marked = [(line, column) for line in lines for column in columns if line.marks.get(column) == "best"]
+        best = {column: float(figure(line, column)) for line, column in marked}
+        for line in lines:
+            controls = line.method in FRAME and not line.source and not line.fewer
+            ahead = [each for each in best if controls and float(figure(line, each) or -1) >= best[each]]
+            if ahead:
+                at = f"with {kept} visual tokens it is not below the best method in {', '.join(ahead)}"
+                notes.append(f"{line.label} is a control and gets no mark; {at}.")
+    return notes
+
+
+def _question_note(rows: pd.DataFrame) -> str:
+    asked = (rows["n"] + rows["skipped"].fillna(0)).groupby(rows["column"], sort=False).max()
+    return f"Questions: {', '.join(f'{column} {count}' for column, count in asked.items())}."
 
 
 def _cost_notes(rows: pd.DataFrame) -> list[str]:
@@ -140,11 +161,14 @@ def _refuse_mixed(rows: pd.DataFrame, columns: str) -> None:
 
 def _line(part: pd.DataFrame) -> Line:
     # Seeds are one row already, unless a frame of single points was given.
-    by_column = part.groupby("column", sort=False)["accuracy"]
-    accuracy = {str(column): 100 * float(mean) for column, mean in by_column.mean().items()}
+    by_column = part.groupby("column", sort=False)
+    accuracy = {str(column): 100 * float(mean) for column, mean in by_column["accuracy"].mean().items()}
+    spreads = by_column["accuracy"].std().fillna(by_column["accuracy_sd"].first()).dropna()
+    spread = {str(column): 100 * float(value) for column, value in spreads.items()}
     seeds = part["seeds"].map(lambda text: 1 if pd.isna(text) else len(text.split(", "))).groupby(part["column"]).sum()
     first = part.iloc[0]
-    return Line(str(first["label"]), str(first["method"]), accuracy, seeds=int(seeds.max()), fewer=bool(first["fewer"]))
+    label, method, fewer = str(first["label"]), str(first["method"]), bool(first["fewer"])
+    return Line(label, method, accuracy, spread, seeds=int(seeds.max()), fewer=fewer)
 
 
 def _published_lines(rows: pd.DataFrame, kept: int, columns: Sequence[str]) -> list[Line]:
@@ -157,10 +181,10 @@ def _published_lines(rows: pd.DataFrame, kept: int, columns: Sequence[str]) -> l
         same = found["model"].map(_plain).eq(_plain(first["model"])) & found["data"].map(_plain).eq(
             _plain(first["data"])
         )
-        for figure in found[same].to_dict("records"):
-            key = str(figure["method"]), str(figure["source"])
+        for row in found[same].to_dict("records"):
+            key = str(row["method"]), str(row["source"])
             line = lines.setdefault(key, Line(key[0], key[0], {}, source=key[1]))
-            line.accuracy[column] = 100 * float(figure["accuracy"])
+            line.accuracy[column] = 100 * float(row["accuracy"])
     return list(lines.values())
 
 
@@ -179,83 +203,15 @@ def _share_of(full: Line | None, line: Line, columns: Sequence[str]) -> float | 
 def _mark(lines: Sequence[Line], columns: Sequence[str]) -> None:
     """Marks the best and the second best accuracy of each column, as they are shown: with one decimal place."""
     for column in (*columns, MEAN):
-        values = {shown for line in lines if (shown := _value(line, column))}
+        values = {text for line in lines if (text := figure(line, column))}
         ranked = sorted(values, key=float, reverse=True)
         for line in lines:
-            for shown, mark in zip(ranked, ("best", "second"), strict=False):
-                if _value(line, column) == shown and len(lines) > 1:
+            for text, mark in zip(ranked, ("best", "second"), strict=False):
+                if figure(line, column) == text and len(lines) > 1:
                     line.marks[column] = mark
 
 
-def _value(line: Line, column: str) -> str:
+def figure(line: Line, column: str) -> str:
+    """A line's figure in a column, or its mean share of the full model, with one decimal place; "" if it has none."""
     value = line.of_full if column == MEAN else line.accuracy.get(column)
     return "" if value is None else f"{value:.1f}"
-
-
-def as_csv(table: PaperTable) -> str:
-    """The table as CSV: kept, method, seeds, source, one column for each benchmark, % of full."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["kept", "method", "seeds", "source", *table.columns, MEAN])
-    for kept, lines in table.blocks:
-        for line in lines:
-            values = [_value(line, column) for column in (*table.columns, MEAN)]
-            writer.writerow(["" if kept is None else kept, line.label, line.seeds, line.source, *values])
-    return text.getvalue()
-
-
-def as_markdown(table: PaperTable) -> str:
-    """The table in Markdown: the best in bold, the second in italics, published figures with a footnote's number."""
-    marks = {"best": "**{}**", "second": "*{}*"}
-    lines = [["method", "kept", *table.columns, MEAN]]
-    for kept, block in table.blocks:
-        for line in block:
-            cells = [marks.get(line.marks.get(c, ""), "{}").format(_value(line, c)) for c in (*table.columns, MEAN)]
-            name = f"{line.label} [{table.sources.index(line.source) + 1}]" if line.source else line.label
-            lines.append([name, "" if kept is None else str(kept), *cells])
-    escaped = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in lines]
-    rule = ["---", "---:", *["---:"] * (len(table.columns) + 1)]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in (escaped[0], rule, *escaped[1:]))
-    notes = [f"[{index}] published: {source}" for index, source in enumerate(table.sources, 1)] + table.notes
-    return "\n".join([text, *(["", *notes] if notes else [])]) + "\n"
-
-
-_SPECIAL = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-}  # fmt: skip
-
-
-def escape_latex(text: str) -> str:
-    """The text with every character that LaTeX would interpret written as that character."""
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)
-
-
-def as_latex(table: PaperTable) -> str:
-    """The table as a LaTeX tabular for the package booktabs: the best in bold, the second underlined.
-
-    Published figures are marked with a number; what they are from stands below the tabular.
-    """
-    marks = {"best": r"\textbf{%s}", "second": r"\underline{%s}"}
-    width = len(table.columns) + 2
-    head = " & ".join(["Method", *map(escape_latex, table.columns), escape_latex(MEAN)])
-    lines = [r"\begin{tabular}{l" + "r" * (width - 1) + "}", r"\toprule", head + r" \\"]
-    for kept, block in table.blocks:
-        lines.append(r"\midrule")
-        if kept is not None:
-            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{kept} visual tokens}}}} \\")
-        for line in block:
-            cells = [marks.get(line.marks.get(c, ""), "%s") % _value(line, c) for c in (*table.columns, MEAN)]
-            name = escape_latex(line.label)
-            if line.source:
-                name += rf"\textsuperscript{{{table.sources.index(line.source) + 1}}}"
-            lines.append(" & ".join([name, *(cell or "--" for cell in cells)]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    notes = [
-        rf"\textsuperscript{{{index}}}\,published: {escape_latex(source)}."
-        for index, source in enumerate(table.sources, 1)
-    ] + [escape_latex(note) for note in table.notes]
-    if notes:
-        lines += ["", r"\smallskip", r"{\footnotesize " + " ".join(notes) + "}"]
-    return "\n".join(lines) + "\n"

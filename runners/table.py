@@ -10,8 +10,9 @@
     output      write to this file instead of standard output
 
 Each argument without a key is a sweep's folder, a folder of sweeps, a results.parquet or a glob. In each block, the
-highest accuracy is bold and the second highest underlined (Markdown: italic), which says nothing of significance. Seeds
-of one setting are averaged. Keys may be written as --format latex, --format=latex or format=latex.
+highest accuracy is bold and the second highest underlined (Markdown: italic), which says nothing of significance; what
+is a control gets no mark. Seeds of one setting are one line: their mean ± their standard deviation. Keys may be written
+as --format latex, --format=latex or format=latex.
 """
 
 from collections.abc import Sequence
@@ -45,13 +46,14 @@ def _run(arguments: Sequence[str]) -> int:
             raise TokenselError(f"{key}={value}: choose from {', '.join(allowed)}")
     budget = read_integer(given, "budget", default=0) if "budget" in given else None
     with importing():  # slow, and not needed to report the mistakes above
-        from analysis import load_results, paper
+        from analysis import load_results
         from analysis.cache import refresh_caches
+        from analysis.paper import paper_table
+        from analysis.paper_formats import as_csv, as_latex, as_markdown
 
-    table = paper.paper_table(
-        load_results(sources), given.get("columns", "data"), budget, given.get("published") != "false"
-    )
-    text = {"markdown": paper.as_markdown, "latex": paper.as_latex, "csv": paper.as_csv}[layout](table)
+    table = paper_table(load_results(sources), given.get("columns", "data"), budget, given.get("published") != "false")
+    formats = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}
+    text = formats[layout](table)
     refresh_caches(sources)
     if "output" in given:
         write_whole(Path(given["output"]), text.encode())

@@ -5,11 +5,13 @@ import io
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from helpers.results import make_point
 
 from analysis import load_results
-from analysis.paper import as_csv, as_latex, as_markdown, escape_latex, paper_table
+from analysis.paper import paper_table
+from analysis.paper_formats import as_csv, as_latex, as_markdown, escape_latex
 from runners.table import main
 from tokensel import TokenselError
 
@@ -65,6 +67,10 @@ def test_a_method_without_a_figure_in_every_column_has_no_mean(table):
 def test_seeds_are_averaged_and_failed_points_are_left_out(table):
     random = lines_of(table, 64)["random"]
     assert (random.accuracy["scienceqa"], random.seeds) == (pytest.approx(45.0), 2)
+    assert random.spread == {"scienceqa": pytest.approx(np.std([40, 50], ddof=1))}
+    assert "45.0 ±7.1 |" in as_markdown(table)
+    assert r"45.0 {\footnotesize $\pm$ 7.1}" in as_latex(table)
+    assert "random,2,,45.0,7.1,,,\n" in as_csv(table)
     assert "dart" not in lines_of(table, 64)
 
 
@@ -80,14 +86,15 @@ def test_a_line_of_fewer_questions_says_so_and_competes_for_no_mark(tmp_path):
 
 def test_lines_of_one_block_that_differ_in_cost_are_noted(tmp_path):
     make_point(tmp_path / "s", "fps", 64, answers(20))
-    assert paper_table(load_results(tmp_path / "s")).notes == []
+    assert paper_table(load_results(tmp_path / "s")).notes == ["Questions: diagrams 40."]
     make_point(tmp_path / "s", "fps", 64, answers(20), agg_layer=1, stages="*@1 32@4")
     key = make_point(tmp_path / "s", "tome", 64, answers(20))
     path = tmp_path / "s" / key / "metrics.json"
     path.write_text(path.read_text().replace('"flops_ratio": 0.28', '"flops_ratio": 0.58'))
     table = paper_table(load_results(tmp_path / "s"))
     assert table.notes == [
-        "Lines with 64 visual tokens need 29 to 59% of the full model's FLOPs: they are not equal in cost."
+        "Lines with 64 visual tokens need 29 to 59% of the full model's FLOPs: they are not equal in cost.",
+        "Questions: diagrams 40.",
     ]
     assert r"59\% of the full" in as_latex(table)
 
@@ -103,6 +110,15 @@ def test_the_best_and_second_of_the_methods_are_marked_and_ties_share_a_mark(tab
     assert not lines_of(table, None)["full"].marks
 
 
+def test_a_control_that_is_not_below_the_best_method_is_noted(tmp_path):
+    for method, right in (("fps", 20), ("tome", 21), ("random", 21)):
+        make_point(tmp_path / "s", method, 64, answers(right))
+    note = "random is a control and gets no mark; with 64 visual tokens it is not below the best method in diagrams."
+    assert note in paper_table(load_results(tmp_path / "s")).notes
+    make_point(tmp_path / "s", "dart", 64, answers(22))
+    assert note not in paper_table(load_results(tmp_path / "s")).notes
+
+
 def test_published_figures_of_the_same_model_and_data_are_marked_as_such(table):
     (lines,) = (lines for number, lines in table.blocks if number == 64)
     published = [line for line in lines if line.source]
@@ -110,6 +126,7 @@ def test_published_figures_of_the_same_model_and_data_are_marked_as_such(table):
     assert all(set(line.accuracy) == {"scienceqa"} and not line.marks for line in published)
     assert "MMTok, arXiv 2508.18264, table 1" in table.sources
     assert "published: MMTok" in as_markdown(table)
+    assert "| fastv (published) [1] | 64 | 51.1 |  |  |" in as_markdown(table)
 
 
 def test_published_figures_of_another_model_are_not_shown(tmp_path):
@@ -177,7 +194,7 @@ def test_the_command_prints_the_table_or_writes_it(folders, tmp_path, capsys):
     assert main([str(folders / "a"), str(folders / "b"), "--budget", "64", "--format", "csv"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("kept,method,")
-    assert ",fps,1,,60.0,45.0,62.5" in printed
+    assert ",fps,1,,60.0,,45.0,,62.5" in printed
     assert main([str(folders), "format=latex", "published=false", f"output={tmp_path / 'x' / 't.tex'}"]) == 0
     assert (tmp_path / "x" / "t.tex").read_text().startswith(r"\begin{tabular}{lrrr}")
     assert "published" not in (tmp_path / "x" / "t.tex").read_text()
