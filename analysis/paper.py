@@ -102,19 +102,23 @@ def paper_table(
         for line in lines:
             line.of_full = None if line.fewer else _share_of(full, line, order)
         if kept_tokens is not None:
-            _mark([line for line in lines if not line.source and not line.fewer and line.method not in FRAME], order)
+            _mark(_competing(lines), order)
     return PaperTable(order, blocks, [*_control_notes(blocks, order), *_cost_notes(rows), _question_note(rows)])
+
+
+def _competing(lines: Sequence[Line]) -> list[Line]:
+    return [line for line in lines if not line.source and not line.fewer and line.method not in FRAME]
 
 
 def _control_notes(blocks: Sequence[tuple[int | None, list[Line]]], columns: Sequence[str]) -> list[str]:
     """A sentence for each control that is not below the best method of its block, which no mark shows."""
     notes = []
     for kept, lines in blocks:
-        marked = [(line, column) for line in lines for column in columns if line.marks.get(column) == "best"]
-        best = {column: float(figure(line, column)) for line, column in marked}
+        shares = {each: [float(text) for line in _competing(lines) if (text := figure(line, each))] for each in columns}
+        best = {column: max(values) for column, values in shares.items() if values}
         for line in lines:
-            controls = line.method in FRAME and not line.source and not line.fewer
-            ahead = [each for each in best if controls and float(figure(line, each) or -1) >= best[each]]
+            control = line.method in FRAME and not line.source and not line.fewer
+            ahead = [each for each in best if control and float(figure(line, each) or -1) >= best[each]]
             if ahead:
                 at = f"with {kept} visual tokens it is not below the best method in {', '.join(ahead)}"
                 notes.append(f"{line.label} is a control and gets no mark; {at}.")

@@ -111,7 +111,7 @@ def test_the_best_and_second_of_the_methods_are_marked_and_ties_share_a_mark(tab
 
 
 def test_a_control_that_is_not_below_the_best_method_is_noted(tmp_path):
-    for method, right in (("fps", 20), ("tome", 21), ("random", 21)):
+    for method, right in (("fps", 21), ("random", 21)):
         make_point(tmp_path / "s", method, 64, answers(right))
     note = "random is a control and gets no mark; with 64 visual tokens it is not below the best method in diagrams."
     assert note in paper_table(load_results(tmp_path / "s")).notes
