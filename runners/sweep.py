@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runners.terminal.places import check_folder
+from runners.terminal.places import check_results
 from runners.terminal.program import importing, start
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SUMMARY = "summary.json"
+# What a sweep writes to its folder, beside a folder per point.
+FILES = (SUMMARY, "results.parquet", "accuracy.png")
 _log = logging.getLogger(__name__)
 
 
@@ -104,7 +106,8 @@ def run_sweep(jobs: Sequence[Mapping[str, Any]], progress: "SweepProgress") -> F
     from tokensel.evaluation.sweep.reading import read_settings
 
     settings = [read_settings(job) for job in jobs]
-    check_folder(Path(settings[0].output_dir) / str(settings[0].name), "output_dir", settings[0].output_dir)
+    results = Path(settings[0].output_dir) / str(settings[0].name)
+    check_results(results, FILES, "output_dir", settings[0].output_dir)
     progress.doing("loading libraries")
     with importing():
         from runners.terminal.logs import log_to, new_log

@@ -3,6 +3,7 @@
 import os
 import stat
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokensel.errors import TokenselError, as_typed
@@ -37,6 +38,19 @@ def check_folder(folder: Path, key: str, value: object = None) -> None:
         for path in new:
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
+
+
+def check_results(folder: Path, files: Iterable[str], key: str, value: object = None) -> None:
+    """Checks that results can be written to this folder, whatever it already holds.
+
+    files: names of the files that will be written or replaced there. Raises TokenselError as `check_folder` does, and
+    for a folder or a device that has the name of one of them.
+    """
+    check_folder(folder, key, value)
+    for path in (folder / name for name in files):
+        if path.exists() and not path.is_file():
+            named = f"{key}={as_typed(str(folder if value is None else value))}"
+            raise TokenselError(f"{named}: {as_typed(str(path))} is no file; move it away, results are written there")
 
 
 def check_file(path: Path, key: str = "output") -> None:

@@ -7,6 +7,7 @@ import tempfile
 import pytest
 from helpers.checkpoints import save_question_file
 
+from runners.sweep import FILES, run_sweep
 from runners.terminal import places
 from runners.terminal.arguments import read_arguments
 from runners.terminal.logs import log_to, new_log
@@ -51,6 +52,14 @@ def test_a_device_or_folder_is_never_replaced_by_a_file(tmp_path, monkeypatch, n
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TokenselError, match="must be a file, with a name of at most 240 bytes"):
         check_file(places.Path(name))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_where_a_sweep_writes_a_file_ends_it_before_anything_is_loaded(tmp_path, name):
+    (tmp_path / "sweep" / name).mkdir(parents=True)
+    job = {"method": {"name": "fps"}, "model": {"path": "tiny"}, "data": {"name": "diagrams"}, "logger": {}}
+    with pytest.raises(TokenselError, match=rf"^output_dir=\S+: \S+/{name} is no file; move it away"):
+        run_sweep([job | {"output_dir": str(tmp_path)}], progress=None)
 
 
 def test_a_log_on_a_full_disk_stays_silent(tmp_path, capsys):

@@ -43,18 +43,24 @@ def test_questions_are_counted_when_all_points_have_them_and_timing_moves_the_ba
         assert told() == ["writing the results  100%"]
 
 
-def test_a_long_line_fits_80_columns(monkeypatch):
+def test_a_long_line_fits_80_columns_with_its_rate_and_time_left(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
     monkeypatch.setenv("TTY_INTERACTIVE", "0")
+    seconds = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: seconds[0])
     shown = SweepProgress("answering")
+    shown.bar.tasks[0]._get_time = lambda: seconds[0]
+    shown.bar.start_task(shown.task)
     shown.expect(points=120, questions=12_726, wanted=12_726 * 120, timed=120)
-    shown.predicted(12_725 * 120)
+    for answered in (1, 4_000, 6_362):  # 0.1 s each
+        seconds[0] += answered / 10
+        shown.predicted(answered * 120)
     with shown.bar.console.capture() as printed:
         shown.bar.console.print(shown.bar.get_renderable())
-    lines = re.sub(r"\x1b\[[\d;]*m", "", printed.get()).splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("answering: questions 12725/12726, points 0/120 ")
+    (line,) = re.sub(r"\x1b\[[\d;]*m", "", printed.get()).splitlines()
+    assert len(line) <= 80
+    assert re.fullmatch(r"answering: questions 10363/12726, points 0/120 [━╸╺]{8}  81% 10\.0/s 0:0\d:\d\d *", line)
 
 
 def test_a_question_counts_only_when_every_point_has_it(told):
