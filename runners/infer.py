@@ -19,7 +19,7 @@ from pathlib import Path
 from runners.terminal.output import print_record, take_json
 from runners.terminal.program import importing, start
 from tokensel.compat.arguments import parse_flags, with_flag_names
-from tokensel.errors import TokenselError
+from tokensel.errors import TokenselError, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
             _run(flags, json)
     except TokenselError as error:
-        print(f"error: {with_flag_names(str(error), flags)}", file=sys.stderr)
+        print(f"error: {printable(with_flag_names(str(error), flags))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = flags is not None and flags.output_file is not None

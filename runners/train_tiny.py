@@ -18,7 +18,7 @@ from pathlib import Path
 
 from runners.terminal.interrupt import INTERRUPTED
 from runners.terminal.program import importing, start
-from tokensel.errors import TokenselError
+from tokensel.errors import TokenselError, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(options)
     except TokenselError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: a training continues from its last checkpoint", file=sys.stderr)

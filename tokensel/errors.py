@@ -46,10 +46,13 @@ def as_typed(value: object) -> str:
         return f"[{','.join(map(as_typed, value))}]"
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{as_typed(item)}" for key, item in value.items()) + "}"
-    text = str(value)
-    if not text.isprintable():
-        text = repr(text)[1:-1]  # a message is one line
+    text = printable(str(value))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def printable(text: str) -> str:
+    """The text in one line: whatever a terminal does not show as a letter is written as in Python."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def first_line(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tokensel.errors import TokenselError
+from tokensel.errors import TokenselError, printable
 from tokensel.functional import cross_attention, farthest_point_sampling, tome_centers
 
 START = 0
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
             if getattr(options, name) < 1:
                 raise TokenselError(f"{name}={getattr(options, name)}: must be at least 1")
     except TokenselError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     torch.set_num_threads(options.threads)
     tokens = torch.randn(options.tokens, options.hidden, generator=torch.Generator().manual_seed(options.seed))

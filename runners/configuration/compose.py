@@ -8,9 +8,11 @@ file of the group `experiment` may hold a grid, in Hydra's own keys: hydra.mode 
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
+from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,16 +20,19 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConfBaseException
 
 from runners.terminal.output import take_json
-from tokensel.errors import TokenselError, first_line, meant
+from tokensel.errors import TokenselError, as_typed, first_line, meant
 from tokensel.evaluation.sweep.settings import GROUPS, SweepSettings
 
 ROOT = "sweep"
 # Of Hydra's own settings, only this one can be given: more folders to search for configuration files.
 ALLOWED = ("hydra.searchpath",)
+# More than anyone waits for; range(1e9) is a slip of the hand.
+MOST_CELLS = 10_000
 _FLAGS = ("--multirun", "--help", "--cfg job", "--config-dir DIR")
 _ONE_PROCESS = "the whole grid runs in one process; leave this out"
 
@@ -75,7 +80,7 @@ def compose_jobs(command: Command, conf: Path) -> list[dict[str, Any]]:
 
     Raises TokenselError or Hydra's own errors, see `runners.configuration.errors`.
     """
-    with initialize_config_dir(str(conf), version_base="1.3"):
+    with initialize_config_dir(str(conf), version_base="1.3"), _naming(" ".join(command.overrides)):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         composer = _Composer()
         return [_plain(composer.compose(cell)) for cell in _cells(command, parser, composer)]
@@ -119,7 +124,7 @@ def _is_value(override: Override) -> bool:
 
 def _cells(command: Command, parser: OverridesParser, composer: _Composer) -> list[tuple[Override, ...]]:
     """The overrides of every job: the grid's cells, in the order of nested loops over the keys as they were given."""
-    given = parser.parse_overrides(command.overrides)
+    given = _parsed(command.overrides, parser)
     for override in given:
         key = override.key_or_group
         if key.partition(".")[0].partition("/")[0] == "hydra" and key not in ALLOWED:
@@ -138,9 +143,27 @@ def _cells(command: Command, parser: OverridesParser, composer: _Composer) -> li
         # A key on the command line replaces the experiment's axis of that key.
         typed = {override.key_or_group for override in given}
         params = base.hydra.sweeper.get("params") or {}
-        axes = [f"{key}={values}" for key, values in params.items() if key not in typed]
-        grid = [*parser.parse_overrides(axes), *given]
-    return list(product(*(_values(override, multirun, parser) for override in grid)))
+        lines = [f"{key}={values}" for key, values in params.items() if key not in typed]
+        grid = [*_parsed(lines, parser), *given]
+    axes = [_values(override, multirun, parser) for override in grid]
+    _check_size(prod(map(len, axes)))
+    return list(product(*axes))
+
+
+def _check_size(cells: int) -> None:
+    if cells > MOST_CELLS:
+        raise TokenselError(f"--multirun: the grid has more than {MOST_CELLS} settings; give fewer values")
+
+
+def _parsed(lines: Sequence[str], parser: OverridesParser) -> list[Override]:
+    """The overrides that the lines hold. Their values can be put into a configuration."""
+    found: list[Override] = []
+    for line in lines:
+        with _naming(line):
+            found += parser.parse_overrides([line])
+            if not found[-1].is_sweep_override():
+                OmegaConf.create({"value": found[-1].value()})
+    return found
 
 
 def _values(override: Override, multirun: bool, parser: OverridesParser) -> list[Override]:
@@ -151,17 +174,30 @@ def _values(override: Override, multirun: bool, parser: OverridesParser) -> list
         raise TokenselError(f"{override.input_line}: a list of values is a grid; add --multirun")
     if not override.is_discrete_sweep():
         raise TokenselError(f"{override.input_line}: has no list of values; give A,B, choice(...) or range(...)")
-    lines = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    values = islice(override.sweep_string_iterator(), MOST_CELLS + 1)
+    lines = [f"{override.get_key_element()}={value}" for value in values]
     if not lines:
         raise TokenselError(f"{override.input_line}: has no values; give at least one")
-    return list(parser.parse_overrides(lines))
+    _check_size(len(lines))
+    return _parsed(lines, parser)
 
 
 def _compose(overrides: list[str], **options: Any) -> DictConfig:
-    try:
+    with _naming(" ".join(overrides)):
         return compose(ROOT, overrides, **options)
-    except (TypeError, ValueError) as error:  # what Hydra raises for a number where a file's name belongs
-        raise TokenselError(f"{' '.join(overrides)}: cannot be composed ({first_line(error)})") from error
+
+
+@contextmanager
+def _naming(overrides: str) -> Iterator[None]:
+    """Inside the block, what Hydra and OmegaConf raise for a value that they cannot hold becomes a TokenselError, which
+    names the overrides: a number where a file's name belongs, brackets or digits without end."""
+    try:
+        yield
+    except (TypeError, ValueError, RecursionError, GrammarParseError) as error:
+        named = isinstance(error, HydraException | OmegaConfBaseException | TokenselError)
+        if named and not isinstance(error, GrammarParseError):
+            raise
+        raise TokenselError(f"{as_typed(overrides)}: cannot be read ({first_line(error)})") from error
 
 
 def _text(override: Override) -> str:

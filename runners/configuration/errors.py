@@ -8,13 +8,17 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tokensel.errors import TokenselError, meant
+from tokensel.errors import TokenselError, as_typed, first_line, meant, printable
 
 USER_ERRORS = (TokenselError, HydraException, OmegaConfBaseException)
 
 
 def one_line(error: BaseException, conf: Path) -> str:
     """The message, in one line, for an error listed in USER_ERRORS. conf: the folder with sweep.yaml and the groups."""
+    return printable(_message(error, conf))
+
+
+def _message(error: BaseException, conf: Path) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if error.options:
@@ -23,7 +27,7 @@ def one_line(error: BaseException, conf: Path) -> str:
         groups = group_names(conf)
         return f"{group or name}: no such group or file; groups are {', '.join(groups)}{meant(group or name, groups)}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as KEY=VALUE ({_first(error)})"
+        return f"{as_typed(error.override)}: cannot be read as KEY=VALUE ({as_typed(first_line(error))})"
     for cause in (error, error.__cause__):
         key = getattr(cause, "full_key", None)
         if key and "is not in struct" in str(cause):
@@ -31,7 +35,7 @@ def one_line(error: BaseException, conf: Path) -> str:
     key = _quoted(str(error))
     if key and ("Could not override" in str(error) or "Could not append" in str(error)):
         return f"{key}: unknown key; {_allowed(key, conf)}"
-    return _first(error)
+    return first_line(error)
 
 
 def _allowed(key: str, conf: Path) -> str:
@@ -77,10 +81,5 @@ def _quoted(message: str) -> str:
 
 
 def _between_quotes(message: str) -> str:
-    parts = message.splitlines()[0].split("'")
+    parts = message.partition("\n")[0].split("'")
     return parts[1] if len(parts) > 2 else ""
-
-
-def _first(error: BaseException) -> str:
-    """The first line that is not empty."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

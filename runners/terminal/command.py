@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from runners.terminal.interrupt import INTERRUPTED
-from tokensel.errors import TokenselError
+from tokensel.errors import TokenselError, printable
 
 
 def run_command(
@@ -26,7 +26,7 @@ def run_command(
     try:
         return work(arguments)
     except TokenselError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

@@ -1,6 +1,7 @@
 """How a command runs as a program: alone, and ending in one line whatever it is interrupted at."""
 
 import atexit
+import errno
 import gc
 import os
 import signal
@@ -14,6 +15,8 @@ from runners.terminal.interrupt import INTERRUPTED, on_interrupt, state
 # Variables by which torchrun, accelerate launch, mpirun and srun tell a process that it is one of several.
 _LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
 _COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+# How a write fails for want of room; the file of a failed write is known to Python only when it is opened.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
 
@@ -21,8 +24,12 @@ def start(main: Callable[[], int]) -> NoReturn:
     """Runs a command as this process's program, and exits with its status.
 
     An interrupt raises KeyboardInterrupt, which commands turn into a line of theirs; while libraries are imported, and
-    after the command has ended, it exits at once. A reader that closes standard output ends the command quietly.
+    after the command has ended, it exits at once. A reader that closes standard output ends the command quietly, and a
+    full disk behind it ends the command in one line.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # what starts commands in the background may close them
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     signal.signal(signal.SIGINT, on_interrupt)
     state["importing"] = False
     status = 2 if _refused(os.environ) else _status_of(main)
@@ -59,14 +66,25 @@ def _status_of(main: Callable[[], int]) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again as it ends
+        _drop_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.filename is not None or error.errno not in _FULL:
+            raise
+        _drop_output()
+        print(f"error: cannot write ({error.strerror}); what was computed is stored", file=sys.stderr)
+        return 2
     except BaseException:
         # Libraries may turn the KeyboardInterrupt into an error of their own.
         if not state["interrupted"]:
             raise
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _drop_output() -> None:
+    """Python would complain once more, as it ends, about what cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refused(environment: Mapping[str, str]) -> bool:

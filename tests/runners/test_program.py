@@ -93,6 +93,20 @@ def test_a_reader_that_has_enough_ends_the_command_quietly():
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
+def test_a_full_disk_behind_standard_output_ends_the_command_in_one_line():
+    source = "from runners.terminal.program import start\nstart(lambda: print('x' * 1_000_000) or 0)"
+    done = run(f"import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)\n{source}")
+    assert done.returncode == 2
+    assert done.stderr == "error: cannot write (No space left on device); what was computed is stored\n"
+
+
+def test_a_command_runs_with_its_outputs_closed():
+    source = (
+        "from runners.terminal.program import start\nstart(lambda: print('text', flush=True) or sys.stdout.isatty())"
+    )
+    assert run(f"import sys; sys.stdout = sys.stderr = None\n{source}").returncode == 0
+
+
 def test_importing_collects_no_garbage_and_restores_what_was():
     assert gc.isenabled()
     with importing():
