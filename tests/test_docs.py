@@ -127,8 +127,9 @@ def test_what_the_docs_methods_choose(tmp_path, forgetful):
     assert merged.sizes.sum(1).tolist() == [36, 36]
 
 
-def test_the_test_that_the_docs_show_passes(tmp_path, forgetful, monkeypatch):
+@pytest.mark.parametrize(("file", "name"), [("largest_norm.py", "LargestNorm"), ("merge_runs.py", "MergeRuns")])
+def test_the_tests_that_the_docs_show_pass(tmp_path, forgetful, monkeypatch, file, name):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "largest_norm.py").write_text(next(block for block, name in CLASSES.values() if name == "LargestNorm"))
-    (block,) = (block for block in BLOCKS if "make_context" in block)
+    (tmp_path / file).write_text(next(block for block, made in CLASSES.values() if made == name))
+    (block,) = (block for block in BLOCKS if "make_context" in block and file in block)
     exec(compile(block, "docs/methods.md", "exec"), {})
