@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override, OverrideType, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConfBaseException
@@ -29,6 +29,7 @@ from tokensel.errors import TokenselError, as_typed, first_line, meant
 from tokensel.evaluation.sweep.settings import GROUPS, SweepSettings
 
 ROOT = "sweep"
+EXPERIMENT = "experiment"
 # Of Hydra's own settings, only this one can be given: more folders to search for configuration files.
 ALLOWED = ("hydra.searchpath",)
 # More than anyone waits for; range(1e9) is a slip of the hand.
@@ -131,8 +132,7 @@ def _cells(command: Command, parser: OverridesParser, composer: _Composer) -> li
             raise TokenselError(f"{override.input_line}: {_ONE_PROCESS}")
         if override.type != OverrideType.CHANGE:
             raise TokenselError(f"{override.input_line}: settings are changed only, by KEY=VALUE")
-    # This is the default; Hydra takes no null for a file's name.
-    given = [override for override in given if (override.key_or_group, override.value()) != ("experiment", None)]
+    given = _without_default(given)
     base = composer.files([override for override in given if not override.is_sweep_override()])
     for group in ("hydra/launcher", "hydra/sweeper"):  # a file of the user's may choose another
         if (chosen := base.hydra.runtime.choices.get(group)) != "basic":
@@ -147,7 +147,12 @@ def _cells(command: Command, parser: OverridesParser, composer: _Composer) -> li
         grid = [*_parsed(lines, parser), *given]
     axes = [_values(override, multirun, parser) for override in grid]
     _check_size(prod(map(len, axes)))
-    return list(product(*axes))
+    return [tuple(_without_default(cell)) for cell in product(*axes)]
+
+
+def _without_default(overrides: Sequence[Override]) -> list[Override]:
+    """Leaves out experiment=null, which is the default: Hydra takes no null for a file's name."""
+    return [override for override in overrides if (override.key_or_group, override.value()) != (EXPERIMENT, None)]
 
 
 def _check_size(cells: int) -> None:
@@ -156,14 +161,29 @@ def _check_size(cells: int) -> None:
 
 
 def _parsed(lines: Sequence[str], parser: OverridesParser) -> list[Override]:
-    """The overrides that the lines hold. Their values can be put into a configuration."""
+    """The overrides that the lines hold. Their values can be put into a configuration; those of groups are names."""
     found: list[Override] = []
     for line in lines:
         with _naming(line):
             found += parser.parse_overrides([line])
             if not found[-1].is_sweep_override():
                 OmegaConf.create({"value": found[-1].value()})
+                _check_name(found[-1])
     return found
+
+
+def _check_name(override: Override) -> None:
+    """Raises TokenselError for a group's value that is no name. A list would merge files, and the last one win."""
+    group, value = override.key_or_group, override.value()
+    if (
+        group not in (*GROUPS, EXPERIMENT)
+        or isinstance(value, str | QuotedString)
+        or (group, value) == (EXPERIMENT, None)
+    ):
+        return
+    several = f"; for several, write {group}=A,B --multirun" if isinstance(value, list) else ""
+    names = ", ".join(GlobalHydra.instance().config_loader().get_group_options(group))
+    raise TokenselError(f"{as_typed(_text(override))}: must be one name; choose from {names}{several}")
 
 
 def _values(override: Override, multirun: bool, parser: OverridesParser) -> list[Override]:

@@ -14,10 +14,10 @@ from runners.terminal.interrupt import INTERRUPTED, on_interrupt, state
 
 # Variables by which torchrun, accelerate launch, mpirun and srun tell a process that it is one of several.
 _LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
-_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 # How a write fails for want of room; the file of a failed write is known to Python only when it is opened.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
 def start(main: Callable[[], int]) -> NoReturn:

@@ -125,6 +125,7 @@ def test_importing_collects_no_garbage_and_restores_what_was():
         ({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, "LOCAL_RANK"),
         ({"ACCELERATE_MIXED_PRECISION": "no"}, "ACCELERATE_MIXED_PRECISION"),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE"),
+        ({"PMI_SIZE": "2", "PMI_RANK": "1"}, "PMI_SIZE"),
         ({"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1"}, None),
         ({"WORLD_SIZE": "1", "RANK": "0"}, None),
         ({}, None),

@@ -155,6 +155,12 @@ def test_every_key_of_every_file_is_tried():
         ("kept=9007199254740993", "kept=9007199254740993: must be an integer"),
         ("kept=[]", "kept=[]: must be an integer"),
         ("layout=[]", "layout=[]: choose one of compact"),
+        ("logger=null", "logger=null: must be one name; choose from none, wandb"),
+        ("data=null,diagrams --multirun", "data=null: must be one name; choose from diagrams, easy_vqa"),
+        (
+            "logger=[none,wandb]",
+            "logger=[none,wandb]: must be one name; choose from none, wandb; for several, write logger=",
+        ),
         ("controls=[[full]]", "controls=[[full]]: must be a list of methods"),
         ("data.families=shape", "data.families=shape: must be a list of names or null"),
         ("data=question_file path=5", "data.path=5: must be text"),
