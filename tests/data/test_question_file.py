@@ -4,14 +4,13 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tokensel.data import LETTERS, Question, load_questions
-from tokensel.data.prompts import INSTRUCTION, build_prompt
+from tokensel.data import LETTERS, load_questions
+from tokensel.data.prompts import INSTRUCTION, YES_NO_INSTRUCTION, build_prompt
 from tokensel.data.question_file import load_question_file
 from tokensel.errors import BadSampleError, TokenselError
 
@@ -123,6 +122,83 @@ def test_jsonl_and_entries_without_pictures(load):
         second.load_image()
 
 
+def plain(**fields) -> dict:
+    return {"id": "7", "question": "Which is red?", "choices": ["left", "right"], "answer": "B"} | fields
+
+
+def test_plain_fields_say_the_same_as_a_conversation(load):
+    (told,) = load(entry("<image>\nContext: Look.\nWhich is red?\nA. left\nB. right", id="7"))
+    for answer in ("B", "right"):
+        assert load(plain(image="5/image.png", hint="Look.", answer=answer)) == [told]
+
+
+def test_a_csv_file_says_the_same_as_json(load):
+    rows = [plain(image="5/image.png", question='Which is "red",\nleft?'), plain(id="8", hint="Look."),
+            plain(id="9", choices=[], answer="no")]  # fmt: skip
+    text = (
+        "\ufeffid,image,question,hint,A,B,C,answer\r\n"
+        '7,5/image.png,"Which is ""red"",\nleft?",,left,right,,B\r\n'
+        "8,,Which is red?,Look.,left,right,,right\r\n"
+        "9,,Which is red?,,,,,no\r\n"
+    )
+    assert load(text=text, name="questions.csv") == load(*rows)
+
+
+@pytest.mark.parametrize("answer", ["yes", "Yes", "No."])
+def test_without_choices_the_answer_is_yes_or_no(load, answer):
+    for written in (plain(choices=[], answer=answer), entry(f"<image>\nWhich is red?\n{YES_NO_INSTRUCTION}", answer)):
+        (question,) = load(written)
+        assert (question.form, question.choices[question.answer]) == ("yes_no", answer.strip(".").capitalize())
+        assert build_prompt(question) == f"Which is red?\n{YES_NO_INSTRUCTION}"
+
+
+TURN = [{"from": "human", "value": "And now?\nA. x\nB. y"}, {"from": "gpt", "value": "A"}]
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        (entry(conversations=entry()["conversations"] + TURN), "has 2 turns of one speaker; one question"),
+        (entry(image=["a.png", "b.png"]), "image is a list of 2; one picture"),
+        (plain(images=["a.png", "b.png"]), "field 'images' is unknown; fields are id, image, question"),
+        (plain(turns=TURN), "field 'turns' is unknown"),
+        (entry("<image>\n<image>\nWhich is red?\nA. left\nB. right"), "has <image> inside its words"),
+        (plain(choices=[], answer="a cat"), "answer 'a cat'; 2 to 26 choices are needed, or the answer yes or no"),
+        (plain(choices="left"), "choices must be a list of texts"),
+        (plain(choices=["left", ""]), "choices must be a list of texts"),
+        (plain(choices=["B", "A"]), "answer 'B' may be more than one choice"),
+        (plain(choices=["x", "x"], answer="x"), "answer 'x' may be more than one choice"),
+        (plain(answer=1), "answer must be text, not int"),
+        ({"id": "7", "question": "?"}, "answer must be text, not missing"),
+        ({"id": "7", "text": "?"}, "has no question; an entry has question and answer, or conversations"),
+    ],
+)
+def test_what_is_not_supported_is_refused_and_not_ignored(load, written, problem):
+    with pytest.raises(TokenselError, match=rf"questions\.json: entry 0 \(id [57]\): .*{problem}") as caught:
+        load(written)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("id;question;answer\n", "line 1: has no column id; columns are id, image"),
+        ("id,question,answer,Hint\n", "line 1: column 'Hint' is unknown"),
+        ("id,question,answer,answer\n", "line 1: column answer occurs twice"),
+        ('id,question,answer\n1,"two\nlines",yes\n2,What?\n', "line 4: must have 3 cells"),
+        ("id,question,answer\n1,Yes, or no?,yes\n", "line 2: must have 3 cells"),
+        ("id,question,A,B,C,answer\n1,What?,x,,z,A\n", "line 2: has choices A, C; they must be A, B"),
+        ('id,question,answer\n1,What?,yes\n2,"What?,yes\n', "line 3: not valid CSV"),
+        ("id,question,answer\n1,,yes\n", r"line 2 \(id 1\): has an empty question"),
+        ("", "line 1: has no column id"),
+    ],
+)
+def test_a_mistake_in_a_csv_file_names_its_line(load, text, problem):
+    with pytest.raises(TokenselError, match=rf"questions\.csv: {problem}") as caught:
+        load(text=text, name="questions.csv")
+    assert "\n" not in str(caught.value)
+
+
 def test_pictures_come_from_the_folder_and_may_be_links(load, tmp_path):
     Image.new("RGB", (9, 7), "red").save(tmp_path / "elsewhere.png")
     (tmp_path / "pictures").mkdir()
@@ -189,37 +265,3 @@ def test_two_questions_of_one_id_are_an_error(tmp_path):
     (tmp_path / "q.json").write_text(json.dumps([entry(), entry()]))
     with pytest.raises(TokenselError, match="question id 5 occurs more than once"):
         load_questions("question_file", path=tmp_path / "q.json", image_folder=tmp_path)
-
-
-GREYS = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
-
-
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("16.png", GREYS.astype(np.uint16) * 257),
-        ("16.tiff", GREYS.astype(np.uint16) * 257),
-        ("float.tiff", GREYS.astype(np.float32) / 255),
-        ("32.tiff", GREYS.astype(np.int32)),
-    ],
-)
-def test_pictures_of_more_than_8_bits_keep_their_brightness(tmp_path, name, values):
-    Image.fromarray(values).save(tmp_path / name)
-    question = Question(id="1", text="?", choices=("a", "b"), answer=0, image=tmp_path / name)
-    assert np.array_equal(np.asarray(question.load_image()), np.repeat(GREYS[..., None], 3, 2))
-
-
-@pytest.mark.parametrize(
-    ("values", "range_of"),
-    [
-        (GREYS.astype(np.int32) * 1000, "integers from 0 to 255000"),
-        (GREYS.astype(np.float32), "floats from 0 to 255"),
-        (-GREYS.astype(np.float32), "floats from -255 to -0"),
-        (np.full((4, 4), np.nan, np.float32), "floats from nan to nan"),
-    ],
-)
-def test_pixels_whose_white_is_unknown_are_refused(tmp_path, values, range_of):
-    Image.fromarray(values).save(tmp_path / "a.tiff")
-    question = Question(id="1", text="?", choices=("a", "b"), answer=0, image=tmp_path / "a.tiff")
-    with pytest.raises(BadSampleError, match=f"its pixels are {range_of}; convert it to 8 bits"):
-        question.load_image()
