@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 from PIL import Image
 
@@ -451,6 +451,7 @@ def load_diagrams(
     return questions
 
 
+@cache  # a quarter of a millisecond each, and a command reads its questions several times
 def _question(name: str, split: str, index: int) -> Question:
     item = draw_diagram(name, split, index, inked=False).items[0]
     family = FAMILIES[name]
