@@ -24,7 +24,7 @@ NOTEBOOKS = {
 }
 KERNEL = "layer_and_temperature"
 SWEEP = ["method=fps,tome", "kept=8", "agg_layer=2,4", "temperature=0.05,0.5", "limit=4", "name=layers", "--multirun"]
-QUICK = ["latency.repeats=1", "latency.warmup=0", "latency.decode_tokens=1", "logger=none"]
+QUICK = ["latency.repeats=1", "latency.warmup=0", "latency.decode_tokens=1", "logger=none", "control_seeds=1"]
 
 
 @pytest.fixture(scope="module")

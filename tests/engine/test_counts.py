@@ -107,15 +107,17 @@ def test_a_batch_with_unequal_counts_equals_its_rows_alone(layers, attention, la
         counts, positions = record.counts, record.positions
         cached = model.generate(**inputs, **NEW)
         assert torch.equal(cached, model.generate(**inputs, **NEW, use_cache=False))
-        beams = model.generate(**inputs, **NEW | {"num_beams": 3})
+        searching = layout == "compact" and position == "source"
+        beams = model.generate(**inputs, **NEW | {"num_beams": 3}) if searching else None
     # The second stage leaves the row of 3 as it is: it has no more than the 6 that this stage asks for.
     assert counts.tolist() == ([3, 11, 7, 11] if len(layers) == 1 else [3, 5, 3, 5])
     for row, count in enumerate(counts.tolist()):
         given, key = alone(row)
         with reduce_tokens(model, Varying(), row_keys=key, **options) as single:
             torch.testing.assert_close(logits[row], model(**given).logits[0, -1], atol=1e-4, rtol=1e-4)
-            assert torch.equal(cached[row, -STEPS:], model.generate(**given, **NEW)[0, -STEPS:])
             if row < 2:  # of the fewest tokens, and of the most
+                assert torch.equal(cached[row, -STEPS:], model.generate(**given, **NEW)[0, -STEPS:])
+            if row < 2 and searching:
                 searched = model.generate(**given, **NEW | {"num_beams": 3})
                 assert torch.equal(beams[row, -STEPS:], searched[0, -STEPS:])
         assert positions[row, :count].tolist() == single.positions[0].tolist()
@@ -138,7 +140,8 @@ def test_a_batch_with_unequal_counts_equals_the_run_by_hand(position, layers, me
         given_text = {name: value for name, value in given.items() if name != "pixel_values"}
         oracle = by_hand(model, given, method, reduce_tokens(model, method, row_keys=key, **options))
         torch.testing.assert_close(logits[row], oracle(**given_text).logits[0, -1], atol=1e-4, rtol=1e-4)
-        assert torch.equal(written[row, -STEPS:], oracle.generate(**given_text, **NEW, use_cache=False)[0, -STEPS:])
+        if row < 2:
+            assert torch.equal(written[row, -STEPS:], oracle.generate(**given_text, **NEW, use_cache=False)[0, -STEPS:])
 
 
 @torch.no_grad()
@@ -158,7 +161,8 @@ def test_values_sizes_and_strangers_stay_with_their_rows(layout, position, optio
         given, key = alone(row)
         with reduce_tokens(model, Varying(**options), row_keys=key, **setting) as single:
             torch.testing.assert_close(logits[row], model(**given).logits[0, -1], atol=1e-4, rtol=1e-4)
-            assert torch.equal(cached[row, -STEPS:], model.generate(**given, **NEW)[0, -STEPS:])
+            if row < 2:
+                assert torch.equal(cached[row, -STEPS:], model.generate(**given, **NEW)[0, -STEPS:])
         assert positions[row, :count].tolist() == single.positions[0, :count].tolist()
         if options.get("outsider"):
             assert (positions[row, :count] == -1).sum() >= 1
@@ -296,7 +300,8 @@ def test_several_pictures_keep_unequal_numbers_each(layout, position):
         given = {name: value[row : row + 1] for name, value in inputs.items()} | {"pixel_values": pixels}
         with reduce_tokens(model, ByNorm(), **setting) as single:
             torch.testing.assert_close(logits[row], model(**given).logits[0, -1], atol=1e-4, rtol=1e-4)
-            assert torch.equal(cached[row, -STEPS:], model.generate(**given, **NEW)[0, -STEPS:])
+            if row < 2:
+                assert torch.equal(cached[row, -STEPS:], model.generate(**given, **NEW)[0, -STEPS:])
         assert positions[row, :count].tolist() == single.positions[0, :count].tolist()
 
 

@@ -162,7 +162,7 @@ def test_every_family_decodes_as_under_the_hooks(family, tmp_path):
     model = loaded.model
     cached = cached_of(model)
     inputs = loaded.prepare(QUESTIONS)
-    for method, settings in (("full", {}), ("fastv", {}), ("tome_merge", {"agg_layer": 0}), ("pyramiddrop", {})):
+    for method, settings in (("fastv", {}), ("tome_merge", {"agg_layer": 0})):
         assert_decodes_alike(model, cached, inputs, method, kept=kept_of(method), **settings)
     assert set(FAMILIES) == set(ADAPTERS)
 
@@ -271,9 +271,9 @@ def test_recorded_it_decodes_alike(attention):
     """Each buffer's graphs write to that buffer, whichever prompt came before."""
     model, capture = tiny_llava(attn_implementation=attention), CpuCapture()
     cached, other = (Writer(uncompiled_split(model, capture)) for _ in range(2))
-    for kept, texts in ((4, (5, 9, 2)), (6, (1, 30)), (6, (40, 2, 3)), (4, (5, 9))):
+    for kept, texts in ((4, (5, 9, 2)), (6, (40, 2, 3)), (4, (5, 9))):
         inputs = llava_inputs(model, texts)
-        for method in ("fps", "fastv", "tome_merge"):
+        for method in ("fastv", "tome_merge"):
             settings = {"method": method, "kept": kept, "agg_layer": 2}
             stock = written_by_stock(model, inputs, **settings)
             for each in (cached, other):

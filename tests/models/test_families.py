@@ -160,12 +160,17 @@ def test_every_method_chooses_alike_batched_and_alone(embedded, family, method):
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("settings", [{"agg_layer": 0}, {"agg_layer": 2}, {"agg_layer": 1, "position": "renumber"}])
-def test_the_model_in_pieces_gives_what_the_hooks_give(loaded, family, settings):
+def test_the_model_in_pieces_gives_what_the_hooks_give(loaded, family):
     model = loaded(family).model
     inputs = loaded(family).prepare(QUESTIONS)
     split = SplitModel(model)
-    for method in ("fps", "fastv", "grid", "tome_merge"):
+    for method, settings in (
+        ("fps", {"agg_layer": 0}),
+        ("fastv", {"agg_layer": 2}),
+        ("grid", {"agg_layer": 1, "position": "renumber"}),
+        ("tome_merge", {"agg_layer": 0}),
+        ("tome_merge", {"agg_layer": 1, "position": "renumber"}),
+    ):
         with reduce_tokens(model, method, kept=4, **settings):
             hooked = model(**inputs).logits[:, -1]
         stages = make_stages(method, kept=4, num_layers=split.num_layers, **settings)
