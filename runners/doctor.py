@@ -234,7 +234,7 @@ def check_evaluation() -> Iterator[Finding]:
             yield Finding("ok", f"{method}: the expected answers to {QUESTIONS} questions")
         else:
             yield Finding("BAD", f"{method}: {letters} instead of {ANSWERS[method]}; report this with the lines above")
-    yield Finding("ok", f"{QUESTIONS * len(plain) / seconds:.0f} questions a second on {loaded.device}")
+    yield Finding("ok", f"{QUESTIONS * len(plain) / seconds:.1f} questions a second on {loaded.device}")
     if torch.cuda.is_available():
         with _quiet():
             compiled = _answers(loaded, questions, compiled=True)

@@ -289,6 +289,18 @@ def test_a_repeated_push_has_the_same_ids_and_figures_as_the_sweep(folder, capsy
             assert run.summary["kept_tokens.filenames"] == same.summary["kept_tokens.filenames"]
 
 
+def test_several_sweeps_are_pushed_as_groups_of_their_own(folder, tmp_path, capsys):
+    key = next(folder.glob("*/metrics.json")).parent.name
+    for name in ("one", "two"):
+        shutil.copytree(folder / key, tmp_path / "all" / name / key)
+    shutil.copy(folder / "accuracy.png", tmp_path / "all/two")
+    assert push(tmp_path / "all") == 0
+    runs = [run for name in ("one", "two") for run in offline_runs(tmp_path / "all" / name)]
+    found = sorted((run.start.run_group, run.start.job_type) for run in runs)
+    assert found == [("one", "point"), ("two", "point"), ("two", "sweep")]
+    assert "one/wandb/offline-run-*" in capsys.readouterr().err
+
+
 def test_a_push_goes_to_the_sweeps_project_unless_another_is_given(folder, capsys):
     log(folder, project="mine")
     assert push(folder) == 0
@@ -322,7 +334,7 @@ def test_an_unfinished_point_is_left_out_with_a_note(folder, capsys):
     line = json.loads(out.splitlines()[-1])
     assert line["unfinished"] == [missing.parent.name]
     assert len(line["runs"]) == 2, "the other point and the figures"
-    assert "1 points without figures were left out" in err
+    assert "1 point without figures left out" in err
 
 
 def test_a_push_that_wandb_refuses_ends_in_one_line_and_status_1(folder, monkeypatch, capsys):
