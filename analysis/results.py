@@ -2,6 +2,7 @@
 
 import glob
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def _all_paths(source: Source) -> list[Path]:
     for each in _listed(source):
         found = (
             [Path(each)]
-            if Path(each).exists()
+            if os.path.exists(each)
             else [Path(path) for path in sorted(glob.glob(str(each), recursive=True))]
         )
         if not found:

@@ -14,6 +14,7 @@ The points' folders are deleted with all their predictions, and results.parquet 
 is no terminal, or with json=true, the last line is one JSON object: folder, points (their keys), removed.
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _matching(folder: Path, where: dict[str, str]) -> "pd.DataFrame":
     """The rows of the folder's points that meet every condition."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise TokenselError(f"{folder}: no such folder; give a sweep's folder, such as outputs/sweep")
     with importing():
         from analysis import load_results

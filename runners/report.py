@@ -17,6 +17,7 @@ bytes, points, complete, questions, pictures, seconds.
 """
 
 import glob
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,16 +68,16 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _page_path(sources: Sequence[str], output: str | None) -> Path:
     for each in sources:
-        if not Path(each).exists() and not glob.has_magic(each):
+        if not os.path.exists(each) and not glob.has_magic(each):
             raise TokenselError(f"{each}: no such folder or file; give a folder of results, such as outputs/sweep")
     if output is not None:
         return Path(output)
     if len(sources) > 1:
         raise TokenselError("output: missing; several folders need a name for their page, such as output=report.html")
     source = Path(sources[0])
-    if source.is_dir():
+    if os.path.isdir(source):
         return source / "report.html"
-    if source.is_file():
+    if os.path.isfile(source):
         return source.parent / "report.html"
     raise TokenselError(f"output: missing; {source} is a glob, so name the page, such as output=report.html")
 

@@ -1,5 +1,6 @@
 """The arguments of `runners.bench`, checked."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,7 +64,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
         threads=read_integer(given, "threads", 1, 1) if given.get("threads") else None,
         batch_size=read_integer(given, "batch_size", 8, 1),
         compile=given.get("compile") == "true",
-        output=Path(given.get("output", "outputs/bench")).expanduser(),
+        output=Path(os.path.expanduser(given.get("output", "outputs/bench"))),
     )
     device = _device(device)
     dtype = settings.dtype or ("float32" if device == "cpu" else "float16")

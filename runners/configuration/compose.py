@@ -8,6 +8,7 @@ file of the group `experiment` may hold a grid, in Hydra's own keys: hydra.mode 
 """
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,13 +67,14 @@ def read_command(arguments: Sequence[str]) -> Command:
     parser.add_argument("--multirun", "-m", action="store_true")
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--cfg", "-c", choices=("job",))
-    parser.add_argument("--config-dir", "-cd", type=Path)
+    parser.add_argument("--config-dir", "-cd")
     found = parser.parse_intermixed_args(list(arguments))
     overrides, json = take_json(found.overrides)
     if found.config_dir is not None:
-        if not found.config_dir.expanduser().is_dir():
+        folder = os.path.expanduser(found.config_dir)
+        if not os.path.isdir(folder):
             raise TokenselError(f"--config-dir {found.config_dir}: no such folder")
-        overrides.append(f"hydra.searchpath=[file://{found.config_dir.expanduser().resolve()}]")
+        overrides.append(f"hydra.searchpath=[file://{os.path.realpath(folder)}]")
     return Command(overrides, found.multirun, found.help, found.cfg is not None, json)
 
 

@@ -1,5 +1,6 @@
 """The arguments of `runners.show` as a question, grid points and a model. Mistakes are found before a model loads."""
 
+import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -76,10 +77,10 @@ def error_line(error: Exception) -> str:
 
 def _own_question(given: dict[str, str]) -> tuple[Question, bool]:
     """The question about the user's picture, and whether it is answered in words."""
-    image = Path(given["image"]).expanduser()
+    image = Path(os.path.expanduser(given["image"]))
     if not given.get("question", "").strip():
         raise TokenselError('question: missing; ask something about the picture, such as question="Is there a cat?"')
-    if not image.is_file():
+    if not os.path.isfile(image):
         raise TokenselError(f"image={image}: no such file")
     choices = tuple(read_list(given.get("choices", "")))
     if len(choices) == 1:

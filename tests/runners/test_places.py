@@ -7,6 +7,9 @@ import tempfile
 import pytest
 from helpers.checkpoints import save_question_file
 
+from analysis import load_results
+from runners import prune, report
+from runners.configuration.compose import read_command
 from runners.sweep import FILES, run_sweep
 from runners.terminal import places
 from runners.terminal.arguments import read_arguments
@@ -15,6 +18,7 @@ from runners.terminal.places import check_file, check_folder
 from tokensel.data import load_questions
 from tokensel.errors import TokenselError
 from tokensel.evaluation.sweep.reading import read_settings
+from tokensel.models.loading import checkpoint_folder
 
 
 def test_a_check_leaves_nothing_behind(tmp_path):
@@ -88,3 +92,22 @@ def test_a_tilde_that_the_shell_left_alone_is_the_home_folder(tmp_path, monkeypa
     assert read_settings(job | {"output_dir": "~/out"}).output_dir == str(tmp_path / "out")
     save_question_file(tmp_path, 2)
     assert len(load_questions("question_file", path="~/questions.json", image_folder="~/images")) == 2
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "~nobody_of_this_name/x"])
+def test_a_name_that_no_file_can_have_is_a_file_that_is_not_there(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    tries = [
+        lambda: checkpoint_folder(name),
+        lambda: load_questions("question_file", path=name),
+        lambda: load_questions("pope", path=name),
+        lambda: load_results(name),
+        lambda: load_results(f"{name}/*.parquet"),
+        lambda: read_command(["--config-dir", name]),
+    ]
+    for attempt in tries:
+        with pytest.raises(TokenselError) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+    assert report.main([name]) == prune.main([name, "--where", "method=fps"]) == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 import sys
 from contextlib import redirect_stdout
@@ -84,8 +85,8 @@ class ExamplePicture:
 
 def local_folder(path: str) -> Path | None:
     """The folder at `path`, or None if there is none."""
-    folder = Path(str(path)).expanduser()  # str: a configuration may contain null or a number
-    return folder if folder.is_dir() else None
+    folder = Path(os.path.expanduser(str(path)))  # str: a configuration may contain null or a number
+    return folder if os.path.isdir(folder) else None
 
 
 def load_examples(source: Source, columns: tuple[str, ...]) -> Dataset:
@@ -136,7 +137,7 @@ def _content(image: EncodedImage) -> bytes:
     if image["bytes"] is not None:
         return image["bytes"]
     path = Path(image["path"] or "")
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(errno.EINVAL, "is not a file", str(path))  # a pipe would be read for ever
     return path.read_bytes()
 
@@ -180,7 +181,7 @@ def _saved(source: Source, saved: Any, datasets: Any) -> Dataset:
 
 def _check_reachable(source: Source, datasets: Any) -> None:
     """Raises within seconds if the hub does not answer or does not have the data set."""
-    if Path(source.path).expanduser().is_file():
+    if os.path.isfile(os.path.expanduser(source.path)):
         raise source.error(f"is a file; {source.folders} is needed")
     if not _REPOSITORY.fullmatch(source.path):
         raise source.error(f"no such folder; {source.folders} is needed, or the name of a data set on the hub")

@@ -15,6 +15,7 @@ Source: Li et al., "Evaluating Object Hallucination in Large Vision-Language Mod
 https://arxiv.org/abs/2305.10355
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def load_pope(
 
     Raises TokenselError for data that cannot be found or read.
     """
-    files = _original_files(Path(str(path)).expanduser())
+    files = _original_files(Path(os.path.expanduser(str(path))))
     if not files:
         return _from_hub(Source(str(path), str(split), config, revision, _ORIGINAL))
     check_choice("data.split", split, ["test", *files])
@@ -86,7 +87,7 @@ def _original_files(path: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for category in POPE_CATEGORIES:
         ending = f"pope_{category}.json"
-        found = [path] if path.is_file() else sorted(path.glob(f"*{ending}*")) if path.is_dir() else []
+        found = [path] if os.path.isfile(path) else sorted(path.glob(f"*{ending}*")) if os.path.isdir(path) else []
         found = [file for file in found if file.name.removesuffix("l").endswith(ending)]
         if len(found) > 1:
             raise TokenselError(f"data.path={path}: has {', '.join(file.name for file in found)}; name one file")

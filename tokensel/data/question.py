@@ -1,5 +1,6 @@
 """What a question is: its text, choices, right answer and picture."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ class Question:
             raise BadSampleError(f"question {self.id}: has no picture", question_id=self.id)
         try:
             if isinstance(self.image, str | Path):
-                if Path(self.image).exists() and not Path(self.image).is_file():
+                if os.path.exists(self.image) and not os.path.isfile(self.image):
                     raise ValueError("is not a file")  # a pipe would be read for ever
                 with Image.open(self.image) as opened:
                     return _decoded(opened)

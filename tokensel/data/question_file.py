@@ -19,6 +19,7 @@ An entry in the format of LLaVA's ScienceQA evaluation, in .json and .jsonl file
 
 import csv
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,11 @@ def load_question_file(path: str | Path, image_folder: str | Path | None = None)
     image folder, a picture outside it, and an entry with several pictures, several turns or an answer in free text. A
     missing picture is found by `Question.load_image`.
     """
-    path = Path(path).expanduser()
-    folder = None if image_folder is None else Path(image_folder).expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(path))
+    folder = None if image_folder is None else Path(os.path.expanduser(image_folder))
+    if not os.path.isfile(path):
         raise TokenselError(f"data.path={path}: no such file; a .json, .jsonl or .csv file of questions is needed")
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not os.path.isdir(folder):
         raise TokenselError(f"data.image_folder={folder}: no such folder")
     return [read_entry(entry, where, folder) for where, entry in _entries(path)]
 

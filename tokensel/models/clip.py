@@ -1,5 +1,6 @@
 """CLIP's text tower and projections, for methods that compare a question with the patches of a picture."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -104,14 +105,14 @@ def clip_flops(path: str, patches: int) -> int:
 
 def clip_revision(path: str) -> str | None:
     """A digest of a folder's files, to tell its weights from others; None for a hub id."""
-    folder = Path(path).expanduser()
-    return checkpoint_revision(folder) if folder.is_dir() else None
+    folder = Path(os.path.expanduser(path))
+    return checkpoint_revision(folder) if os.path.isdir(folder) else None
 
 
 def _source(path: str) -> tuple[str, dict[str, Any]]:
     """A folder or hub id, and the options of from_pretrained. Raises TokenselError where there are no weights."""
-    folder = Path(path).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(path))
+    if os.path.isdir(folder):
         if not any((folder / name).is_file() for name in _WEIGHTS + _SHARDS):
             raise TokenselError(f"method.clip={path}: the folder has no weights")
         return str(folder), {"local_files_only": True}

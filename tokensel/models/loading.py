@@ -1,6 +1,7 @@
 """Loads a checkpoint: the embedded one, a folder, a hub id, or a shape with random weights."""
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from pickle import UnpicklingError
@@ -174,11 +175,12 @@ def checkpoint_folder(path: str | Path) -> Path | None:
         shapes = [name.removesuffix("_random") for name in RANDOM_SHAPES]
         check_choice("model.path", str(path), [RANDOM + shape for shape in shapes])
         return None
-    folder = EMBEDDED.get(str(path), Path(path).expanduser())
-    if folder.is_dir():
+    folder = EMBEDDED.get(str(path), Path(os.path.expanduser(path)))
+    # os.path: pathlib raises an error for a name that is too long, and for a user's home that is not there.
+    if os.path.isdir(folder):
         check_folder(str(path), folder)
         return folder
-    if folder.exists() or not _HUB_ID.fullmatch(str(path)) or str(path).startswith("."):
+    if os.path.exists(folder) or not _HUB_ID.fullmatch(str(path)) or str(path).startswith("."):
         raise TokenselError(
             f"model.path={path}: no such model; choose {', '.join(EMBEDDED)}, an existing folder, "
             "or a hub id owner/name"

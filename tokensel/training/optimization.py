@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -42,7 +43,7 @@ class Checkpoint:
 
     def load(self) -> int:
         """Restores the state, if the file exists, and returns the number of steps already done."""
-        if not self.path.exists():
+        if not os.path.exists(self.path):
             return 0
         state = torch.load(self.path, weights_only=True, map_location="cpu")
         self.module.load_state_dict(state["module"])

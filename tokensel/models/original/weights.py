@@ -5,6 +5,7 @@
 In that layout tensors have other names, there is no image token, and the vision tower is a checkpoint of its own.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,12 +202,13 @@ def _tower_files(tower: object, label: str) -> CheckpointFiles:
     if not isinstance(tower, str) or not tower:
         raise TokenselError(f"{label}: its config.json names no mm_vision_tower; set model.vision_tower=FOLDER")
     remedy = "set model.vision_tower=FOLDER, or HF_HOME to a cache that holds it"
-    folder = Path(tower).expanduser()
-    if not folder.is_dir() and (folder.is_absolute() or tower.count("/") != 1 or tower.startswith((".", "~"))):
+    folder = Path(os.path.expanduser(tower))
+    found = os.path.isdir(folder)  # pathlib's raises an error for a name that is too long
+    if not found and (folder.is_absolute() or tower.count("/") != 1 or tower.startswith((".", "~"))):
         raise TokenselError(
             f"{label}: its vision tower {tower} is neither a folder nor a hub id; set model.vision_tower=FOLDER"
         )
-    return CheckpointFiles(tower, folder if folder.is_dir() else None, f"{label}: its vision tower {tower}", remedy)
+    return CheckpointFiles(tower, folder if found else None, f"{label}: its vision tower {tower}", remedy)
 
 
 def _vision_config(tower: CheckpointFiles) -> CLIPVisionConfig:
