@@ -15,7 +15,7 @@ const MARKERS = {
   hexagon: "M0-4.6L4-2.3V2.3L0 4.6L-4 2.3V-2.3Z",
   octagon: "M-1.8-4.3H1.8L4.3-1.8V1.8L1.8 4.3H-1.8L-4.3 1.8V-1.8Z",
 };
-const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
+const DASHES = ["", "6 3", "2 3", "8 3 2 3"], DASH_NAMES = ["solid", "dashed", "dotted", "dash-dotted"];
 
 /** About `count` round values between two numbers. */
 function ticks(low, high, count) {

@@ -62,7 +62,8 @@ function toLatex(table) {
   const visible = (cell) => cell.offsetParent !== null;
   const head = [...table.tHead.rows[0].cells].filter(visible);
   const escaped = (text) => text.trim().replace(/[\\&%$#_{}~^<>\u2212\u00d7\u00b1]/g, (character) => LATEX[character]);
-  const parts = (cell) => [...cell.childNodes].map((node) => node.textContent.trim()).filter(Boolean);
+  const isShown = (node) => node.nodeType === Node.TEXT_NODE || getComputedStyle(node).display !== "none";
+  const parts = (cell) => [...cell.childNodes].filter(isShown).map((node) => node.textContent.trim()).filter(Boolean);
   const words = (cell) => escaped(parts(cell).join(" "));
   const line = (cells) => `${cells.filter(visible).map(words).join(" & ")} \\\\`;
   const columns = head.map((cell) => (cell.dataset.type === "number" ? "r" : "l")).join("");

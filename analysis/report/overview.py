@@ -75,11 +75,11 @@ def headline(evaluation: Evaluation) -> str:
         against = f", the full model {_percent(full)}"
         against += "" if _asked(full) == _asked(best) else f" of {full.point['n']}"
     cost = best.point.get("flops_ratio")
-    price = "" if cost is None else f", for {100 * cost:.0f}% of the FLOPs"
+    price = "" if cost is None else f" and {100 * cost:.0f}% of the FLOPs"
     tied = f" (as does {_names(chosen[0].tied, 1)})" if chosen[0].tied else ""
     return (
-        f"With {best.kept}{of} visual tokens, {best.series} answers {_percent(best)} of {questions} correctly{tied}"
-        f"{against}{price}; {_verdict(rows)}."
+        f"With {best.kept}{of} visual tokens{price}, {best.series} answers {_percent(best)} of {questions} correctly"
+        f"{tied}{against}; {_verdict(rows)}."
     )
 
 

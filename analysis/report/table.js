@@ -66,12 +66,16 @@ class PointsTable {
     if (!this.all) {
       const ranked = this.headers.map((header, at) => at).sort((a, b) =>
         this.headers[b].dataset.rank - this.headers[a].dataset.rank);
+      const isSetting = (at) => "setting" in this.headers[at].dataset;
       let total = widths.reduce((sum, width) => sum + width, 0);
       for (const at of ranked) {
         if (total <= this.frame.clientWidth + 1) break;
         if (Number(this.headers[at].dataset.rank) === 0) break;
-        out.add(at);
-        total -= widths[at];
+        if (out.has(at)) continue;
+        for (const each of isSetting(at) ? ranked.filter(isSetting) : [at]) {
+          out.add(each);
+          total -= widths[each];
+        }
       }
       if (out.size) this.leaveOut(out);
     }
@@ -82,6 +86,8 @@ class PointsTable {
   }
 
   leaveOut(columns) {
+    const folded = [...columns].some((at) => "setting" in this.headers[at].dataset);
+    this.table.classList.toggle("folded", folded);
     for (const row of this.table.rows) {
       [...row.cells].forEach((cell, at) => cell.classList.toggle("left-out", columns.has(at)));
     }

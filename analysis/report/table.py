@@ -20,6 +20,7 @@ class Column:
     kind    "number" or "text"
     spoken  for screen readers, where the title alone is ambiguous
     rank    which columns are left out first where all are too wide: those with the highest. 0: never
+    setting whether it tells lines of one method apart; if one of these is left out, all are named below the method
     """
 
     name: str
@@ -29,6 +30,7 @@ class Column:
     kind: str = "number"
     spoken: str | None = None
     rank: int = 1
+    setting: bool = False
 
 
 def points_table(evaluation: Evaluation, colors: Mapping[str, str]) -> Html:
@@ -46,6 +48,7 @@ def points_table(evaluation: Evaluation, colors: Mapping[str, str]) -> Html:
                 data_type=column.kind,
                 data_name=column.name,
                 data_rank=column.rank,
+                data_setting="" if column.setting else None,
             )
             for column in columns
         ),
@@ -88,7 +91,7 @@ def _row(row: TableRow, columns: Sequence[Column], colors: Mapping[str, str]) ->
 
 def _columns(evaluation: Evaluation) -> list[Column]:
     rows = evaluation.rows
-    columns = [Column("method", "method", lambda row: row.method, _plain, "text", rank=0)]
+    columns = [Column("method", "method", lambda row: row.method, _method, "text", rank=0)]
     columns.append(Column("kept", "kept", _figure("kept"), _kept, rank=0))
     columns.append(Column("budget", "budget", _figure("budget"), _plain, "text", rank=3))
     columns += [_setting(name, rows) for name in evaluation.varying]
@@ -137,8 +140,8 @@ def _versus(reference: str, name: str) -> Callable[[TableRow], Any]:
 def _setting(name: str, rows: Sequence[TableRow]) -> Column:
     numeric = all(isinstance(row.point.get(name), int | float) for row in rows if name in row.point)
     text = _short if name == "code" else _plain
-    rank = 14 if name == "code" else 1
-    return Column(name, name.removeprefix("method."), _figure(name), text, "number" if numeric else "text", rank=rank)
+    kind, own = ("number" if numeric else "text"), name != "code"
+    return Column(name, name.removeprefix("method."), _figure(name), text, kind, rank=1 if own else 14, setting=own)
 
 
 def flops_text(value: float, row: TableRow) -> str:
@@ -148,6 +151,11 @@ def flops_text(value: float, row: TableRow) -> str:
 
 def _plain(value: Any, row: TableRow) -> str:
     return str(value)
+
+
+def _method(value: Any, row: TableRow) -> object:
+    settings = row.series.removeprefix(row.method).strip(" ()")
+    return join(value, tag("small", settings, class_="settings")) if settings else value
 
 
 def _kept(value: Any, row: TableRow) -> str:

@@ -42,6 +42,20 @@ function tipLines(row) {
   return lines;
 }
 
+/** A sentence that says which line of a method has which settings; "" where each method has one line. */
+function lineNote(rows) {
+  const lines = new Map();
+  for (const row of rows.filter((each) => !each.control)) {
+    if (!lines.has(row.method)) lines.set(row.method, new Map());
+    lines.get(row.method).set(row.line, row.dash);
+  }
+  const several = [...lines].filter(([, dashes]) => dashes.size > 1);
+  if (several.some(([, dashes]) => dashes.size > DASHES.length)) return " A tip names the settings of its point.";
+  const settings = (method, line) => line.replace(method, "").trim().replace(/^\(|\)$/g, "") || "otherwise";
+  return several.map(([method, dashes]) => ` Lines of ${method}: ${[...dashes].map(([line, dash]) =>
+    `${settings(method, line)} ${DASH_NAMES[dash % DASHES.length]}`).join(", ")}.`).join("");
+}
+
 function swatch(row) {
   return svg("svg", { viewBox: "-16 -7 32 14", class: row.color, "aria-hidden": "true" },
     svg("path", { class: "through", d: "M-14 0H14" }), svg("path", { class: "mark", d: MARKERS[row.marker] }));
@@ -57,8 +71,9 @@ class Charts {
     const costs = el("div", {});
     first.replaceChildren(costs, this.legend());
     this.tradeoff = new Chart(costs, "Accuracy over cost",
-      `Bars show 95% intervals; a time is a median with its quartiles. Labels: ${AXES[pool.along].labels}. The grey `
-      + "line is the best accuracy up to each cost. The axes need not start at 0.", "Accuracy over cost");
+      `Bars show 95% intervals; a time is a median with its quartiles. Labels: ${AXES[pool.along].labels}.`
+      + `${lineNote(this.rows)} The grey line is the best accuracy up to each cost. The axes need not start at 0.`,
+      "Accuracy over cost");
     costs.querySelector(".head").after(this.costs());
     this.others(host);
     this.draw();
@@ -71,7 +86,8 @@ class Charts {
     host.replaceChildren(...(maps.length ? [el("h3", {}, "Accuracy over agg_layer and temperature"),
       el("div", { class: "heatmaps" }, maps)] : []), charts);
     this.accuracy = new Chart(charts, `Accuracy over ${over}`,
-      "Bars show 95% intervals. Points with the same x are drawn side by side.", `Accuracy over ${over}`);
+      `Bars show 95% intervals. Points with the same x are drawn side by side.${lineNote(this.rows)}`,
+      `Accuracy over ${over}`);
     this.difference = new Chart(charts, `Difference to FastV, over ${over}`,
       "Percentage points on the same questions, at the same kept, with 95% intervals. Filled markers: p < 0.05 without "
       + "correction.", `Difference to FastV in percentage points, over ${over}`);

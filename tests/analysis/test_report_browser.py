@@ -442,6 +442,24 @@ def test_a_grid_of_layers_and_temperatures_has_a_heat_map(open_page, tmp_path):
     assert axes[0].startswith("agg_layer")
     charts = driver.find_elements(By.CSS_SELECTOR, "#charts-view .charts > .chart")
     assert [chart.is_displayed() for chart in charts] == [True, False], "nothing was compared with FastV"
+    lines = "Lines of fps: temperature 0.1 solid, temperature 0.3 dashed."
+    for chart in (driver.find_element(By.CSS_SELECTOR, "#cost-view .chart"), charts[0]):
+        assert lines in chart.find_element(By.TAG_NAME, "figcaption").text
+
+
+@pytest.mark.parametrize("width", [330, 1280])
+def test_lines_of_the_table_differ_whether_or_not_their_settings_have_columns(open_page, tmp_path, width):
+    path = tmp_path / "grid.html"
+    path.write_text(report_of([layers_and_temperatures()], "grid").html, encoding="utf-8")
+    driver = open_page((width, 800), path=path)
+    shown = [[cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td") if cell.is_displayed()]
+             for row in driver.find_elements(By.CSS_SELECTOR, "table.points tbody tr")]  # fmt: skip
+    assert heading(driver, "agg_layer").is_displayed() == heading(driver, "temperature").is_displayed() == (width > 330)
+    settings = [["0", "0.1"], ["0", "0.3"], ["4", "0.1"], ["4", "0.3"]]
+    if width > 330:
+        assert [row[:4] for row in shown] == [["fps", "8", *pair] for pair in settings]
+    else:
+        assert [row[0] for row in shown] == [f"fps\nagg_layer {a}, temperature {b}" for a, b in settings]
 
 
 def large(points: int, questions: int) -> list[Evaluation]:
