@@ -1,11 +1,14 @@
 """A key changes with every edit that can change a prediction, wherever the code lies, and with no other edit."""
 
 import json
-import os
+import multiprocessing
 import re
 import shutil
-import subprocess
 import sys
+import traceback
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -66,12 +69,42 @@ def file_of(module, package):
 
 @pytest.fixture(scope="module")
 def new_process(tmp_path_factory):
-    """An evaluation in a process that has imported nothing before. Costs seconds, so that its tests share it."""
+    """An evaluation in a process that has imported nothing of ours before; its tests share what it printed.
+
+    A fork that forgets our modules: a new interpreter imports torch and transformers for seconds.
+    """
     folder = tmp_path_factory.mktemp("files")
     files = [save_checkpoint(folder / "model"), save_question_file(folder, 1), folder / "images"]
-    command = [sys.executable, "-W", "error::UserWarning", "-c", EVALUATION, *map(str, files)]
-    offline = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=REPOSITORY, env=offline, capture_output=True, text=True)
+    process = multiprocessing.get_context("fork").Process(target=_evaluate_anew, args=(folder, list(map(str, files))))
+    process.start()
+    process.join(120)
+    return Printed(process.exitcode, *((folder / name).read_text() for name in ("out", "err")))
+
+
+@dataclass
+class Printed:
+    returncode: int | None
+    stdout: str
+    stderr: str
+
+
+def _evaluate_anew(folder, files):
+    for name in [name for name in sys.modules if name.split(".")[0] in ("tokensel", "runners", "analysis")]:
+        del sys.modules[name]
+    sys.argv[1:] = files
+    with (
+        (folder / "out").open("w") as out,
+        (folder / "err").open("w") as err,
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        warnings.resetwarnings()
+        warnings.simplefilter("error", UserWarning)
+        try:
+            exec(EVALUATION, {"__name__": "__main__"})
+        except BaseException:
+            traceback.print_exc()
+            raise
 
 
 def test_every_module_that_an_evaluation_loads_counts(new_process):

@@ -9,16 +9,21 @@ count too.
 
 import ast
 from collections.abc import Callable, Collection, Iterable, Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 # The file of a module by its full name; None for modules that do not count, such as those of other projects.
 Find = Callable[[str], Path | None]
 
 
+@cache
 def in_package(folder: Path) -> Find:
-    """Finds the modules of the one package in this folder; the package is named as the folder is."""
+    """Finds the modules of the one package in this folder; the package is named as the folder is.
 
+    A process looks for each file once: every method's modules are largely the same.
+    """
+
+    @cache
     def find(name: str) -> Path | None:
         top, *below = name.split(".")
         if top != folder.name:
