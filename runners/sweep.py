@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SUMMARY = "summary.json"
 # What a sweep writes to its folder, beside a folder per point.
-FILES = (SUMMARY, "results.parquet", "accuracy.png")
+FILES = ("results.parquet", SUMMARY, "accuracy.png")
 _log = logging.getLogger(__name__)
 
 
@@ -90,9 +90,10 @@ def jobs_of(command: "Command") -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a sweep prints at its end. summary: the content of summary.json."""
+    """What a sweep prints at its end. summary: the content of summary.json. log: this start's."""
 
     folder: Path
+    log: Path
     rows: "list[TableRow]"
     summary: dict[str, Any]
 
@@ -120,7 +121,8 @@ def run_sweep(jobs: Sequence[Mapping[str, Any]], progress: "SweepProgress") -> F
     progress.doing("reading the questions")
     plan = make_plan(settings)
     folder = Path(plan.settings.output_dir) / str(plan.settings.name)
-    with log_to(new_log(folder)):
+    log = new_log(folder)
+    with log_to(log):
         works = prepare(plan, folder)
         open_points = [point for work in works for point in work.open_points]
         _log.info("started: %s", scrub(" ".join(sys.argv)))
@@ -142,7 +144,7 @@ def run_sweep(jobs: Sequence[Mapping[str, Any]], progress: "SweepProgress") -> F
         summary = write_summary(plan, works, rows, folder)
         log_to_wandb(plan, works, folder, live)
         _log.info("ended with status %d", 1 if summary["failed"] else 0)
-    return Finished(folder, rows, summary)
+    return Finished(folder, log, rows, summary)
 
 
 def write_table(rows: "Sequence[TableRow]", folder: Path) -> Path:
@@ -207,8 +209,10 @@ def report(finished: "Finished", json: bool | None) -> int:
     print_table(finished.rows)
     for line in finished.summary["failed"]:
         print(f"failed: {line}", file=sys.stderr)
+    if finished.summary["failed"]:
+        print(f"Tracebacks are in {finished.log}", file=sys.stderr)
     folder = finished.folder
-    print(f"Files in {folder}: results.parquet, {SUMMARY}, accuracy.png, logs, and one folder per point")
+    print(f"Files in {folder}: {', '.join(FILES)}, logs")
     print(f"One page of it all: python -m runners.report {shlex.quote(str(folder))}")
     print_record(finished.summary, json)
     return 1 if finished.summary["failed"] else 0

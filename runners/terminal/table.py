@@ -47,11 +47,14 @@ def caption(results: Sequence[TableRow], hidden: Collection[str] = ()) -> str:
 
 def _about_seeds(results: Sequence[TableRow]) -> list[str]:
     seeds = dict.fromkeys(f"{row.setting['method']} {row.setting['seeds']}" for row in results if row.keys[1:])
+    alone = any(row.setting["method"] == "random" and not row.keys[1:] and not row.error for row in results)
+    one = ["random without ±: one seed; control_seeds=3 gives it three."] if alone else []
     if not seeds:
-        return []
+        return one
     return [
         f"±: standard deviation over seeds ({'; '.join(seeds)}).",
         "Accuracy is then their mean, its interval is over questions and seeds, and p a sign-flip test's.",
+        *one,
     ]
 
 

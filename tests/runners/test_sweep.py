@@ -356,6 +356,9 @@ def test_a_failing_point_is_listed_and_noted_until_it_completes(sweep, monkeypat
     assert len(line["failed"]) == 1
     assert "RuntimeError: no idea" in line["failed"][0]
     assert line["failed"][0] in err
+    log = Path(err.partition("Tracebacks are in ")[2].splitlines()[0]).read_text()
+    assert "Traceback (most recent call last)" in log
+    assert "RuntimeError: no idea" in log
     assert "failed" in out
     assert all(p["n"] == COUNT for p in line["points"] if p["method"] != "broken")
     failed = next(p["key"] for p in line["points"] if p["method"] == "broken")

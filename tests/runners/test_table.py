@@ -152,6 +152,13 @@ def test_seeds_are_compared_by_their_mean_and_shown_with_their_deviation(capsys)
     printed = capsys.readouterr().out
     assert "60.0 ±2.5 [0.0, 100.0]" in printed
     assert "standard deviation over seeds (random 0, 1, 2)" in printed
+    assert "one seed" not in printed
+
+
+def test_random_of_one_seed_is_told_how_to_get_its_spread():
+    fps, random = result("fps", [True] * 8), result("random", [True] * 8)
+    assert "random without ±: one seed; control_seeds=3 gives it three." in caption([fps, random])
+    assert "control_seeds" not in caption([fps])
 
 
 def test_a_method_without_flops_and_a_difference_at_another_cost_are_marked(capsys):

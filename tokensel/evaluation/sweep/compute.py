@@ -97,7 +97,8 @@ def compute(work: GroupWork, plan: SweepPlan, progress: Progress) -> None:
                 except Exception as error:  # some points fail only now: at batch 1, or with a cache
                     _fail(point, error)
             progress.finished_point(point.lacks_times)
-            _log.info("finished %s kept=%s (%s)", point.point.method, point.point.kept, point.key)
+            if not point.error:
+                _log.info("finished %s kept=%s (%s)", point.point.method, point.point.kept, point.key)
 
 
 def describe(error: Exception, method: type[Method] | None = None) -> str:
