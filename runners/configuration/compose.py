@@ -33,6 +33,8 @@ ROOT = "sweep"
 EXPERIMENT = "experiment"
 # Of Hydra's own settings, only this one can be given: more folders to search for configuration files.
 ALLOWED = ("hydra.searchpath",)
+# Hydra's own files for what its launcher prints and logs, which nobody reads here: a quarter of the time to compose.
+_UNREAD = tuple(f"~hydra/{group}" for group in ("job_logging", "hydra_logging", "help", "hydra_help", "output", "env"))
 # More than anyone waits for; range(1e9) is a slip of the hand.
 MOST_CELLS = 10_000
 _FLAGS = ("--multirun", "--help", "--cfg job", "--config-dir DIR")
@@ -206,7 +208,7 @@ def _values(override: Override, multirun: bool, parser: OverridesParser) -> list
 
 def _compose(overrides: list[str], **options: Any) -> DictConfig:
     with _naming(" ".join(overrides)):
-        return compose(ROOT, overrides, **options)
+        return compose(ROOT, [*overrides, *_UNREAD], **options)
 
 
 @contextmanager
