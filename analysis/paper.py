@@ -8,6 +8,7 @@ import pandas as pd
 from analysis.columns import CONTROLS, complete, pool_titles
 from analysis.grouping import variants
 from analysis.literature import published
+from analysis.paper_blocks import Block, block_name, block_order, blocks_of
 from tokensel.errors import TokenselError
 from tokensel.evaluation.sweep.results import EQUAL_COST
 
@@ -42,13 +43,13 @@ class Line:
 
 @dataclass
 class PaperTable:
-    """Blocks of lines, each with the number of kept visual tokens (None: what is not reduced), and the columns.
+    """Blocks of lines that are compared with each other (None: what is not reduced), and the columns.
 
     notes: what a reader must know of the blocks, in sentences.
     """
 
     columns: list[str]
-    blocks: list[tuple[int | None, list[Line]]]
+    blocks: list[tuple[Block, list[Line]]]
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -58,13 +59,14 @@ class PaperTable:
 
 
 def paper_table(
-    results: pd.DataFrame, columns: str = "data", budget: int | None = None, literature: bool = True
+    results: pd.DataFrame, columns: str = "data", budget: Block = None, literature: bool = True
 ) -> PaperTable:
     """Arranges complete points of `load_results` as a paper does.
 
     results     rows of one or several folders
     columns     data, model or pool: what a column is; points that differ in more are refused
-    budget      only points with this many kept visual tokens; None: one block for each number
+    budget      only points of this block: so many kept visual tokens, "25%", "average_tokens:64" or "flops:0.4"; None:
+                all blocks. Points whose kept was solved for a budget are compared at the budget
     literature  add the published figures of the same method, kept tokens, model and data, marked as such
 
     Several seeds of one setting are one line: their mean, and their standard deviation. In each block and column, the
@@ -77,31 +79,35 @@ def paper_table(
     if columns not in COLUMNS:
         raise TokenselError(f"columns={columns}: choose from {', '.join(COLUMNS)}")
     rows = complete(results)
-    kept = rows["kept"].where(~rows["method"].isin(CONTROLS))
+    of_rows = pd.Series([blocks_of(row) for row in rows.to_dict("records")], index=rows.index, dtype=object)
+    rows = rows.assign(block=of_rows).explode("block", ignore_index=True)
+    there = sorted({each for each in rows["block"] if not pd.isna(each)}, key=block_order)
+    if rows.empty:
+        raise TokenselError("results: hold no complete point")
+    if budget is not None and budget not in there:
+        listed = ", ".join(map(str, there)) or "none"
+        raise TokenselError(f"results: hold no complete point with budget={budget}; they have {listed}")
     if budget is not None:
-        rows, kept = rows[kept.isna() | (kept == budget)], kept[kept.isna() | (kept == budget)]
-    if rows.empty or (budget is not None and kept.isna().all()):
-        raise TokenselError("results: hold no complete point" + ("" if budget is None else f" with budget={budget}"))
+        rows = rows[rows["block"].isna() | (rows["block"] == budget)]
     names = rows["pool"].map(pool_titles(rows)) if columns == "pool" else rows[columns].astype(object)
-    rows = rows.assign(column=names, block=kept, label=_labels(rows))
+    rows = rows.assign(column=names, label=_labels(rows))
     asked = rows["n"] + rows["skipped"].fillna(0)
     rows = rows.assign(fewer=asked < asked.groupby(rows["column"]).transform("max"))
     rows["label"] += rows["n"].map(" ({} questions)".format).where(rows["fewer"], "")
     _refuse_mixed(rows, columns)
     order = list(dict.fromkeys(rows["column"]))
-    blocks: list[tuple[int | None, list[Line]]] = []
-    for number, same in rows.groupby("block", dropna=False, sort=True):
-        count = None if pd.isna(number) else int(str(number))
+    blocks = []
+    for block in sorted({None if pd.isna(each) else each for each in rows["block"]}, key=block_order):
+        same = rows[rows["block"].isna() if block is None else rows["block"] == block]
         lines = [_line(part) for _, part in same.groupby("label", sort=False)]
-        if literature and count is not None:
-            lines += _published_lines(rows, count, order)
-        blocks.append((count, lines))
-    blocks.sort(key=lambda block: (block[0] is not None, -(block[0] or 0)))
-    full = {line.label: line for count, lines in blocks if count is None for line in lines}.get("full")
-    for kept_tokens, lines in blocks:
+        if literature and isinstance(block, int):
+            lines += _published_lines(rows, block, order)
+        blocks.append((block, lines))
+    full = {line.label: line for block, lines in blocks if block is None for line in lines}.get("full")
+    for block, lines in blocks:
         for line in lines:
             line.of_full = None if line.fewer else _share_of(full, line, order)
-        if kept_tokens is not None:
+        if block is not None:
             _mark(_competing(lines), order)
     return PaperTable(order, blocks, [*_control_notes(blocks, order), *_cost_notes(rows), _question_note(rows)])
 
@@ -110,17 +116,17 @@ def _competing(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if not line.source and not line.fewer and line.method not in FRAME]
 
 
-def _control_notes(blocks: Sequence[tuple[int | None, list[Line]]], columns: Sequence[str]) -> list[str]:
+def _control_notes(blocks: Sequence[tuple[Block, list[Line]]], columns: Sequence[str]) -> list[str]:
     """A sentence for each control that is not below the best method of its block, which no mark shows."""
     notes = []
-    for kept, lines in blocks:
+    for block, lines in blocks:
         shares = {each: [float(text) for line in _competing(lines) if (text := figure(line, each))] for each in columns}
         best = {column: max(values) for column, values in shares.items() if values}
         for line in lines:
             control = line.method in FRAME and not line.source and not line.fewer
             ahead = [each for each in best if control and float(figure(line, each) or -1) >= best[each]]
             if ahead:
-                at = f"with {kept} visual tokens it is not below the best method in {', '.join(ahead)}"
+                at = f"with {block_name(block)} it is not below the best method in {', '.join(ahead)}"
                 notes.append(f"{line.label} is a control and gets no mark; {at}.")
     return notes
 
@@ -133,12 +139,13 @@ def _question_note(rows: pd.DataFrame) -> str:
 def _cost_notes(rows: pd.DataFrame) -> list[str]:
     """A sentence for each block whose lines cost different shares of the full model's FLOPs."""
     notes = []
-    for number, same in rows.dropna(subset=["block", "flops_ratio"]).groupby("block", sort=True):
+    for block, same in rows.dropna(subset=["block", "flops_ratio"]).groupby("block", sort=False):
         by_column = [(float(part.min()), float(part.max())) for _, part in same.groupby("column")["flops_ratio"]]
         if any(high > (1 + EQUAL_COST) * low for low, high in by_column):
             low, high = min(low for low, _ in by_column), max(high for _, high in by_column)
             span = f"{100 * low:.0f} to {100 * high:.0f}% of the full model's FLOPs"
-            notes.append(f"Lines with {int(str(number))} visual tokens need {span}: they are not equal in cost.")
+            name = block_name(block if isinstance(block, str) else int(str(block)))
+            notes.append(f"Lines with {name} need {span}: they are not equal in cost.")
     return notes
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 
 from analysis.paper import MEAN, Line, PaperTable, figure
+from analysis.paper_blocks import block_name
 
 
 def as_csv(table: PaperTable) -> str:
@@ -75,7 +76,7 @@ def as_latex(table: PaperTable) -> str:
     for kept, block in table.blocks:
         lines.append(r"\midrule")
         if kept is not None:
-            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{kept} visual tokens}}}} \\")
+            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{escape_latex(block_name(kept))}}}}} \\")
         for line in block:
             cells = [_latex_cell(line, column) for column in (*table.columns, MEAN)]
             name = escape_latex(line.label)

@@ -5,7 +5,8 @@
 
     format      markdown (default), latex (for the package booktabs) or csv
     columns     what a column is: data (default), model or pool, which is everything that points must share
-    budget      only points with this many kept visual tokens; default: one block for each number
+    budget      only points with this many kept visual tokens (64), this share (25%), or solved for this budget
+                (average_tokens:64, flops:0.4); default: one block for each
     published   false leaves out the published figures of the same methods, which are marked as such
     output      write to this file instead of standard output
 
@@ -18,7 +19,7 @@ as --format latex, --format=latex or format=latex.
 from collections.abc import Sequence
 from pathlib import Path
 
-from runners.terminal.arguments import read_arguments, read_integer, without_dashes, write_whole
+from runners.terminal.arguments import read_arguments, without_dashes, write_whole
 from runners.terminal.command import run_command
 from runners.terminal.program import importing, start
 from tokensel.errors import TokenselError
@@ -44,13 +45,14 @@ def _run(arguments: Sequence[str]) -> int:
     ):
         if value not in allowed:
             raise TokenselError(f"{key}={value}: choose from {', '.join(allowed)}")
-    budget = read_integer(given, "budget", default=0) if "budget" in given else None
     with importing():  # slow, and not needed to report the mistakes above
         from analysis import load_results
         from analysis.cache import refresh_caches
         from analysis.paper import paper_table
+        from analysis.paper_blocks import read_block
         from analysis.paper_formats import as_csv, as_latex, as_markdown
 
+    budget = read_block(given["budget"]) if "budget" in given else None
     table = paper_table(load_results(sources), given.get("columns", "data"), budget, given.get("published") != "false")
     formats = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}
     text = formats[layout](table)

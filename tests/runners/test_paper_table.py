@@ -99,6 +99,23 @@ def test_lines_of_one_block_that_differ_in_cost_are_noted(tmp_path):
     assert r"59\% of the full" in as_latex(table)
 
 
+def test_points_of_a_budget_or_a_share_are_compared_at_it_whatever_their_kept(tmp_path):
+    for method, kept, right in (("fps", 60, 20), ("tome", 64, 22), ("dart", 12, 21), ("pool", 144, 20)):
+        make_point(tmp_path / "s", method, kept, answers(right))
+    results = load_results(tmp_path / "s")
+    results["budget"] = results["budget"].mask(results["kept"] < 65, "flops:0.4, average_tokens:200")
+    results["kept_share"] = results["kept_share"].mask(results["kept"] == 144, "25%")
+    table = paper_table(results)
+    assert [block for block, _ in table.blocks] == ["25%", "average_tokens:200", "flops:0.4"]
+    for block in ("average_tokens:200", "flops:0.4"):
+        marks = {name: line.marks.get("diagrams") for name, line in lines_of(table, block).items()}
+        assert marks == {"tome": "best", "dart": "second", "fps": None}
+    assert r"\textit{40\% of the full model's FLOPs}" in as_latex(table)
+    assert "200 visual tokens per layer" in as_latex(table)
+    assert r"\textit{25\% of the visual tokens}" in as_latex(table)
+    assert [block for block, _ in paper_table(results, budget="flops:0.4").blocks] == ["flops:0.4"]
+
+
 def test_the_best_and_second_of_the_methods_are_marked_and_ties_share_a_mark(table):
     lines = lines_of(table, 64)
     assert {name: line.marks.get("scienceqa") for name, line in lines.items()} == {
@@ -205,9 +222,9 @@ def test_the_command_prints_the_table_or_writes_it(folders, tmp_path, capsys):
     [
         ([], "results: give one or several folders"),
         (["FOLDER", "format=html"], "format=html: choose from markdown, latex, csv"),
-        (["FOLDER", "--budget", "many"], "budget=many: must be an integer from 0"),
+        (["FOLDER", "--budget", "many"], "budget=many: must be a number of visual tokens, a share"),
         (["FOLDER", "--budget"], "--budget: has no value; write budget=VALUE"),
-        (["FOLDER", "budget=7"], "results: hold no complete point with budget=7"),
+        (["FOLDER", "budget=7"], "results: hold no complete point with budget=7; they have 64, 16"),
         (["FOLDER", "columns=rows"], "columns=rows: choose from data, model, pool"),
         (["FOLDER", "colour=red"], "colour: unknown key"),
         (["nowhere"], "source=nowhere: does not exist"),
