@@ -100,6 +100,7 @@ def paper_table(
     for block in sorted({None if pd.isna(each) else each for each in rows["block"]}, key=block_order):
         same = rows[rows["block"].isna() if block is None else rows["block"] == block]
         lines = [_line(part) for _, part in same.groupby("label", sort=False)]
+        lines.sort(key=lambda line: (line.method in FRAME, line.method))
         if literature and isinstance(block, int):
             lines += _published_lines(rows, block, order)
         blocks.append((block, lines))
