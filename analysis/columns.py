@@ -87,7 +87,8 @@ def pool_titles(results: pd.DataFrame) -> dict[str, str]:
     rows = tidy(results).sort_values("status", kind="stable")  # complete rows first: they have the most values
     firsts = rows.drop_duplicates("pool").set_index("pool")
     shown = ["model", "data"]
-    for name in ("scoring", *PROTOCOL, "dtype", "model_revision", "data_options", "data_digest"):
+    settings = ("scoring", *PROTOCOL, "dtype", "model_revision", "data_options", "data_digest")
+    for name in settings if len(firsts) > 1 else ():
         if firsts[[*shown, name]].drop_duplicates().shape[0] > firsts[shown].drop_duplicates().shape[0]:
             shown.append(name)
     forms = dict.fromkeys(PROTOCOL, "{name}={value}")

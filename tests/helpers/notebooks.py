@@ -14,6 +14,7 @@ import nbformat
 import pandas as pd
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from matplotlib_inline.config import InlineBackend
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
@@ -42,6 +43,7 @@ def _run(source: Path, target: Path, parameters: dict[str, Any]) -> None:
     notebook = parameterize_notebook(load_notebook_node(str(source)), parameters, kernel_name="python3")
     shell = _Shell.instance()
     subprocess.run = _sweep_here  # type: ignore[assignment]
+    InlineBackend.instance(parent=shell).print_figure_kwargs = {"bbox_inches": None}  # "tight" draws everything twice
     pd.set_option("display.max_columns", 20)  # as in a kernel; a terminal's tables are as narrow as it is
     for cell in notebook.cells:
         if cell.cell_type == "code":
