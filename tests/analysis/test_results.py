@@ -3,7 +3,6 @@
 import re
 import shutil
 from pathlib import Path
-from unittest import TestCase
 
 import numpy as np
 import pandas as pd
@@ -238,16 +237,15 @@ def test_a_folder_in_the_place_of_the_parquet_stops_no_reader(sweep):
         ("predictions.jsonl", '{"id": "q0", "answer": 0, "correct": "yes"}\n{"id": "q1"}\n', "line 1 is not a predic"),
     ],
 )
-def test_a_point_with_a_damaged_file_is_named_in_one_line_and_left_out(sweep, name, contents, message):
+def test_a_point_with_a_damaged_file_is_named_in_one_line_and_left_out(sweep, caplog, name, contents, message):
     folder = sweep / make_point(sweep, "tome", 8, answers("10"))
     if name == "config.yaml":
         (folder / "metrics.json").unlink()
     (folder / name).write_bytes(contents if isinstance(contents, bytes) else contents.encode())
-    with TestCase().assertLogs() as logged:
-        assert folder.name not in set(load_results(sweep)["key"])
-        assert len(load_predictions(sweep)["key"].unique()) == 4
-    lines = [record.getMessage() for record in logged.records]
-    assert all(re.search(message, line) and "\n" not in line for line in lines)
+    assert folder.name not in set(load_results(sweep)["key"])
+    assert len(load_predictions(sweep)["key"].unique()) == 4
+    assert all(re.search(message, line) and "\n" not in line for line in caplog.messages)
+    assert caplog.messages
 
 
 def test_a_table_without_its_points_can_be_loaded(sweep, undrawn, tmp_path):
