@@ -8,8 +8,8 @@
     entity    default: that of conf/logger/wandb.yaml
 
 A run's id is derived from its point's key and the project, so a second push replaces the runs instead of duplicating
-them. Of a folder of several sweeps, each is pushed as a group of its own. Where standard output is no terminal, or with
-json=true, its last line is one JSON object with the ids of the runs.
+them. A folder of several sweeps, such as the trials of a W&B agent, is pushed as one group without a run of its own.
+Where standard output is no terminal, or with json=true, its last line is one JSON object with the ids of the runs.
 """
 
 import os
@@ -54,27 +54,18 @@ def _run(arguments: Sequence[str]) -> int:
 
         from runners.wandb_logging.logger import log_sweep
         from runners.wandb_logging.runs import project_of
-        from runners.wandb_logging.stored import StoredPoint, stored_points, unfinished_points
+        from runners.wandb_logging.stored import stored_points, unfinished_points
 
     points = stored_points(folder)
     options: Any = OmegaConf.to_container(OmegaConf.load(_LOGGER))
     options |= {"project": project_of(points) or options["project"], "mode": mode} | given
-    pushed: list[str] = []
-    sweeps: dict[Path, list[StoredPoint]] = {}
-    for point in points:
-        sweeps.setdefault(folder if point.store.folder == folder else point.store.folder.parent, []).append(point)
-    for sweep, own in sweeps.items():
-        written = log_sweep(own, sweep, options, sweep.resolve().name, again=True)
-        pushed += written
-        if len(written) < len(own):  # the others would fail likewise
-            break
+    pushed = log_sweep(points, folder, options, folder.resolve().name, again=True)
     unfinished = unfinished_points(folder)
     if unfinished:
         count = f"{len(unfinished)} point{'s' * (len(unfinished) != 1)}"
         print(f"note: {count} without figures left out; start the sweep again", file=sys.stderr)
     if mode == "offline":
-        written_to = " ".join(f"{sweep / 'wandb'}/offline-run-*" for sweep in sweeps)
-        print(f"note: offline; `wandb sync {written_to}` pushes them", file=sys.stderr)
+        print(f"note: offline; `wandb sync {folder / 'wandb'}/offline-run-*` pushes them", file=sys.stderr)
     line = {name: options[name] for name in ("project", "entity", "mode")}
     line = {"sweep": folder.resolve().name, **line, "runs": pushed, "unfinished": unfinished}
     print_record(line, wanted)

@@ -24,12 +24,12 @@ def start_run(wandb: Any, run: Run, folder: Path, destination: Destination, resu
         silent=True,
         console="off",
         init_timeout=RUN_SECONDS,
-        finish_timeout=RUN_SECONDS,
         disable_git=True,
         save_code=False,
         x_disable_stats=True,
         x_disable_meta=True,
         x_save_requirements=False,
+        **_finish_limits(wandb),
     )
     return wandb.init(
         project=destination.project,
@@ -46,6 +46,15 @@ def start_run(wandb: Any, run: Run, folder: Path, destination: Destination, resu
         reinit="create_new",
         settings=settings,
     )
+
+
+def _finish_limits(wandb: Any) -> dict[str, Any]:
+    """Settings that bound the time of finishing a run. Versions before 0.28 only know how often they try again."""
+    if "finish_timeout" in wandb.Settings.model_fields:
+        return {"finish_timeout": RUN_SECONDS}
+    parts = ("graphql", "file_stream", "file_transfer")
+    tries = {f"x_{part}_retry_max": 1 for part in parts}
+    return tries | {f"x_{part}_timeout_seconds": RUN_SECONDS / 2 for part in parts}
 
 
 @contextmanager

@@ -289,19 +289,6 @@ def test_a_repeated_push_has_the_same_ids_and_figures_as_the_sweep(folder, capsy
             assert run.summary["kept_tokens.filenames"] == same.summary["kept_tokens.filenames"]
 
 
-def test_several_sweeps_are_pushed_as_groups_of_their_own(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("runners.wandb_logging.summary.write_report", lambda *_: False)
-    key = next(folder.glob("*/metrics.json")).parent.name
-    for name in ("one", "two"):
-        shutil.copytree(folder / key, tmp_path / "all" / name / key)
-    shutil.copy(folder / "accuracy.png", tmp_path / "all/two")
-    assert push(tmp_path / "all") == 0
-    runs = [run for name in ("one", "two") for run in offline_runs(tmp_path / "all" / name)]
-    found = sorted((run.start.run_group, run.start.job_type) for run in runs)
-    assert found == [("one", "point"), ("two", "point"), ("two", "sweep")]
-    assert "one/wandb/offline-run-*" in capsys.readouterr().err
-
-
 def test_a_push_goes_to_the_sweeps_project_unless_another_is_given(folder, capsys):
     log(folder, project="mine")
     assert push(folder) == 0
