@@ -32,14 +32,13 @@ def trace(tracer: Tracer, point: GridPoint) -> Survivors:
 def draw(tracer: Tracer, grid: SurvivorGrid, request: Request, full: str) -> bytes:
     """The contents of the output file. full: the unreduced model's answer."""
     question, correct = request.question, request.correct
-    choices = ""
-    if not request.in_words:
-        choices = "   ".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False))
+    offered = () if request.in_words else question.choices
+    choices = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, offered, strict=False)]
     known = "" if correct is None else f"the correct answer is {correct}"
     if request.output.suffix == ".html":
-        meta = " · ".join(filter(None, (choices, known, question.id)))
+        meta = " · ".join(filter(None, (*choices, known, question.id)))
         return survivors_page(tracer.picture(), grid, tracer.grid, question.text, meta, full, correct).encode()
-    title = "\n".join(filter(None, (question.text, choices, known)))
+    title = "\n".join(filter(None, (question.text, "   ".join(choices), known)))
     return survivors_figure(tracer.picture(), grid, tracer.grid, title, full, correct)
 
 

@@ -237,6 +237,8 @@ def test_runner_draws_the_users_own_picture(checkpoint, picture_file, tmp_path, 
     assert all(each["correct"] == (each["answer"] == "B") for each in line["answers"])
     assert line["answers"][0]["positions"][0] == 0  # method.start
     assert (line["visual_tokens"], line["output"]) == (36, str(output))
+    if suffix == "html":
+        assert "A. red · B. green · the correct answer is B" in output.read_text()
     if suffix == "png":
         with Image.open(output) as drawn:
             assert drawn.width > 1000
