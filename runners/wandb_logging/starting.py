@@ -29,7 +29,7 @@ def start_run(wandb: Any, run: Run, folder: Path, destination: Destination, resu
         x_disable_stats=True,
         x_disable_meta=True,
         x_save_requirements=False,
-        **_finish_limits(wandb),
+        **finish_limits(wandb),
     )
     return wandb.init(
         project=destination.project,
@@ -48,7 +48,7 @@ def start_run(wandb: Any, run: Run, folder: Path, destination: Destination, resu
     )
 
 
-def _finish_limits(wandb: Any) -> dict[str, Any]:
+def finish_limits(wandb: Any) -> dict[str, Any]:
     """Settings that bound the time of finishing a run. Versions before 0.28 only know how often they try again."""
     if "finish_timeout" in wandb.Settings.model_fields:
         return {"finish_timeout": RUN_SECONDS}

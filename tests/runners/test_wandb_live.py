@@ -14,6 +14,7 @@ from runners.wandb_logging import live as wandb_live
 from runners.wandb_logging.live import LiveRuns, Progress, gpu_figures
 from runners.wandb_logging.logger import log_sweep
 from runners.wandb_logging.runs import run_id
+from runners.wandb_logging.starting import finish_limits
 from runners.wandb_logging.stored import stored_points
 from tokensel.data import load_questions
 
@@ -209,3 +210,12 @@ def test_figures_of_a_gpu_are_logged_where_there_is_one(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "utilization", unknown)
     assert gpu_figures() == {"gpu_memory_mib": 3, "gpu_peak_memory_mib": 5}
+
+
+def test_a_wandb_without_a_limit_for_finishing_is_given_few_tries():
+    old = SimpleNamespace(Settings=SimpleNamespace(model_fields={"init_timeout": None}))
+    limits = finish_limits(old)
+    assert limits.keys() <= wandb.Settings.model_fields.keys()
+    assert {name for name, value in limits.items() if value == 1} == {
+        "x_graphql_retry_max", "x_file_stream_retry_max", "x_file_transfer_retry_max",
+    }  # fmt: skip
