@@ -1,6 +1,7 @@
 """results.parquet and accuracy.png of a sweep's folder: caches of its points, written again whenever they need it."""
 
 import io
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -68,6 +69,8 @@ def refresh_caches(sources: Sequence[str]) -> None:
 def is_current(folder: Path) -> bool:
     """Whether results.parquet can be read, lists the folder's points and is as new as each of them."""
     path = folder / NAME
+    if not os.path.isfile(path):  # a pipe would be read for ever
+        return False
     points = [each for each in folder.iterdir() if is_point(each)]
     try:
         listed = {key for keys in pd.read_parquet(path, columns=["keys"])["keys"] for key in keys.split()}

@@ -117,6 +117,47 @@ def test_a_broken_line_before_the_last_is_named(tmp_path):
         PointStore(tmp_path).done_ids()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"id": "\ud800"},
+        {"correct": 1},
+        {"prediction": True},
+        {"prediction": "A"},  # among answers that are indices
+        {"answer": -1},
+        {"answer": 2**15},
+        {"margin": 10**400},
+        {"skipped": 0},
+        {"tied_choice": "no"},
+        {"positions": [0, "1"]},
+        {"positions": {"0": 1}},
+        {"kept": {"layer": 3}},
+        {"text": 5},
+    ],
+)
+def test_a_line_with_a_field_of_another_kind_is_named(tmp_path, wrong):
+    lines = [json.dumps(prediction(number)) for number in range(3)]
+    (tmp_path / "predictions.jsonl").write_text(
+        "\n".join([lines[0], json.dumps(prediction(1) | wrong), lines[2]]) + "\n"
+    )
+    with pytest.raises(TokenselError, match=r"predictions\.jsonl: line 2"):
+        PointStore(tmp_path).predictions()
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "predictions.jsonl"])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.name)])
+def test_what_is_no_file_is_named(tmp_path, name, make):
+    make(tmp_path / name)
+    with pytest.raises(TokenselError, match=rf"{name}: cannot be read \(.*\); move it away"):
+        (PointStore(tmp_path).metrics if name == "metrics.json" else PointStore(tmp_path).predictions)()
+
+
+def test_half_a_surrogate_pair_in_the_figures_is_named(tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps({"n": 1, "provenance": {"command": "\ud800"}}))
+    with pytest.raises(TokenselError, match=r"metrics\.json: is not JSON"):
+        PointStore(tmp_path).metrics()
+
+
 @pytest.mark.parametrize("when", [0.0, 0.03, 0.1])
 def test_kill_9_loses_nothing_that_append_has_returned_for(tmp_path, when):
     code = """

@@ -1,5 +1,7 @@
 """What the files of a grid point must look like for those that read them."""
 
+import json
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -116,13 +118,43 @@ class StoredFields(_Fields):
     provenance: _Provenance | None = None
 
 
+def check_stored(settings: Any) -> None:
+    """Raises ValueError or RecursionError unless metrics.json or config.yaml may hold this."""
+    StoredFields.model_validate(settings)
+    json.dumps(settings, ensure_ascii=False, default=str).encode()  # fails for half a surrogate pair
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _is_choice(value: Any) -> bool:
+    """An index into a question's choices; runners.infer stores letters."""
+    return type(value) is int and 0 <= value < 2**15
+
+
+# What the optional fields of a line may be, None and absence apart. type() is used: True is an int to isinstance.
+_OPTIONAL: dict[str, Callable[[Any], bool]] = {
+    "skipped": lambda value: type(value) is bool,
+    "tied_choice": lambda value: type(value) is bool,
+    "margin": lambda value: type(value) in (int, float) and abs(value) <= 2**62,
+    "seconds": lambda value: type(value) in (int, float) and abs(value) <= 2**62,
+    "text": lambda value: type(value) is str and value.encode() is not None,
+    "error": lambda value: type(value) is str and value.encode() is not None,
+    "positions": lambda value: type(value) is list and all(map(_is_count, value)),
+    "kept": lambda value: (
+        type(value) is dict and all(layer.isdecimal() and _is_count(count) for layer, count in value.items())
+    ),
+}
+
+
 def check_prediction(record: Any) -> None:
     """Raises ValueError, KeyError or TypeError unless a line of predictions.jsonl is one."""
-    right = isinstance(record["id"], str)
+    right = type(record["id"]) is str and record["id"].encode() is not None  # fails for half a surrogate pair
     if "answer" in record or "prediction" in record:
-        prediction, margin = record.get("prediction"), record.get("margin")
-        right &= isinstance(record["correct"], bool) and isinstance(record.get("skipped", False), bool)
-        right &= prediction is None or (isinstance(prediction, int | str) and not isinstance(prediction, bool))
-        right &= margin is None or isinstance(margin, int | float)
+        chosen = [value for value in (record.get("prediction"), record.get("answer")) if value is not None]
+        letters = all(type(value) is str and len(value) == 1 for value in chosen)
+        right &= type(record["correct"]) is bool and (letters or all(map(_is_choice, chosen)))
+        right &= all(record.get(name) is None or allows(record[name]) for name, allows in _OPTIONAL.items())
     if not right:
         raise ValueError(record)

@@ -24,7 +24,7 @@ import yaml
 from pydantic import ValidationError
 
 from tokensel.errors import TokenselError
-from tokensel.evaluation.fields import StoredFields, check_prediction
+from tokensel.evaluation.fields import check_prediction, check_stored
 
 
 def ids_digest(ids: Iterable[str]) -> str:
@@ -130,11 +130,11 @@ class PointStore:
     def metrics(self) -> dict[str, Any] | None:
         """The metrics, or None if the point is not complete."""
         path = self.folder / "metrics.json"
-        try:
-            metrics = json.loads(path.read_text(encoding="utf-8"))
-            StoredFields.model_validate(metrics)
-        except FileNotFoundError:
+        if (data := read_file(path)) is None:
             return None
+        try:
+            metrics = json.loads(data.decode())
+            check_stored(metrics)
         except ValidationError as error:
             loc = error.errors()[0]["loc"]
             wrong = f"{loc[0]} has another type, or is too large" if loc else "is no JSON object"
@@ -180,11 +180,7 @@ class PointStore:
 
     def _read(self) -> tuple[list[dict[str, Any]], int]:
         """The predictions, and the number of bytes of their complete lines."""
-        try:
-            data = self._predictions.read_bytes()
-        except FileNotFoundError:
-            return [], 0
-        lines = data.split(b"\n")[:-1]
+        lines = (read_file(self._predictions) or b"").split(b"\n")[:-1]
         predictions: dict[str, dict[str, Any]] = {}
         complete = 0
         for number, line in enumerate(lines, start=1):
@@ -208,6 +204,22 @@ class PointStore:
 
     def _sync_folder(self) -> None:
         _sync(self.folder)
+
+
+def read_file(path: Path) -> bytes | None:
+    """The contents of a stored file; None if there is none.
+
+    Raises TokenselError for what cannot be read, such as a folder or a loop of links, and for a pipe, which would be
+    read for ever.
+    """
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError(errno.EINVAL, "Not a file")
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise TokenselError(f"{path}: cannot be read ({error.strerror}); move it away") from error
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from tokensel.data import stable_hash
-from tokensel.errors import TokenselError
-from tokensel.evaluation.fields import StoredFields
-from tokensel.evaluation.store import PointStore, ids_digest
+from tokensel.errors import TokenselError, printable
+from tokensel.evaluation.fields import check_stored
+from tokensel.evaluation.store import PointStore, ids_digest, read_file
 
 FILES = ("config.yaml", "metrics.json", "predictions.jsonl", "error.json")
 _log = logging.getLogger(__name__)
@@ -135,12 +135,12 @@ def _asked(metrics: Mapping[str, Any]) -> int:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        StoredFields.model_validate(settings)
-    except FileNotFoundError:
+    if (data := read_file(folder / "config.yaml")) is None:
         return {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    try:
+        settings = yaml.safe_load(data.decode())
+        check_stored(settings)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise TokenselError(
             f"{folder / 'config.yaml'}: cannot be read; delete the point's folder and run its sweep again"
         ) from error
@@ -149,9 +149,9 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 def _error(folder: Path) -> str | None:
     try:
-        stored = json.loads((folder / "error.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError):
+        if (data := read_file(folder / "error.json")) is None:
+            return None
+        stored = json.loads(data.decode())
+    except (ValueError, RecursionError):  # TokenselError is among these
         return "error.json cannot be read"
-    return str(stored.get("error") if isinstance(stored, dict) else stored)
+    return printable(str(stored.get("error") if isinstance(stored, dict) else stored))
