@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
+
 gc.disable()  # until everything is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
@@ -55,3 +57,11 @@ def pytest_collection_finish():
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
     gc.enable()
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """accuracy.png is empty: drawing it takes longer than a small sweep."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr("analysis.figures.accuracy_over_kept", lambda frame: Figure((1, 1)))

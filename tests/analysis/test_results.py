@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.results import PROTOCOL, answers, make_point, prediction
-from matplotlib.figure import Figure
 
 from analysis import compare, load_predictions, load_results, pool_titles, published, questions_of
 from analysis.cache import refresh_cache, write_cache
@@ -184,12 +183,6 @@ def test_several_folders_are_one_source_and_a_point_in_two_is_one_row(sweep, tmp
     assert sorted(frame["method"]) == ["fastv", "fps", "full", "no_image", "tome"]
     assert frame.set_index("method")["n"].to_dict() == {"full": 4, "fastv": 4, "fps": 4, "tome": 2, "no_image": 4}
     assert len(load_predictions([sweep, other])) == 4 * 4 + 2
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """accuracy.png is empty, which saves the time of drawing it."""
-    monkeypatch.setattr("analysis.figures.accuracy_over_kept", lambda frame: Figure((1, 1)))
 
 
 def _parquet(sweep):

@@ -9,16 +9,16 @@ import pytest
 from helpers.checkpoints import save_checkpoint, save_question_file
 from helpers.methods import methods_forgotten
 from hydra.core.config_store import ConfigStore
-from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from analysis import figures
 from runners.configuration.methods import offer_methods
 from runners.sweep import CONF, main
 from tokensel import METHODS, TokenselError, make_method
 from tokensel.evaluation.keys import code_digest
 from tokensel.evaluation.sweep import compute
 from tokensel.methods.user import find_user_method, load_method
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 # Word for word the file in docs/methods.md, "Your own method".
 LARGEST_NORM = '''\
@@ -59,12 +59,6 @@ def forgetful():
     with methods_forgotten():
         yield
     ConfigStore.instance().repo.pop("method", None)
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Without the sweep's figure, which takes longer than these sweeps."""
-    monkeypatch.setattr(figures, "accuracy_over_kept", lambda frame: Figure(figsize=(1, 1)))
 
 
 @pytest.fixture(scope="module")

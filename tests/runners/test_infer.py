@@ -22,6 +22,8 @@ from tokensel.evaluation.store import PointStore
 from tokensel.evaluation.summary import summarize
 from tokensel.models import load_model
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 HIMAP = "--use-hmap-v --sys-length 35 --img-length 576 --hmap-v-attn-txt-layer 1 --hmap-v-attn-txt-rank 64"
 HIMAP += " --hmap-v-attn-img-layer 4 --hmap-v-attn-img-rank 16"
 # Flags, and the same setting as a grid point of the sweep.

@@ -11,6 +11,8 @@ from runners import sweep
 from tokensel import TokenselError
 from tokensel.models import load_model
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 STYLES = ("sharded-bin", "sharded-safetensors")
 
 

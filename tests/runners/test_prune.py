@@ -12,6 +12,8 @@ from runners.prune import main
 from tokensel.errors import TokenselError
 from tokensel.evaluation.store import PointStore
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def folder(tmp_path):

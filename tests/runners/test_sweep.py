@@ -15,10 +15,9 @@ import pandas as pd
 import pytest
 import torch
 from helpers.checkpoints import save_checkpoint, save_question_file
-from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis import figures, load_results
+from analysis import load_results
 from runners.sweep import main
 from tokensel import METHODS, Method, register_method
 from tokensel.evaluation.store import PointStore
@@ -81,12 +80,6 @@ def swept(world, tmp_path_factory):
         patch.setattr(compute, "load_model", lambda **settings: loads.append(1) or load(**settings))
         status = main(arguments)
     return Swept(folder / "sweep", arguments, status, out.getvalue(), len(loads))
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Without the sweep's figure, which takes longer than a small sweep; that of `swept` is drawn."""
-    monkeypatch.setattr(figures, "accuracy_over_kept", lambda frame: Figure(figsize=(1, 1)))
 
 
 @pytest.fixture

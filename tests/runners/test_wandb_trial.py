@@ -17,6 +17,8 @@ from runners.wandb_logging.runs import run_id
 from tokensel.evaluation.sweep.plan import make_plan
 from tokensel.evaluation.sweep.reading import read_settings
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(autouse=True)
 def fresh(tmp_path, monkeypatch):
