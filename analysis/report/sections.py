@@ -66,9 +66,10 @@ def without_figures(rows: Sequence[TableRow]) -> Html:
 def how_it_was_run(evaluation: Evaluation) -> Html:
     """Shows the commands, and a table of the other facts in the points' provenance.
 
-    If a fact differs between points, each of its values lists its points.
+    The commands are sorted, so that their order in time does not change the page. If a fact differs between points,
+    each of its values lists its points.
     """
-    commands = labels_by_value(evaluation.rows, "command")
+    commands = sorted(labels_by_value(evaluation.rows, "command"))
     parts = [tag("pre", tag("code", command)) for command in commands]
     if not parts:
         parts = [tag("p", "No point states the command that computed it.", class_="note")]
