@@ -15,6 +15,7 @@ import yaml
 
 from tokensel.errors import TokenselError
 from tokensel.evaluation.store import PointStore, point_key
+from tokensel.evaluation.stored import read_point
 
 
 def prediction(number: int, **fields) -> dict:
@@ -150,6 +151,13 @@ def test_what_is_no_file_is_named(tmp_path, name, make):
     make(tmp_path / name)
     with pytest.raises(TokenselError, match=rf"{name}: cannot be read \(.*\); move it away"):
         (PointStore(tmp_path).metrics if name == "metrics.json" else PointStore(tmp_path).predictions)()
+
+
+def test_settings_that_grow_as_they_are_read_are_refused(tmp_path):
+    lines = ["a0: &a0 [x, x]", *(f"a{level}: &a{level} [*a{level - 1}, *a{level - 1}]" for level in range(1, 40))]
+    (tmp_path / "config.yaml").write_text("\n".join(lines))
+    with pytest.raises(TokenselError, match=r"config\.yaml: cannot be read"):
+        read_point(tmp_path)
 
 
 def test_half_a_surrogate_pair_in_the_figures_is_named(tmp_path):

@@ -138,6 +138,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     if (data := read_file(folder / "config.yaml")) is None:
         return {}
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data.decode(), yaml.SafeLoader)):
+            raise ValueError("aliases, which no sweep writes; a few lines of them can stand for gigabytes")
         settings = yaml.safe_load(data.decode())
         check_stored(settings)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
