@@ -1,7 +1,6 @@
 """A key changes with every edit that can change a prediction, wherever the code lies, and with no other edit."""
 
 import json
-import multiprocessing
 import re
 import shutil
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from helpers.checkpoints import save_checkpoint, save_question_file
+from helpers.forks import start_fork
 
 from tokensel import METHODS
 from tokensel.data import DATASETS, Question
@@ -75,8 +75,7 @@ def new_process(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("files")
     files = [save_checkpoint(folder / "model"), save_question_file(folder, 1), folder / "images"]
-    process = multiprocessing.get_context("fork").Process(target=_evaluate_anew, args=(folder, list(map(str, files))))
-    process.start()
+    process = start_fork(_evaluate_anew, folder, list(map(str, files)))
     process.join(120)
     return Printed(process.exitcode, *((folder / name).read_text() for name in ("out", "err")))
 

@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import io
-import multiprocessing
 import subprocess
 import sys
 from multiprocessing.process import BaseProcess
@@ -18,6 +17,7 @@ from matplotlib_inline.config import InlineBackend
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
+from helpers.forks import start_fork
 from runners.sweep import main
 
 
@@ -34,9 +34,7 @@ def start_notebook(source: Path, target: Path, parameters: dict[str, Any]) -> Ba
     The process is a fork, so it has all modules that were imported before; a kernel of its own imports them for ten
     seconds. What the notebook sets in matplotlib, pandas and warnings ends with it.
     """
-    process = multiprocessing.get_context("fork").Process(target=_run, args=(source, target, parameters))
-    process.start()
-    return process
+    return start_fork(_run, source, target, parameters)
 
 
 def _run(source: Path, target: Path, parameters: dict[str, Any]) -> None:

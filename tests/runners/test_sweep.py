@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import io
 import json
-import multiprocessing
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.checkpoints import save_checkpoint, save_question_file
+from helpers.forks import start_fork
 from PIL import Image
 
 from analysis import load_results
@@ -495,9 +495,7 @@ def test_killed_and_started_again_nothing_is_lost_or_doubled(sweep, arguments, t
         PointStore.append = lambda self, rows: (append(self, rows), time.sleep(0.05))
         main([*arguments, *GRID, "batch_size=2", "latency.repeats=0"])
 
-    # A fork, because a new process would import everything again.
-    process = multiprocessing.get_context("fork").Process(target=slow_sweep)
-    process.start()
+    process = start_fork(slow_sweep)
 
     def lines():
         try:
