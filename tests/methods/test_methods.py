@@ -365,3 +365,9 @@ def test_an_instance_takes_no_options_beside_it():
     with pytest.raises(TokenselError, match="heads"):
         make_method(FastV(), heads="mean")
     assert Stage(FastV(), 4).layer == 2
+
+
+@pytest.mark.parametrize("thing", [3, None, ["fps"], lambda context: None])
+def test_what_can_be_no_method_is_refused_in_one_line(thing):
+    with pytest.raises(TokenselError, match=r"^method=.*: must be a name, FILE.py:CLASS, or a tokensel.Method"):
+        make_method(thing)

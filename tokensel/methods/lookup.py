@@ -34,6 +34,8 @@ def make_method(method: str | type[Method] | Method, **options: Any) -> Method:
                 f"options {sorted(options)} cannot be given beside a {type(method).__name__} instance: set its fields"
             )
         return method
+    if not isinstance(method, type | str):
+        raise TokenselError(f"method={method!r}: must be a name, FILE.py:CLASS, or a tokensel.Method class or instance")
     kind = completed(method, method.__name__) if isinstance(method, type) else find_method(method)
     known = [field.name for field in fields(kind)]
     for option, value in options.items():
