@@ -164,3 +164,10 @@ def test_nothing_needs_the_values_on_the_host():
 def test_a_count_below_one_is_refused(call, message):
     with pytest.raises(TokenselError, match=message):
         call(torch.ones(1, 4))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 36, 577])
+def test_quartiles_are_torchs(count):
+    scores = torch.randn(6, count, generator=torch.Generator().manual_seed(count)).exp()
+    first, third = scores.quantile(torch.tensor([0.25, 0.75]), dim=1, keepdim=True)
+    assert torch.equal(outlier_counts(scores), (scores > third + 1.5 * (third - first)).sum(1))

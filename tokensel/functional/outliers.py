@@ -3,6 +3,8 @@
 Shapes: B rows of a batch, N visual tokens, M kept. Ties go to the lowest index.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,8 +21,16 @@ def outlier_counts(scores: Tensor) -> Tensor:
 
     Source: Shang et al. 2024 (LLaVA-PruMerge, arXiv 2403.15388).
     """
-    first, third = scores.float().quantile(torch.tensor([0.25, 0.75], device=scores.device), dim=1, keepdim=True)
+    ordered = scores.float().sort(1).values
+    first, third = _quantile(ordered, 0.25), _quantile(ordered, 0.75)
     return (scores > third + 1.5 * (third - first)).sum(1)
+
+
+def _quantile(ordered: Tensor, share: float) -> Tensor:
+    """ordered [B, N], ascending -> [B, 1]. As torch.quantile, which waits for the device in some versions of torch."""
+    place = share * (ordered.shape[1] - 1)
+    below = int(place)
+    return torch.lerp(ordered[:, below : below + 1], ordered[:, math.ceil(place)].unsqueeze(1), place - below)
 
 
 def kept_outliers(outliers: Tensor, count: int) -> Tensor:
