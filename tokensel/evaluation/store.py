@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -39,6 +39,11 @@ def point_key(settings: dict[str, Any]) -> str:
     """
     canonical = json.dumps(_plain(settings, keep_floats=False), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def as_line(record: dict[str, Any]) -> str:
+    """A prediction as it stands in predictions.jsonl, with the end of its line."""
+    return json.dumps(_plain(record), ensure_ascii=False) + "\n"
 
 
 class PointStore:
@@ -90,12 +95,16 @@ class PointStore:
         A prediction whose id is already stored is dropped: the first one is kept. Raises TokenselError if the write
         fails, and then removes what was written of it.
         """
+        lines: dict[str, str] = {}
+        for record in predictions:
+            lines.setdefault(record["id"], as_line(record))
+        self.append_lines(lines)
+
+    def append_lines(self, lines: Mapping[str, str]) -> None:
+        """`append` of predictions that are lines already, see `as_line`. lines: by question id."""
         self._acquire()
         self._refresh()
-        new: dict[str, str] = {}
-        for record in predictions:
-            if record["id"] not in self._ids and record["id"] not in new:
-                new[record["id"]] = json.dumps(_plain(record), ensure_ascii=False) + "\n"
+        new = {id: line for id, line in lines.items() if id not in self._ids}
         if not new:
             return
         data = "".join(new.values()).encode()

@@ -1,0 +1,267 @@
+"""The computing side of a pass over the questions: a batch becomes tensors, and then every point's records.
+
+It stores nothing and knows of no other batch: batches may be computed in any order, in threads or other processes.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+
+from tokensel.choices import SCORINGS
+from tokensel.data import Question
+from tokensel.engine.reduce import reduce_tokens
+from tokensel.engine.split import SplitModel, State
+from tokensel.engine.stages import Stage
+from tokensel.engine.ties import TieWatch
+from tokensel.engine.writing import Writer, cannot_share, changes_answers, stop_tokens
+from tokensel.errors import BadSampleError, TokenselError
+from tokensel.evaluation.answers import (
+    ANSWER_TOKENS,
+    GREEDY,
+    add_choice,
+    add_ties,
+    read_answers,
+    row_keys,
+    score_letters,
+)
+from tokensel.evaluation.batches import count_workers, in_turn
+from tokensel.evaluation.grid_point import GridPoint
+from tokensel.models import LoadedModel
+from tokensel.models.loaded import Encoded
+from tokensel.models.vision import VisionStates
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Questions that are answered together. lacking: the points that lack the answer to one of these questions."""
+
+    questions: Sequence[Question]
+    lacking: Callable[[Sequence[Question]], list[int]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Questions of a batch with equally many visual tokens, as tensors. answer_ids: for scoring=letter, the token ids
+    that begin each question's answers."""
+
+    questions: list[Question]
+    encoded: Encoded
+    answer_ids: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch as tensors, and its questions whose picture or prompt is bad."""
+
+    batch: Batch
+    groups: list[Group]
+    bad: list[tuple[Question, BadSampleError]]
+
+
+@dataclass
+class Computed:
+    """The results of a batch: (point, records as predictions.jsonl has them), the points that failed, and the bad
+    questions."""
+
+    bad: list[tuple[Question, BadSampleError]]
+    results: list[tuple[int, list[dict[str, Any]]]] = field(default_factory=list)
+    failures: dict[int, Exception] = field(default_factory=dict)
+
+
+def record_of(question: Question, answered: dict[str, Any]) -> dict[str, Any]:
+    """A question's record in predictions.jsonl. answered: its prediction, margin and the like."""
+    correct = answered["prediction"] == question.answer
+    return {"id": question.id, "answer": question.answer, "correct": correct, "skipped": False} | answered
+
+
+class OnePass:
+    """Answers batches of questions at many grid points.
+
+    scoring, on_bad_sample, keep_positions, compiled, check_ties: as for `tokensel.evaluation.accuracy.evaluate`
+
+    Raises TokenselError for an unknown scoring.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        points: Sequence[GridPoint],
+        *,
+        scoring: str = "letter",
+        on_bad_sample: str = "error",
+        keep_positions: Collection[str] = (),
+        compiled: bool = False,
+        check_ties: bool = False,
+    ) -> None:
+        if scoring not in SCORINGS:
+            raise TokenselError(f"scoring={scoring}: unknown; choose one of {', '.join(SCORINGS)}")
+        self.loaded, self.points = loaded, points
+        self.scoring, self.on_bad_sample = scoring, on_bad_sample
+        self.keep_positions, self.check_ties = keep_positions, check_ties
+        # Methods read words while the next batch is tokenized, and a tokenizer cannot be shared between threads.
+        self.split = SplitModel(loaded.model, compiled, tokenizer=deepcopy(loaded.processor.tokenizer))
+        if self.split.graphs is not None and scoring == "generate":
+            why = changes_answers(loaded.model.generation_config)
+            if why is not None:
+                self.split.graphs.go_without("generate", why)
+                self.split.graphs = None
+        self.shares = cannot_share(self.split, loaded.model.generation_config) is None
+        alone = compiled or (scoring == "generate" and not self.shares)
+        # How many batches may be computed at once.
+        self.parallel = 1 if alone else count_workers(loaded, [point.make_method() for point in points])
+        self.answers: dict[tuple[str, int], list[int]] = {}
+        self.asked: set[int] = set()
+
+    def prepare(self, batch: Batch) -> Prepared:
+        """Opens the pictures of a batch's open questions and makes the tensors. One thread at a time may call it."""
+        groups: dict[tuple[Any, ...], list[Question]] = {}
+        pictures: dict[str, Image.Image] = {}
+        bad: list[tuple[Question, BadSampleError]] = []
+        for question in batch.questions:
+            if not batch.lacking([question]):
+                continue
+            try:
+                if question.image is not None and question.image_id not in pictures:
+                    pictures[question.image_id] = self.loaded.load_image(question)
+                # Rows of one tensor batch must hold equally many visual tokens.
+                shape = self.loaded.shape_of(question, pictures.get(question.image_id))
+            except BadSampleError as error:
+                bad.append((question, error))
+                continue
+            groups.setdefault(shape, []).append(question)
+        # Only this thread uses the tokenizer, which is not safe to share.
+        answers = self.answer_ids if self.scoring == "letter" else lambda question: []
+        encoded = [
+            Group(questions, self.loaded.encode(questions, pictures), [answers(question) for question in questions])
+            for questions in groups.values()
+        ]
+        return Prepared(batch, encoded, bad)
+
+    @torch.inference_mode()
+    def compute(self, prepared: Prepared) -> Computed:
+        """Answers a batch for all points that lack answers. Changes no state: several batches may run in parallel."""
+        computed = Computed(prepared.bad)
+        if prepared.bad and self.on_bad_sample == "error":
+            return computed
+        for group in prepared.groups:
+            lacking = prepared.batch.lacking(group.questions)
+            todo = [index for index in lacking if index not in computed.failures]
+            if todo and self.scoring == "generate":
+                write = self.write if self.shares else self.generate
+                write(group, todo, computed)
+            elif todo:
+                self.score(group, todo, computed)
+        return computed
+
+    def score(self, group: Group, todo: list[int], computed: Computed) -> None:
+        """Answers by the letters' logits."""
+        stages = self.stages(todo)
+        state = self.embed(group, stages.values())
+        for index in in_turn(stages, state.visual_index.shape[1]):
+            try:
+                state = self.split.run(state, min(stages[index][0].layer, self.split.num_layers))
+                reduced = self.split.reduce_all(state, stages[index])
+                records = score_letters(self.split.logits(reduced), group.questions, group.answer_ids)
+            except Exception as error:  # a user's method may raise anything; the other points go on
+                computed.failures[index] = error
+                continue
+            records = add_ties(records, group.questions, stages[index][0].watch)
+            records = add_choice(records, group.questions, reduced, stages[index], self.keep_positions)
+            computed.results.append((index, list(map(record_of, group.questions, records))))
+
+    def stages(self, todo: Iterable[int]) -> dict[int, list[Stage]]:
+        """Each point's stages, for one batch."""
+        made = {}
+        for index in todo:
+            watch = TieWatch() if self.check_ties else None
+            made[index] = self.points[index].stages(self.split.num_layers, watch, asks_twice=index not in self.asked)
+            self.asked.add(index)
+        return made
+
+    def embed(self, group: Group, stages: Iterable[Sequence[Stage]]) -> State:
+        """The prompts as they enter the first layer. stages: those of all points, whose methods say what they need."""
+        encoded = group.encoded
+        config = self.loaded.model.config
+        uses_vision = any(stage.method.reads_tower(config) for each in stages for stage in each)
+        features, vision = self.features(encoded, uses_vision)
+        return self.split.embed(
+            encoded.input_ids,
+            encoded.attention_mask,
+            image_features=features,
+            row_keys=row_keys(group.questions, encoded.input_ids.device),
+            questions=self.texts(group.questions),
+            picture_sizes=encoded.picture_sizes,
+            vision=vision,
+            pictures=encoded.pictures,
+        )
+
+    def features(self, encoded: Encoded, uses_vision: bool) -> tuple[list[torch.Tensor] | None, VisionStates | None]:
+        """The visual tokens of every row with a picture, [N, D] each; every picture is encoded once.
+
+        With uses_vision also the vision tower's states.
+        """
+        if not encoded.pictures:
+            return None, None
+        rows = encoded.picture_indices.tolist()
+        features, vision = self.split.features(encoded.pictures, uses_vision)
+        features = [features[row] for row in rows]
+        return features, None if vision is None else vision.rows(encoded.picture_indices)
+
+    def texts(self, questions: Sequence[Question]) -> list[str]:
+        """The bare questions, for methods that read them."""
+        return [self.loaded.protocol.question_text(question) for question in questions]
+
+    def answer_ids(self, question: Question) -> list[int]:
+        """The token ids that begin the question's possible answers."""
+        key = (question.form, len(question.choices))
+        if key not in self.answers:
+            self.answers[key] = self.loaded.answer_ids(question)
+        return self.answers[key]
+
+    def generate(self, group: Group, todo: list[int], computed: Computed) -> None:
+        """Answers written by the stock model's generate(), whose settings may be other than greedy."""
+        inputs = self.loaded.arguments(group.encoded)
+        input_ids = inputs["input_ids"]
+        keys = row_keys(group.questions, input_ids.device)
+        for index in todo:
+            point = self.points[index]
+            try:
+                with reduce_tokens(
+                    self.loaded.model,
+                    point.make_method(),
+                    row_keys=keys,
+                    questions=self.texts(group.questions),
+                    picture_sizes=group.encoded.picture_sizes,
+                    tokenizer=self.split.parts.tokenizer,
+                    **point.reduction(),
+                ) as record:
+                    written = self.loaded.model.generate(**inputs, **GREEDY)
+            except Exception as error:
+                computed.failures[index] = error
+                continue
+            records = read_answers(self.loaded, group.questions, written[:, input_ids.shape[1] :])
+            records = add_choice(records, group.questions, record, point.stages(), self.keep_positions)
+            computed.results.append((index, list(map(record_of, group.questions, records))))
+
+    def write(self, group: Group, todo: list[int], computed: Computed) -> None:
+        """Answers written by greedy decoding. Every picture is encoded once, and the layers below each point's first
+        stage run once for all points."""
+        stages = self.stages(todo)
+        writer = Writer(self.split)
+        state = writer.begin(self.embed(group, stages.values()), ANSWER_TOKENS)
+        stop, pad = stop_tokens(self.loaded.model.generation_config)
+        for index in in_turn(stages, state.visual_index.shape[1]):
+            try:
+                state = self.split.run(state, min(stages[index][0].layer, self.split.num_layers))
+                written, reduced = writer.greedy(state, stages[index], ANSWER_TOKENS, stop, pad)
+            except Exception as error:
+                computed.failures[index] = error
+                continue
+            records = read_answers(self.loaded, group.questions, written)
+            records = add_ties(records, group.questions, stages[index][0].watch)
+            records = add_choice(records, group.questions, reduced, stages[index], self.keep_positions)
+            computed.results.append((index, list(map(record_of, group.questions, records))))
