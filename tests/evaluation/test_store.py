@@ -1,5 +1,7 @@
 """Whatever happens to its process, the store loses at most the line being written and stores no question twice."""
 
+import errno
+import fcntl
 import json
 import math
 import os
@@ -14,6 +16,7 @@ import pytest
 import yaml
 
 from tokensel.errors import TokenselError
+from tokensel.evaluation.locks import warn_of_no_locks
 from tokensel.evaluation.store import PointStore, point_key
 from tokensel.evaluation.stored import read_point
 
@@ -205,6 +208,37 @@ def test_a_second_process_is_refused_with_the_folders_name(tmp_path):
     writer.communicate()
     store.append([prediction(1)])
     assert numbers(tmp_path) == [0, 1]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_without_locks_is_written_to_after_one_note(tmp_path, monkeypatch, caplog, number):
+    warn_of_no_locks.cache_clear()
+    monkeypatch.setattr(fcntl, "lockf", _failing(number))
+    for name in ("a", "b"):
+        with PointStore(tmp_path / name) as store:
+            store.append([prediction(0)])
+        assert numbers(tmp_path / name) == [0]
+    assert [record.message for record in caplog.records] == [
+        "this file system has no locks: do not let two commands write to one folder at the same time"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(errno.EACCES, "another process"), (errno.EAGAIN, "another process"), (errno.EIO, "cannot be locked")],
+)
+def test_any_other_failure_to_lock_is_refused(tmp_path, monkeypatch, number, message):
+    monkeypatch.setattr(fcntl, "lockf", _failing(number))
+    with pytest.raises(TokenselError, match=f"^{tmp_path}: {message}"):
+        PointStore(tmp_path).append([prediction(0)])
+    assert numbers(tmp_path) == []
+
+
+def _failing(number: int):
+    def lockf(*_):
+        raise OSError(number, os.strerror(number))
+
+    return lockf
 
 
 _PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

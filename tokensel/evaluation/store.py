@@ -10,7 +10,6 @@ the end of the process, however the process ends.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import math
@@ -25,6 +24,7 @@ from pydantic import ValidationError
 
 from tokensel.errors import TokenselError
 from tokensel.evaluation.fields import check_prediction, check_stored
+from tokensel.evaluation.locks import take_lock
 
 
 def ids_digest(ids: Iterable[str]) -> str:
@@ -162,20 +162,8 @@ class PointStore:
         self._ids, self._size = set(), -1
 
     def _acquire(self) -> None:
-        if self._lock is not None:
-            return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise TokenselError(f"{self.folder}: is not writable ({error.strerror}); choose another folder") from error
-        try:
-            # lockf, not flock: forked workers must not keep the lock of a killed parent alive.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
-            raise TokenselError(f"{self.folder}: another process is writing there; wait for it or stop it") from error
-        self._lock = lock
+        if self._lock is None:
+            self._lock = take_lock(self.folder)
 
     def _refresh(self) -> None:
         """Updates _ids and _size from the file, which another store of this process may have changed."""
