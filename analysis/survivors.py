@@ -16,8 +16,7 @@ from tokensel.engine.split import SplitModel
 from tokensel.engine.stages import Stage
 from tokensel.engine.state import State
 from tokensel.errors import TokenselError
-from tokensel.evaluation.answers import ANSWER_TOKENS
-from tokensel.evaluation.answers import row_keys
+from tokensel.evaluation.answers import ANSWER_TOKENS, row_keys
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.functional import cosine_to, inverse_norms, take
 from tokensel.models import LoadedModel
