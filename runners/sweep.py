@@ -114,6 +114,7 @@ def run_sweep(jobs: Sequence[Mapping[str, Any]], progress: "SweepProgress") -> F
         from runners.terminal.logs import log_to, new_log
         from tokensel.evaluation.provenance import scrub
         from tokensel.evaluation.sweep.compute import compute
+        from tokensel.evaluation.sweep.computers import computers
         from tokensel.evaluation.sweep.plan import make_plan
         from tokensel.evaluation.sweep.rows import folder_rows
         from tokensel.evaluation.sweep.work import prepare
@@ -135,9 +136,9 @@ def run_sweep(jobs: Sequence[Mapping[str, Any]], progress: "SweepProgress") -> F
                 wanted=sum(point.missing for point in open_points),
                 timed=sum(point.lacks_times for point in open_points),
             )
-            with live:
+            with live, computers(plan, folder, log) as make_computer:
                 for work in works:
-                    compute(work, plan, progress)
+                    compute(work, plan, progress, make_computer(work, progress))
         progress.doing("writing the results", counted=False)
         rows = folder_rows(folder)
         write_table(rows, folder)

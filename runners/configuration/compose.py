@@ -27,7 +27,8 @@ from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConf
 
 from runners.terminal.output import take_json
 from tokensel.errors import TokenselError, as_typed, first_line, meant
-from tokensel.evaluation.sweep.settings import GROUPS, SweepSettings
+from tokensel.evaluation.sweep.groups import GROUPS
+from tokensel.evaluation.sweep.settings import SweepSettings
 
 ROOT = "sweep"
 EXPERIMENT = "experiment"

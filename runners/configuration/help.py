@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from runners.configuration.errors import group_names
 from tokensel.evaluation.sweep.declaration import declaration
+from tokensel.evaluation.sweep.groups import LoggerSettings, MethodSettings, ModelSettings, WorkersSettings
 from tokensel.evaluation.sweep.reading import described
-from tokensel.evaluation.sweep.settings import LoggerSettings, MethodSettings, ModelSettings
 
 WIDEST = 100
 HEADER = """\
@@ -28,7 +28,12 @@ Flags: --multirun; --cfg job, print the configuration, unchecked; --config-dir D
 """
 JSON = "print the figures as a line of JSON; default: where standard output is no terminal. Values: true or false"
 # Options that every choice of a group has.
-_SHARED: dict[str, type[BaseModel]] = {"logger": LoggerSettings, "method": MethodSettings, "model": ModelSettings}
+_SHARED: dict[str, type[BaseModel]] = {
+    "logger": LoggerSettings,
+    "method": MethodSettings,
+    "model": ModelSettings,
+    "workers": WorkersSettings,
+}
 _NOTES = {"method": "A user's own: method=FILE.py:CLASS, with the fields of the class as options."}
 # A line of YAML with a value, and its comment.
 _OPTION = re.compile(r"\s*(?P<key>\w+):[^#]*(?:\s#\s*(?P<comment>.*))?")

@@ -16,13 +16,14 @@ from tokensel.data import DATASETS
 from tokensel.data.protocol import CHOICES, Protocol
 from tokensel.errors import TokenselError
 from tokensel.evaluation.grid_point import GridPoint
+from tokensel.evaluation.sweep.groups import MethodSettings
 from tokensel.evaluation.sweep.plan import make_plan
 from tokensel.evaluation.sweep.reading import described, read_settings
-from tokensel.evaluation.sweep.settings import MethodSettings, SweepSettings
+from tokensel.evaluation.sweep.settings import SweepSettings
 from tokensel.methods import METHODS
 from tokensel.models import load_model
 
-GROUPS = ("method", "model", "data", "logger", "experiment")
+GROUPS = ("method", "model", "data", "logger", "workers", "experiment")
 FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 NEEDED = {"model=local": ["model.path=folder"], "data=question_file": ["path=questions.json"]}
 

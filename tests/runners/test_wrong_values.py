@@ -17,7 +17,8 @@ from runners.configuration.errors import USER_ERRORS, one_line
 from runners.sweep import CONF
 from tokensel.evaluation.sweep.plan import make_plan
 from tokensel.evaluation.sweep.reading import described, read_settings
-from tokensel.evaluation.sweep.settings import GROUPS, ModelSettings, SweepSettings
+from tokensel.evaluation.sweep.groups import GROUPS, ModelSettings
+from tokensel.evaluation.sweep.settings import SweepSettings
 from tokensel.evaluation.sweep.work import prepare
 
 TRIES = int(os.environ.get("TOKENSEL_WRONG_VALUES", "0"))

@@ -14,8 +14,9 @@ from tokensel.errors import TokenselError, as_typed, meant
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.sweep.budget import Budget, read_budget, solve
 from tokensel.evaluation.sweep.costs import CostedPrompt
+from tokensel.evaluation.sweep.groups import DataSettings, ModelSettings
 from tokensel.evaluation.sweep.reading import one_value
-from tokensel.evaluation.sweep.settings import USUAL_KEPT, DataSettings, ModelSettings, SweepSettings
+from tokensel.evaluation.sweep.settings import USUAL_KEPT, SweepSettings
 from tokensel.methods import METHODS, find_method
 
 # Of a picture, where nobody has counted: LLaVA-1.5's.

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from tokensel.errors import TokenselError, as_typed, meant
 from tokensel.evaluation.sweep.declaration import declaration, wrong_number, wrong_text
-from tokensel.evaluation.sweep.settings import GROUPS, LatencySettings, SweepSettings
+from tokensel.evaluation.sweep.groups import GROUPS
+from tokensel.evaluation.sweep.settings import LatencySettings, SweepSettings
 
 
 def read_settings(values: Mapping[str, Any]) -> SweepSettings:

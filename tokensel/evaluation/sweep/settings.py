@@ -1,24 +1,21 @@
 """The settings of a sweep: one typed declaration, from which the checks, `--help` and a point's key are made.
 
-`tokensel.evaluation.sweep.reading` makes and checks them. conf/sweep.yaml has the same keys and defaults.
+`tokensel.evaluation.sweep.reading` makes and checks them. conf/sweep.yaml has the same keys and defaults. The groups of
+conf/, of which a job chooses one file each, are declared in `tokensel.evaluation.sweep.groups`.
 """
 
 import os
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from tokensel.choices import (
     AGGREGATIONS,
-    ATTENTIONS,
     BAD_SAMPLE_POLICIES,
-    DTYPES,
     LARGEST_TEMPERATURE,
     LAYOUTS,
     LEAST_TEMPERATURE,
     POSITIONS,
-    PRECISIONS,
-    QUANTIZATIONS,
     SCORINGS,
 )
 from tokensel.data.protocol import CHOICES, Protocol
@@ -29,124 +26,23 @@ from tokensel.evaluation.sweep.declaration import (
     checked_budget,
     checked_kept,
     folder_name,
-    names_in_key,
     one_of,
     setting,
 )
+from tokensel.evaluation.sweep.groups import (
+    DataSettings,
+    LoggerSettings,
+    MethodSettings,
+    ModelSettings,
+    Settings,
+    WorkersSettings,
+)
 
-# The folders of conf/ of which every job chooses one file.
-GROUPS = ("method", "model", "data", "logger")
-LOGGERS = ("none", "wandb")
-WANDB_MODES = ("online", "offline", "disabled")
 # The kept of a sweep that sets neither kept nor budget.
 USUAL_KEPT = 64
 
 
-class _Settings(BaseModel):
-    """A group of settings. Values keep their type: "8" is no integer and 1 is not true."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", protected_namespaces=())
-
-
-class _Choice(_Settings):
-    """A file of a group of conf/: its name, and the options of that file."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str = setting(..., "of the choice", "must be the name of a file in conf/")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Everything in the file beside its name."""
-        return dict(self.model_extra or {})
-
-
-class MethodSettings(_Choice):
-    """A method and its options. file: FILE.py:CLASS of a user's method."""
-
-    file: str | None = None
-    precision: Annotated[str, among(PRECISIONS)] = setting(
-        "float32", "in which it computes; model: in the model's own, as official code does", one_of(PRECISIONS)
-    )
-
-
-class DataSettings(_Choice):
-    """A data set and the options of its load function."""
-
-
-class LoggerSettings(_Settings):
-    """Where results are logged besides the files; none has no options."""
-
-    name: Annotated[str, among(LOGGERS)] = setting("none", "the logger", one_of(LOGGERS))
-    project: str | None = setting(None, "in W&B", "must be a name")
-    entity: str | None = setting(None, "in W&B", "must be a name, or null")
-    mode: Annotated[str | None, among(WANDB_MODES)] = setting(
-        None, "null: online if logged in, else offline", f"null or one of {', '.join(WANDB_MODES)}"
-    )
-    pictures: int = setting(
-        4, "questions of a point that are logged with a picture", "must be an integer from 0", ge=0, le=MOST
-    )
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Everything but the name."""
-        return self.model_dump(exclude={"name"})
-
-
-class ModelSettings(_Settings):
-    """A checkpoint and how it is loaded, see `tokensel.models.load_model`; null takes that function's default."""
-
-    path: str = setting(
-        "tiny", "checkpoint", "must be a folder, a hub id, tiny, or random:SHAPE", "group", min_length=1
-    )
-    dtype: Annotated[str | None, among(DTYPES)] = setting(
-        "float32", "of weights and activations", one_of(DTYPES), "group", True
-    )
-    device: str | None = setting(
-        "auto",
-        "where it runs",
-        "must be auto, cpu, cuda or cuda:INDEX",
-        "group",
-        pattern=r"^(auto|cpu|cuda(:\d{1,4})?)$",
-    )
-    device_map: Annotated[str | None, among(("auto",))] = setting(
-        None, "auto spreads the weights over all GPUs", "must be auto or null", "group"
-    )
-    attn_implementation: Annotated[str | None, among(ATTENTIONS)] = setting(
-        "sdpa", "attention kernel", one_of(ATTENTIONS), "group", True
-    )
-    revision: str | None = setting(
-        None, "of a hub checkpoint", "must be a branch, tag or commit, or null", "group", min_length=1
-    )
-    trust_remote_code: bool = setting(False, "runs code of the checkpoint", "must be true or false", "group")
-    quantization: Annotated[str | None, among(QUANTIZATIONS)] = setting(
-        None, "of the weights, on a GPU", f"must be null or one of {', '.join(QUANTIZATIONS)}", "group", True
-    )
-    vision_tower: str | None = setting(
-        None,
-        "CLIP tower of a checkpoint in the original layout",
-        "must be a folder or hub id, or null",
-        "group",
-        True,
-        min_length=1,
-    )
-    conv: Annotated[str, among(CHOICES["conv"])] = setting(
-        "model", "the checkpoint's own conv", one_of(CHOICES["conv"]), "group"
-    )
-    image_aspect: Annotated[str, among(CHOICES["image_aspect"])] = setting(
-        "pad", "the checkpoint's own image_aspect", one_of(CHOICES["image_aspect"]), "group"
-    )
-
-    def load_arguments(self) -> dict[str, Any]:
-        """The arguments of `load_model`."""
-        return self.model_dump(exclude={"conv", "image_aspect"}, exclude_none=True)
-
-    def in_key(self) -> dict[str, Any]:
-        """The settings that can change a prediction; the weights themselves are identified by the revision."""
-        return {name: getattr(self, name) for name in names_in_key(type(self))}
-
-
-class LatencySettings(_Settings):
+class LatencySettings(Settings):
     """How times are taken: at batch 1 on one question, each point in turn with the full model."""
 
     repeats: int = setting(5, "timed runs of each point; 0 skips timing", "must be an integer from 0", ge=0, le=MOST)
@@ -160,7 +56,7 @@ _Layer = Annotated[int, Field(ge=0, le=MOST)]
 _Temperature = Annotated[float | int, Field(ge=LEAST_TEMPERATURE, le=LARGEST_TEMPERATURE)]
 
 
-class SweepSettings(_Settings):
+class SweepSettings(Settings):
     """The settings of one job of a sweep, checked.
 
     Raises pydantic's ValidationError; `read_settings` turns it into a TokenselError.
@@ -287,6 +183,7 @@ class SweepSettings(_Settings):
     model: ModelSettings
     data: DataSettings
     logger: LoggerSettings
+    workers: WorkersSettings = WorkersSettings()
 
     def protocol(self) -> Protocol:
         """The protocol: these settings where they are given, else the model's own."""
@@ -296,4 +193,5 @@ class SweepSettings(_Settings):
 
     def latency_protocol(self) -> dict[str, Any]:
         """How times are taken, as metrics.json states it. Times that were taken in another way are taken again."""
-        return self.latency.model_dump() | ({"compiled": True} if self.compile else {})
+        latency = self.latency.model_dump() | ({"repeats": 0} if not self.workers.takes_times else {})
+        return latency | ({"compiled": True} if self.compile else {})

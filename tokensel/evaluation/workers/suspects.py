@@ -1,0 +1,56 @@
+"""Which question or which point kills the workers that answer a batch: each is tried alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+# A batch whose workers died so often is suspect, and runs alone on its worker: another batch there may have killed it.
+DEATHS = 3
+
+
+@dataclass
+class Inquest:
+    """Tries a batch's questions one by one, and then, if that tells nothing, its points.
+
+    questions, points: ids and keys of the batch's task. died: what was tried, and whether its worker died.
+    """
+
+    questions: Sequence[str]
+    points: Sequence[str]
+    died: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def trial(self) -> str | None:
+        """The question or the point to try next; None if the culprit is known, or cannot be found."""
+        return next((each for each in self._candidates if each not in self.died), None)
+
+    def restricted(self, lacking: dict[str, list[str]]) -> dict[str, list[str]]:
+        """What a task lacks, of the question or the point that is tried."""
+        tried = self.trial
+        if tried in self.points:
+            return {tried: lacking[tried]} if tried in lacking else {}
+        return {key: [tried] for key, ids in lacking.items() if tried in ids}  # type: ignore[misc]
+
+    @property
+    def bad_questions(self) -> list[str]:
+        """Once all is tried: the questions that kill whatever the point."""
+        killers = self._killers(self.questions)
+        every_point = len(self._killers(self.points)) == len(self.points)
+        return killers if self._question_to_blame or every_point else []
+
+    @property
+    def bad_points(self) -> list[str]:
+        """Once all is tried: the points that kill whatever the question."""
+        return [] if self.bad_questions else self._killers(self.points)
+
+    @property
+    def _candidates(self) -> Sequence[str]:
+        untried = any(each not in self.died for each in self.questions)
+        return self.questions if untried or self._question_to_blame else [*self.questions, *self.points]
+
+    @property
+    def _question_to_blame(self) -> bool:
+        """Whether some questions kill and others do not: then it is not the points."""
+        return 0 < len(self._killers(self.questions)) < len(self.questions)
+
+    def _killers(self, names: Sequence[str]) -> list[str]:
+        return [each for each in names if self.died.get(each)]
