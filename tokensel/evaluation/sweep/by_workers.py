@@ -152,6 +152,8 @@ class ByWorkers:
     def provenance(self, protocol: dict[str, Any]) -> dict[str, Any]:
         hello = next(iter(self.hellos.values()), None)
         found = {} if hello is None else dict(hello.provenance)
+        if self.threads is not None and (protocol.get("latency") or {}).get("repeats"):
+            found["threads"] = self.threads
         command = scrub(" ".join(["python -m runners.sweep", *sys.argv[1:]]))
         return found | {"command": command, "protocol": protocol, "workers": self._workers}
 

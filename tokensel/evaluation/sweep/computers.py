@@ -49,7 +49,8 @@ def _crew(settings: WorkersSettings, folder: Path, log: Path, on_cpu: bool) -> C
         from tokensel.evaluation.workers.slurm_jobs import SlurmCrew
 
         count = settings.count or USUAL_COUNT
-        return SlurmCrew(count, folder.absolute(), log, settings.cluster, _job_parameters(settings, on_cpu))
+        jobs = log.with_name(f"{log.stem}_jobs")
+        return SlurmCrew(count, folder.absolute(), jobs, settings.cluster, _job_parameters(settings, on_cpu))
     from tokensel.evaluation.workers.local import LocalCrew, visible_gpus
 
     gpus = None if on_cpu else visible_gpus(1 if settings.gpus_per_worker is None else settings.gpus_per_worker)

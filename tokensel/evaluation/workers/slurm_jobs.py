@@ -1,7 +1,7 @@
 """Workers that are jobs of Slurm, submitted with submitit; driver and workers share the results folder only.
 
     <results>/workers/<start>/alive              a number that the driver raises while it lives
-    <results>/workers/<start>/stop               ends the workers of this start
+    <results>/workers/<start>/stop               ends the workers of this start; in a mailbox, its worker
     <results>/workers/<start>/worker-N.M/        the mailbox of worker N after M deaths
 
 What workers have answered when their driver dies is taken over by its next start.
@@ -11,26 +11,30 @@ import os
 import shutil
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tokensel.errors import TokenselError, first_line
 from tokensel.evaluation.workers.answering import Answering
 from tokensel.evaluation.workers.crew import Died, Event, Said
 from tokensel.evaluation.workers.mailbox import INBOX, OUTBOX, Lines, add_line
-from tokensel.evaluation.workers.spec import Answered, Hello, Message, PassSpec, Refusal, as_json, from_json
+from tokensel.evaluation.workers.spec import Answered, Hello, Message, PassSpec, Refusal, Reply, as_json, from_json
 
-FOLDER = "workers"
+FOLDER, STOP, ALIVE = "workers", "stop", "alive"
 # Between two looks at the files, and at the states of jobs.
 POLL_SECONDS, STATE_SECONDS = 0.1, 2.0
 # The driver says so often that it lives; an idle worker that has not heard of it for so long ends.
 ALIVE_SECONDS, FORSAKEN_SECONDS = 5.0, 60.0
+END_SECONDS = 5.0
 MOST_FALSE_STARTS = 3
 
 
 class SlurmCrew:
-    """`count` jobs. results: the sweep's folder.
+    """`count` jobs. results: the sweep's folder. logs: a folder for what submitit and the jobs write.
 
     cluster: slurm, or local, which runs the same without Slurm. parameters: of submitit's executor, such as
     timeout_min, cpus_per_task, gpus_per_node and slurm_partition.
@@ -44,7 +48,7 @@ class SlurmCrew:
         self.leftover = _read_leftovers(folder)
         self.folder = folder / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
         self.folder.mkdir(parents=True)
-        self.logs = logs
+        self.logs, self.cluster, self.threads = logs, cluster, parameters.get("cpus_per_task", 1)
         try:
             self.executor = submitit.AutoExecutor(folder=str(logs), cluster=cluster)
             self.executor.update_parameters(name="tokensel", **parameters)
@@ -67,8 +71,7 @@ class SlurmCrew:
         self.spec, self.ready = spec, set()
         self._beat()
         wanted = list(range(self.count)) if alone is None else [alone]
-        for worker in [each for each in self.jobs if each not in wanted]:
-            self.jobs.pop(worker).cancel(check=False)
+        self._end([worker for worker in self.jobs if worker not in wanted])
         for worker in self.jobs:
             self.send(worker, spec)
         self._submit([worker for worker in wanted if worker not in self.jobs])
@@ -81,8 +84,11 @@ class SlurmCrew:
             self.boxes[worker], self.outboxes[worker] = box, Lines(box / OUTBOX)
             if self.spec is not None:
                 self.send(worker, self.spec)
+        boxes = [str(self.boxes[worker]) for worker in workers]
+        threads = [self.threads] * len(boxes)
         try:
-            jobs = self.executor.map_array(work, [str(self.boxes[worker]) for worker in workers]) if workers else []
+            with _errors_to(self.logs / "submitit.log") if self.cluster == "local" else nullcontext():
+                jobs = self.executor.map_array(work, boxes, threads) if boxes else []
         except Exception as error:
             raise TokenselError(f"workers=slurm: jobs cannot be submitted ({first_line(error)})") from error
         self.jobs |= dict(zip(workers, jobs, strict=True))
@@ -137,19 +143,42 @@ class SlurmCrew:
     def _beat(self) -> None:
         if time.monotonic() - self.beat_at >= ALIVE_SECONDS:
             self.beats, self.beat_at = self.beats + 1, time.monotonic()
-            (self.folder / "alive").write_text(str(self.beats))
+            (self.folder / ALIVE).write_text(str(self.beats))
 
     def close(self) -> None:
         with suppress(OSError):
-            (self.folder / "stop").touch()
-        for job in self.jobs.values():
-            with suppress(Exception):  # of a job that has ended
+            (self.folder / STOP).touch()
+        self._end(list(self.jobs))
+
+    def _end(self, workers: list[int]) -> None:
+        """Ends workers, and waits a little until they have ended."""
+        jobs = [self.jobs.pop(worker) for worker in workers]
+        for worker, job in zip(workers, jobs, strict=True):
+            with suppress(OSError):
+                (self.boxes[worker] / STOP).touch()
+            if self.cluster == "slurm":  # it may wait in the queue
                 job.cancel(check=False)
-        self.jobs = {}
+        until = time.monotonic() + END_SECONDS
+        while time.monotonic() < until and not all(job.done() for job in jobs):
+            time.sleep(POLL_SECONDS)
 
     def clear(self) -> None:
         """Deletes the mailboxes of all starts."""
         shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+
+@contextmanager
+def _errors_to(path: Path) -> Iterator[None]:
+    """What is started in the block writes its errors to a file: submitit's own process prints a traceback on Ctrl-C."""
+    before = os.dup(2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def _read_leftovers(folder: Path) -> dict[str, dict[str, str]]:
@@ -157,7 +186,7 @@ def _read_leftovers(folder: Path) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for start in sorted(folder.glob("*/")):
         with suppress(OSError):
-            (start / "stop").touch()
+            (start / STOP).touch()
         for outbox in sorted(start.glob(f"*/{OUTBOX}")):
             for line in Lines(outbox).new():
                 with suppress(ValueError):
@@ -168,34 +197,39 @@ def _read_leftovers(folder: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def work(box: str) -> None:
+def work(box: str, threads: int) -> None:
     """A worker's job: follows its inbox until the driver ends it, or has not been alive for a minute."""
+    torch.set_num_threads(threads)
     folder = Path(box)
-    inbox, outbox = Lines(folder / INBOX), folder / OUTBOX
-    lock = threading.Lock()
+    threading.Thread(target=_watch, args=(folder,), daemon=True).start()
+    inbox, lock = Lines(folder / INBOX), threading.Lock()
 
-    def reply(said: Any) -> None:
+    def reply(said: Reply) -> None:
         with lock:
-            add_line(outbox, as_json(said))
+            add_line(folder / OUTBOX, as_json(said))
 
     answering = Answering(reply)
-    # A job that Slurm has started again: the driver gives its old tasks to others.
-    old = [from_json(line) for line in inbox.new()]
-    for spec in [message for message in old if isinstance(message, PassSpec)][-1:]:
+    # Of a job that Slurm has started again: the driver gives its old tasks to others.
+    specs = [message for message in map(from_json, inbox.new()) if isinstance(message, PassSpec)]
+    for spec in specs[-1:]:
         answering.take(spec)
-    alive, heard = "", time.monotonic()
-    while not (folder.parent / "stop").exists():
-        messages = [from_json(line) for line in inbox.new()]
-        for message in messages:
+    while True:
+        for message in map(from_json, inbox.new()):
             answering.take(message)
+        time.sleep(POLL_SECONDS)
+
+
+def _watch(box: Path) -> None:
+    """Ends this process, whatever it is doing, once it is told to, or its driver has not been alive for a minute."""
+    said, heard = "", time.monotonic()
+    while not any((folder / STOP).exists() for folder in (box, box.parent)):
         with suppress(OSError):
-            said = (folder.parent / "alive").read_text()
-            if said != alive or messages:
-                alive, heard = said, time.monotonic()
+            if (now := (box.parent / ALIVE).read_text()) != said:
+                said, heard = now, time.monotonic()
         if time.monotonic() - heard > FORSAKEN_SECONDS:
             break
-        time.sleep(POLL_SECONDS)
-    answering.close()
+        time.sleep(5 * POLL_SECONDS)
+    os._exit(0)
 
 
 def _submitit() -> Any:
