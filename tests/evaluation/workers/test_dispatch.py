@@ -122,13 +122,13 @@ def test_answers_are_stored_in_the_order_of_the_batches_however_workers_finish(s
 def test_workers_that_die_by_chance_lose_and_double_nothing():
     deaths = 0
     for seed in range(20):
-        crew = FakeCrew(dies=0.2, seed=seed)
+        crew = FakeCrew(dies=0.05, seed=seed)
         memory = dispatched(crew)
         deaths += crew.deaths
-        assert all(list(memory.lines[key]) == IN_ORDER for key in KEYS)
         assert not memory.bad
         assert not memory.failures
-    assert deaths > 20
+        assert [list(memory.lines[key]) for key in KEYS] == [IN_ORDER] * 3, seed
+    assert deaths > 10
 
 
 def test_a_question_that_kills_its_worker_is_named_and_skipped():

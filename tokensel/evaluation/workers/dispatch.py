@@ -165,6 +165,7 @@ class Dispatch:
         elif isinstance(event.reply, Hello):
             if event.reply.spec == self.spec.name:
                 self.started()
+                self._died(Died(event.worker, "it was started again"))
                 self.workers[event.worker] = _Worker(event.reply)
         elif isinstance(event.reply, Refusal):
             raise TokenselError(event.reply.reason)
@@ -204,8 +205,7 @@ class Dispatch:
         """Notes the outcome of a trial. After the last one, the batch goes on without what kills its workers."""
         inquest = job.inquest
         assert inquest is not None
-        assert inquest.trial is not None
-        inquest.died[inquest.trial] = died
+        inquest.note(died)
         if inquest.trial is None:
             job = self._judged(job, inquest)
         self._do_again(job)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 # A batch whose workers died so often is suspect, and runs alone on its worker: another batch there may have killed it.
 DEATHS = 3
+# Deaths of a suspect's workers, tried alone, that are no chance any more.
+TRIALS = 2
 
 
 @dataclass
@@ -17,6 +19,15 @@ class Inquest:
     questions: Sequence[str]
     points: Sequence[str]
     died: dict[str, bool] = field(default_factory=dict)
+    deaths: int = 0
+
+    def note(self, died: bool) -> None:
+        """Notes the outcome of a trial. One that dies is tried again, as its worker may have died of something else."""
+        assert self.trial is not None
+        self.deaths = self.deaths + 1 if died else 0
+        if not died or self.deaths == TRIALS:
+            self.died[self.trial] = died
+            self.deaths = 0
 
     @property
     def trial(self) -> str | None:
