@@ -40,7 +40,13 @@ def point_key(settings: dict[str, Any]) -> str:
 
 def as_line(record: dict[str, Any]) -> str:
     """A prediction as it stands in predictions.jsonl, with the end of its line."""
-    return json.dumps(_plain(record), ensure_ascii=False) + "\n"
+    try:
+        return _encode(record) + "\n"
+    except (TypeError, ValueError):  # tensors, sets and NaN are rare, and looking for them takes most of the time
+        return _encode(_plain(record)) + "\n"
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 class PointStore:
