@@ -13,6 +13,7 @@ from typing import Any
 from tokensel.data import Question, draw_order, load_questions
 from tokensel.data.yes_no import yes_no_figures
 from tokensel.errors import TokenselError
+from tokensel.evaluation.clearing import clear_points
 from tokensel.evaluation.digests import ids_digest, questions_digest
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.keys import code_digest
@@ -149,9 +150,9 @@ def prepare(plan: SweepPlan, folder: Path) -> list[GroupWork]:
         _solve_budgets(work)
         _find_points(work, _shared_settings(group, revision, work.questions), folder)
         works.append(work)
-    for point in [point for work in works for point in work.points.values()]:
-        if plan.settings.fresh and point.store.folder.exists():
-            point.store.clear()
+    if plan.settings.fresh:
+        stores = [point.store for work in works for point in work.points.values()]
+        clear_points([store for store in stores if store.folder.exists()])
     for work in works:
         if plan.settings.on_bad_sample == "error":
             _refuse_skipped(work)
