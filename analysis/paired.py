@@ -1,13 +1,13 @@
 """Compares grid points of one pool question by question."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.answer_matrix import AnswerMatrix, Predictions, answer_matrix
 from analysis.columns import COLUMN_TYPES, CONTROLS, SETTINGS, complete, option_columns, pool_titles
 from analysis.predictions import QUESTION
 from tokensel.errors import TokenselError
@@ -24,38 +24,9 @@ _DIFFERENCE = ("difference", "diff_low", "diff_high")
 _COMPARED = ("accuracy", "reference_accuracy", *_DIFFERENCE, "b", "c", "p_value", "p_holm", "detectable", "cost")
 
 
-@dataclass(frozen=True)
-class _Answers:
-    """The predictions of one pool. Every array is [points, questions], with points in the order of keys.
-
-    prediction  int: index of the choice, -1 for none
-    right       bool: whether the prediction is correct
-    answered    bool: whether the point has a prediction for the question
-    """
-
-    keys: list[str]
-    prediction: np.ndarray
-    right: np.ndarray
-    answered: np.ndarray
-
-    def over_seeds(self, keys: Sequence[str], references: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns right and right of the reference, each [seeds, questions], over the questions that all answered."""
-        one, other = ([self.keys.index(key) for key in each] for each in (keys, references))
-        shared = self.answered[[*one, *other]].all(0)
-        return self.right[one][:, shared], self.right[other][:, shared]
-
-    def pair(self, key: str, reference: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """Returns (right, right of reference), (prediction, prediction of reference) over the shared questions."""
-        one, other = self.keys.index(key), self.keys.index(reference)
-        shared = self.answered[one] & self.answered[other]
-        both = [one, other]
-        right, prediction = self.right[both][:, shared], self.prediction[both][:, shared]
-        return (right[0], right[1]), (prediction[0], prediction[1])
-
-
 def compare(
     results: pd.DataFrame,
-    predictions: pd.DataFrame,
+    predictions: Predictions,
     reference: str = "fastv",
     *,
     level: float = 0.95,
@@ -238,22 +209,19 @@ def _same(one: dict, other: dict, name: str) -> bool:
     return bool(one[name] == other[name])
 
 
-def _pools(rows: pd.DataFrame, predictions: pd.DataFrame) -> Iterator[tuple[str, _Answers]]:
+def _pools(rows: pd.DataFrame, predictions: Predictions) -> Iterator[tuple[str, AnswerMatrix]]:
     for pool, same in rows.groupby("pool", sort=False):
         keys = [key for row in same[["key", "keys"]].to_dict("records") for key in _keys(row)]
-        known = predictions[predictions["key"].isin(keys) & ~predictions["skipped"]]
-        questions, names = pd.factorize(known["id"])
-        cells = pd.Categorical(known["key"], categories=keys).codes, questions
-        shape = len(keys), len(names)
-        prediction, right, answered = np.full(shape, -1), np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-        prediction[cells] = known["prediction"].fillna(-1)
-        right[cells] = known["correct"]
-        answered[cells] = True
-        yield str(pool), _Answers(keys, prediction, right, answered)
+        yield str(pool), answer_matrix(keys, predictions)
 
 
 def _against(
-    answers: _Answers, keys: Mapping[str, list[str]], key: str, reference_key: str | None, level: float, power: float
+    answers: AnswerMatrix,
+    keys: Mapping[str, list[str]],
+    key: str,
+    reference_key: str | None,
+    level: float,
+    power: float,
 ) -> dict[str, Any]:
     if reference_key is None:
         return {}
@@ -282,7 +250,7 @@ def _disagreement(one: np.ndarray, other: np.ndarray, level: float, power: float
     return {"b": test.b, "c": test.c, "detectable": None if detectable is None else 100 * detectable}
 
 
-def _flipped(answers: _Answers, key: str, reference_key: str) -> dict[str, int]:
+def _flipped(answers: AnswerMatrix, key: str, reference_key: str) -> dict[str, int]:
     (right, was_right), (prediction, was) = answers.pair(key, reference_key)
     kinds = (was_right & ~right, ~was_right & right, ~was_right & ~right & (prediction != was))
     counts = {flip.replace(" ", "_"): int(kind.sum()) for flip, kind in zip(FLIPS, kinds, strict=True)}

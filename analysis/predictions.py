@@ -12,12 +12,14 @@ from analysis.results import Source, load_results
 from tokensel.data import Question, draw_order, load_questions
 from tokensel.errors import TokenselError
 from tokensel.evaluation.digests import questions_digest
-from tokensel.evaluation.fields import check_prediction
+from tokensel.evaluation.question_ids import QuestionIds
 from tokensel.evaluation.store import PointStore
-from tokensel.evaluation.stored import figured
+from tokensel.evaluation.stored_answers import figured_places
 
 # The columns that come from the questions.
 QUESTION = ("question", "choices", "hint", "subject", "topic", "family", "grade", "category", "image_id")
+_TYPES: dict[str, Any] = {"id": "string", "prediction": "Int16", "answer": "Int16", "margin": "Float64"}
+_TYPES |= {"correct": bool, "skipped": bool, "text": "string", "positions": object}
 
 
 def load_predictions(
@@ -88,30 +90,15 @@ def questions_of(results: pd.DataFrame) -> list[Question]:
 def _point(point: Mapping[Hashable, Any], order: Mapping[str, tuple]) -> pd.DataFrame:
     """One point's predictions. point: its folder, and questions, n and skipped of its figures; NA for no figures."""
     metrics = {str(name): None if pd.isna(value) else value for name, value in point.items()}
-    records = figured(_stored(point["folder"]), metrics, Path(point["folder"]), order)
-    column: dict[str, list[Any]] = {
-        name: [record.get(name) for record in records] for name in ("id", "prediction", "answer", "margin")
-    }
-    frame = pd.DataFrame(column).astype({"id": "string", "prediction": "Int16", "answer": "Int16", "margin": "Float64"})
-    for name in ("correct", "skipped"):
-        frame[name] = pd.array([bool(record.get(name)) for record in records], dtype=bool)
-    frame["text"] = pd.array([record.get("text") for record in records], dtype="string")
-    frame["positions"] = pd.Series([record.get("positions") for record in records], dtype=object)
-    return frame
-
-
-def _stored(folder: str) -> list[dict[str, Any]]:
-    """Same result as `PointStore.predictions`, but several times faster for an undamaged file."""
-    try:
-        lines = (Path(folder) / "predictions.jsonl").read_bytes().split(b"\n")[:-1]
-        records = json.loads(b"[" + b",".join(lines) + b"]")
-        for record in records:
-            check_prediction(record)
-        if len({record["id"] for record in records}) == len(records):
-            return records
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
-    return PointStore(folder).predictions()
+    column: dict[str, list[Any]] = {name: [] for name in _TYPES}
+    for record in PointStore(point["folder"]).each_prediction():
+        for name, values in column.items():
+            values.append(record.get(name))
+    ids = QuestionIds.shared()
+    numbers = np.array([ids.numbers[id] for id in column["id"]], dtype=np.int32)
+    places = figured_places(numbers, ids, metrics, Path(point["folder"]), order)
+    frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in column.items()})
+    return frame.astype(_TYPES).iloc[places]
 
 
 def _joined(frame: pd.DataFrame, questions: Sequence[Question]) -> pd.DataFrame:

@@ -49,6 +49,21 @@ def load_results(source: Source, each_seed: bool = False) -> pd.DataFrame:
 
     Raises TokenselError if the source holds no grid point or if a file is damaged.
     """
+    return _loaded(source, each_seed)[0]
+
+
+def load_with_points(source: Source) -> tuple[pd.DataFrame, dict[str, StoredPoint]]:
+    """`load_results`, and by key the points that its rows stand for, each of which is read once.
+
+    Raises TokenselError as `load_results` does, and for a results.parquet without its points.
+    """
+    results, points = _loaded(source, each_seed=False)
+    if not points:
+        raise TokenselError(f"source={source}: the points' folders, which store the predictions, are not beside it")
+    return results, points
+
+
+def _loaded(source: Source, each_seed: bool) -> tuple[pd.DataFrame, dict[str, StoredPoint]]:
     points: list[StoredPoint] = []
     records: list[dict[str, Any]] = []
     for path in _all_paths(source):
@@ -56,14 +71,14 @@ def load_results(source: Source, each_seed: bool = False) -> pd.DataFrame:
         points += found
         if not found and path.suffix == ".parquet":
             records += _parquet_records(path)
-    records += [_record(row) for row in _in_order_of_folders(table_rows(points, each_seed), points)]
-    records += _unfinished(points)
+    rows = [*_in_order_of_folders(table_rows(points, each_seed), points), *_unfinished(points)]
+    records += [_record(row) for row in rows]
     if not records:
         named = ", ".join(map(str, _listed(source)))
         raise TokenselError(
             f"source={named}: holds no grid point; choose a sweep's folder, a folder of sweeps or a results.parquet"
         )
-    return typed(pd.DataFrame(records))
+    return typed(pd.DataFrame(records)), {point.key: point for row in rows for point in row.points}
 
 
 def _in_order_of_folders(rows: Sequence[TableRow], points: Sequence[StoredPoint]) -> list[TableRow]:
@@ -121,11 +136,11 @@ def _parquet_records(parquet: Path) -> list[dict[str, Any]]:
     return tidy(table).assign(sweep=parquet.parent.name).to_dict("records")  # type: ignore[return-value]
 
 
-def _unfinished(points: Sequence[StoredPoint]) -> list[dict[str, Any]]:
-    """Records of points without figures, unless another folder has them."""
+def _unfinished(points: Sequence[StoredPoint]) -> list[TableRow]:
+    """A row for each point without figures, unless another folder has them."""
     done = {point.key for point in points if point.metrics or point.error}
     left = {point.key: point for point in points if point.key not in done}
-    return [_record(TableRow(dict(point.settings), {}, [point], None)) for point in left.values()]
+    return [TableRow(dict(point.settings), {}, [point], None) for point in left.values()]
 
 
 def _record(row: TableRow) -> dict[str, Any]:

@@ -11,11 +11,11 @@ and includes the vision tower. Where standard output is no terminal, or with jso
 """
 
 import sys
-import warnings
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from runners.terminal.notes import notes
 from runners.terminal.output import print_record, take_json
 from runners.terminal.program import importing, start
 from tokensel.compat.arguments import parse_flags, with_flag_names
@@ -28,8 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments, json = take_json(sys.argv[1:] if argv is None else argv)
         flags = parse_flags(__doc__, arguments)
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+        with notes():
             _run(flags, json)
     except TokenselError as error:
         print(f"error: {printable(with_flag_names(str(error), flags))}", file=sys.stderr)

@@ -15,7 +15,6 @@ is no terminal, or with json=true, the last line is one JSON object: folder, poi
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,27 +113,21 @@ def _agreed(count: int) -> bool:
 
 
 def _remove(folder: Path, points: Sequence[str]) -> None:
-    """Deletes the points' folders. Raises TokenselError if a process is writing to one; the others are then left."""
+    """Deletes the points' folders. Raises TokenselError if a process is writing to one, or one is not writable; all are
+    left then."""
     from analysis.cache import FIGURE, NAME, write_cache
+    from tokensel.evaluation.clearing import deleting, remove_points
     from tokensel.evaluation.store import PointStore
     from tokensel.evaluation.sweep.rows import folder_rows
 
-    stores = [PointStore(point) for point in points]
-    try:
-        for store in stores:
-            store.lock()
-        for store in stores:
-            store.clear()
-            shutil.rmtree(store.folder)
-    finally:
-        for store in stores:
-            store.close()
+    remove_points([PointStore(point) for point in points])
     rows = folder_rows(folder)
     if rows:
         write_cache(rows, folder)
-    else:
-        (folder / NAME).unlink(missing_ok=True)
-        (folder / FIGURE).unlink(missing_ok=True)
+        return
+    for path in (folder / NAME, folder / FIGURE):
+        with deleting(path):
+            path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runners.terminal.interrupt import INTERRUPTED
+from runners.terminal.notes import notes
 from runners.terminal.program import importing, start
 from tokensel.errors import TokenselError, printable
 
@@ -25,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains or measures as these arguments say (default: the command line's). Returns 0, 2 for a mistake, or 130."""
     options = _parser().parse_args(argv)
     try:
-        return _run(options)
+        with notes():
+            return _run(options)
     except TokenselError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2

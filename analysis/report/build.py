@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.columns import pool_titles
-from analysis.predictions import load_predictions
 from analysis.report import payload
 from analysis.report.evaluation import Evaluation, TableRow, evaluations
 from analysis.report.findings import findings
@@ -14,7 +13,7 @@ from analysis.report.page import Html, assemble, join, tag, to_json
 from analysis.report.pictures import Pictures
 from analysis.report.sections import how_it_was_run, warnings_of, without_figures
 from analysis.report.table import points_table
-from analysis.results import Source, load_results
+from analysis.results import Source, load_with_points
 from analysis.style import BLACK, method_style
 
 MAX_BYTES = 15_000_000
@@ -53,8 +52,8 @@ def build_report(source: Source, pictures: int = 300) -> Report:
 
     Raises TokenselError if the source holds no grid point.
     """
-    results = load_results(source)
-    pools = evaluations(results, load_predictions(source), pool_titles(results))
+    results, points = load_with_points(source)
+    pools = evaluations(results, points, pool_titles(results))
     names = sorted({str(name) for name in results["sweep"].dropna()})
     return report_of(pools, ", ".join(names), pictures)
 
@@ -92,7 +91,7 @@ def _data(pools: Sequence[Evaluation], styles: dict[str, dict[str, Any]], pictur
     packed: dict[int, dict[str, Any]] = {}
     groups = _by_data(pools)
     for group in groups:
-        questions = payload.question_set(group)
+        questions = payload.question_set(group, payload.QUESTION_BYTES // len(groups))
         order = payload.contested(group, questions)
         galleries = {id(pool): payload.gallery_ids(pool, order) for pool in group}
         wanted = list(dict.fromkeys(name for ids in galleries.values() for name in ids))

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,7 +15,8 @@ from analysis.report.rows import TableRow
 from tokensel.data import Question
 from tokensel.errors import TokenselError
 from tokensel.evaluation.store import PointStore
-from tokensel.evaluation.stored import read_point
+from tokensel.evaluation.stored import StoredPoint
+from tokensel.evaluation.stored_answers import StoredAnswers, read_answers
 from tokensel.evaluation.sweep.ranking import sentences
 from tokensel.evaluation.sweep.rows import table_rows
 
@@ -63,14 +63,14 @@ class Evaluation:
 
 
 def evaluations(
-    results: pd.DataFrame, predictions: pd.DataFrame, titles: Mapping[str, str] | None = None
+    results: pd.DataFrame, stored: Mapping[str, StoredPoint], titles: Mapping[str, str] | None = None
 ) -> list[Evaluation]:
     """Makes one evaluation for each pool of the results. Those with most complete points come first.
 
-    titles: short name of each pool.
+    stored: the points by key, from `load_with_points`. titles: short name of each pool.
     """
-    versus = _comparisons(results, predictions)
-    answers = {str(key): rows for key, rows in predictions.groupby("key", observed=True)}
+    answers = {key: point.answers for key, point in stored.items()}
+    versus = _comparisons(results, answers)
     made = []
     for pool, points in results.groupby("pool", sort=False):
         current = points[~points["superseded"].fillna(False)]
@@ -86,9 +86,7 @@ def evaluations(
         _make_labels_unique(rows)
         questions, missing = _questions(points)
         title = (titles or {}).get(str(pool)) or str(pool)
-        made.append(
-            Evaluation(str(pool), title, rows, varying, questions, missing, along, _ranking(points, predictions))
-        )
+        made.append(Evaluation(str(pool), title, rows, varying, questions, missing, along, _ranking(points, stored)))
     return sorted(made, key=lambda evaluation: -len(evaluation.complete))
 
 
@@ -106,7 +104,7 @@ def _row(
     record: Mapping[Hashable, Any],
     settings: Sequence[str],
     versus: Mapping[tuple[str, str], Any],
-    answers: Mapping[str, Any],
+    answers: Mapping[str, StoredAnswers],
 ) -> TableRow:
     """settings: how the point differs from others of its method, from `variants`, for its series, line and map."""
     point = known(record)
@@ -119,18 +117,16 @@ def _row(
     row.versus = {name: found for name in REFERENCES if (found := versus.get((name, point["key"])))}
     if folder := point.get("folder"):
         row.provenance = (PointStore(folder).metrics() or {}).get("provenance") or {}
-    row.answers = answers.get(point["key"], pd.DataFrame())
+    row.answers = answers.get(point["key"], row.answers)
     keys, seeds = (point.get("keys") or "").split(), str(point.get("seeds") or "").split(", ")
     if len(keys) > 1:
         row.seeds = [_of_seed(row, key, seed, answers) for key, seed in zip(keys, seeds, strict=True)]
     return row
 
 
-def _of_seed(row: TableRow, key: str, seed: str, answers: Mapping[str, Any]) -> TableRow:
-    point: dict[str, Any] = {"key": key, "status": row.status, "method": row.method, "kept": row.kept, "accuracy": None}
-    own = answers.get(key, pd.DataFrame())
-    if len(own):
-        point["accuracy"] = float(own.loc[~own["skipped"], "correct"].mean())
+def _of_seed(row: TableRow, key: str, seed: str, answers: Mapping[str, StoredAnswers]) -> TableRow:
+    own = answers.get(key, read_answers([]))
+    point = {"key": key, "status": row.status, "method": row.method, "kept": row.kept, "accuracy": own.accuracy}
     return TableRow(point, f"{row.label} (seed {seed})", row.series, answers=own, line=row.line, map=row.map)
 
 
@@ -149,10 +145,9 @@ def _varying(points: pd.DataFrame) -> list[str]:
     return [name for name in names if any(same[name].nunique(dropna=name == "seed") > 1 for same in groups)]
 
 
-def _ranking(points: pd.DataFrame, predictions: pd.DataFrame) -> list[str]:
+def _ranking(points: pd.DataFrame, stored: Mapping[str, StoredPoint]) -> list[str]:
     keys = {key for listed in points["keys"].dropna() for key in listed.split()}
-    folders = predictions.loc[predictions["key"].isin(keys), "folder"].unique()
-    return sentences(table_rows([read_point(Path(folder)) for folder in folders]))
+    return sentences(table_rows([point for key, point in stored.items() if key in keys and len(point.answers)]))
 
 
 def _along(points: pd.DataFrame, varying: Sequence[str]) -> str:
@@ -161,12 +156,14 @@ def _along(points: pd.DataFrame, varying: Sequence[str]) -> str:
     return others[0] if others and reduced["kept"].nunique() < 2 else "kept"
 
 
-def _comparisons(results: pd.DataFrame, predictions: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
+def _comparisons(
+    results: pd.DataFrame, answers: Mapping[str, StoredAnswers]
+) -> dict[tuple[str, str], dict[str, float]]:
     """The results of `compare` by (reference, key)."""
     found = {}
     for reference in REFERENCES:
         try:
-            table = compare(results, predictions, reference)
+            table = compare(results, answers, reference)
         except TokenselError:  # no complete point has this method
             continue
         for record in table.dropna(subset="p_value").to_dict("records"):

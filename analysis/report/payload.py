@@ -1,8 +1,9 @@
 """Packs rows, questions and answers for the page's scripts, compactly, so that a large report opens quickly."""
 
 import base64
+import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,61 +11,98 @@ import numpy as np
 
 from analysis.report.evaluation import Evaluation, TableRow
 from analysis.report.pictures import GALLERY_SIDE, THUMBNAIL_SIDE, Pictures, encode_pictures
-from tokensel.data import Question
+from tokensel.data import Question, draw_order, stable_hash
+from tokensel.evaluation.stored_answers import StoredAnswers
 
 # Codes that replace the index of a choice; dom.js has the same ones.
 UNREADABLE, SKIPPED, NOT_EVALUATED = 255, 254, 253
 MAX_GALLERY = 24
 GALLERY_BYTES = 3_000_000
+# Of the questions' texts and answers; more make the page slow to open and to search.
+MAX_QUESTIONS = 20_000
+QUESTION_BYTES = 8_000_000
+NO_ANSWER = -2  # to a question that no point was asked; -1: the right choice is unknown
 _TEXTS = ("text", "hint", "family", "topic", "subject")
 
 
 @dataclass
 class QuestionSet:
-    """The questions of one data set, in the order in which the answers of its points are packed.
+    """The questions of one data set that the page contains, in the order in which the answers of its points are packed.
 
     ids         of the questions
     known       by id, the questions that could be loaded
     answers     by id, the index of the right choice
     missing     why questions could not be loaded, or ""
+    asked       how many questions the points answered: the page contains all of them, or a sample
     number      by id, its index in ids
     """
 
     ids: list[str]
     known: Mapping[str, Question]
-    answers: Mapping[str, int]
+    answers: Mapping[str, int | None]
     missing: str
+    asked: int = 0
     number: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.number = {id: index for index, id in enumerate(self.ids)}
 
+    def places(self, answers: StoredAnswers) -> np.ndarray:
+        """The index in ids of each question of a point; -1 for those that the page does not contain."""
+        place = np.full(len(answers.ids), -1)
+        for id, index in self.number.items():
+            if (number := answers.ids.numbers.get(id)) is not None:
+                place[number] = index
+        return place[answers.number]
 
-def question_set(evaluations: Sequence[Evaluation]) -> QuestionSet:
-    """Collects the questions that any row of these evaluations answered. The evaluations share one data set."""
+
+def question_set(evaluations: Sequence[Evaluation], max_bytes: int = QUESTION_BYTES) -> QuestionSet:
+    """Collects the questions that any row of these evaluations answered. The evaluations share one data set.
+
+    If these are more than MAX_QUESTIONS, or take more than max_bytes, it has the first ones in the order from which a
+    limit takes questions: a random sample.
+    """
     known = {question.id: question for evaluation in evaluations for question in evaluation.questions}
-    answers: dict[str, int] = {}
-    for evaluation in evaluations:
-        for row in evaluation.points:
-            if len(row.answers):
-                answers |= dict(zip(row.answers["id"].tolist(), row.answers["answer"].tolist(), strict=True))
+    stored = [row.answers for evaluation in evaluations for row in evaluation.points if len(row.answers)]
+    names = stored[0].ids.names if stored else []
+    right = np.full(len(names), NO_ANSWER, dtype=np.int32)
+    for answers in stored:
+        right[answers.number] = answers.answer
+    asked = np.flatnonzero(right != NO_ANSWER).tolist()
+    number = {names[each]: each for each in asked}
+    wanted = set(_sample(number, known, max_bytes, rows=len(stored)))
     # In the order of the data set, and questions that it does not contain last.
-    ids = [id for id in known if id in answers] + sorted(id for id in answers if id not in known)
+    ids = [id for id in known if id in wanted] + sorted(id for id in wanted if id not in known)
     missing = next((evaluation.missing for evaluation in evaluations if evaluation.missing), "")
-    return QuestionSet(ids, known, answers, missing)
+    values = {id: int(right[number[id]]) for id in ids}
+    return QuestionSet(ids, known, {id: None if at < 0 else at for id, at in values.items()}, missing, len(asked))
+
+
+def _sample(ids: Collection[str], known: Mapping[str, Question], max_bytes: int, rows: int) -> Iterator[str]:
+    """As many ids as the page may contain; all of them, or the first in the order from which a limit takes them."""
+
+    def drawn(id: str) -> tuple[str, str]:
+        return draw_order(known[id]) if id in known else (stable_hash(id), "")
+
+    taken = 0.0
+    for id in heapq.nsmallest(MAX_QUESTIONS, ids, key=drawn):
+        question = known.get(id)
+        texts = [id] if question is None else [id, *question.choices, *(getattr(question, name) for name in _TEXTS)]
+        taken += sum(len(text.encode()) + 3 for text in texts) + 1.5 * rows  # base64 of a byte and a bit for each row
+        if taken > max_bytes:
+            return
+        yield id
 
 
 def pack_answers(row: TableRow, questions: QuestionSet) -> dict[str, str]:
     """Packs predictions, one byte per question, and correct, one bit per question (lowest bit first), in base64."""
     choices = np.full(len(questions.ids), NOT_EVALUATED, dtype=np.uint8)
     right = np.zeros(len(questions.ids), dtype=bool)
-    if len(row.answers):
-        numbers = [questions.number[id] for id in row.answers["id"]]
-        skipped = row.answers["skipped"].to_numpy(dtype=bool)
-        choices[numbers] = np.where(
-            skipped, SKIPPED, row.answers["prediction"].fillna(UNREADABLE).to_numpy(dtype=np.int64)
-        )
-        right[numbers] = row.answers["correct"].to_numpy(dtype=bool) & ~skipped
+    places = questions.places(row.answers)
+    shown = row.answers.take(places >= 0)
+    readable = np.where(shown.prediction < 0, UNREADABLE, shown.prediction)
+    choices[places[places >= 0]] = np.where(shown.skipped, SKIPPED, readable)
+    right[places[places >= 0]] = shown.correct & ~shown.skipped
     return {
         "predictions": _base64(choices.tobytes()),
         "correct": _base64(np.packbits(right, bitorder="little").tobytes()),
@@ -120,11 +158,9 @@ def pack_predictions(row: TableRow, questions: QuestionSet) -> dict[str, Any]:
 
 def _positions(row: TableRow, questions: QuestionSet) -> dict[str, list[int]] | None:
     """The positions of survivors by number of the question; None if the point stored none."""
-    stored = row.answers.dropna(subset="positions") if len(row.answers) else row.answers
-    if not len(stored):
-        return None
-    pairs = zip(stored["id"], stored["positions"], strict=True)
-    return {str(questions.number[id]): [int(position) for position in positions] for id, positions in pairs}
+    names = row.answers.ids.names
+    stored = {names[number]: positions for number, positions in row.answers.positions.items()}
+    return {str(questions.number[id]): stored[id] for id in stored if id in questions.number} or None
 
 
 def pack_set(questions: QuestionSet, gallery: Pictures, thumbnails: Pictures) -> dict[str, Any]:
@@ -136,6 +172,7 @@ def pack_set(questions: QuestionSet, gallery: Pictures, thumbnails: Pictures) ->
     ]
     return {
         "id": questions.ids,
+        "asked": questions.asked,
         **columns,
         "choices": [list(question.choices) if question else [] for question in known],
         "answer": [questions.answers[id] for id in questions.ids],
@@ -157,17 +194,17 @@ def contested(evaluations: Sequence[Evaluation], questions: QuestionSet) -> list
     right, answered = np.zeros(len(questions.ids)), np.zeros(len(questions.ids))
     for evaluation in evaluations:
         for row in (row for row in evaluation.points if row.is_complete and len(row.answers)):
-            numbers = [questions.number[id] for id in row.answers["id"]]
-            right[numbers] += row.answers["correct"].to_numpy(dtype=bool)
-            answered[numbers] += 1
+            places = questions.places(row.answers)
+            right[places[places >= 0]] += row.answers.correct[places >= 0]
+            answered[places[places >= 0]] += 1
     share = right / np.maximum(answered, 1)
     return [questions.ids[number] for number in np.argsort(-share * (1 - share), kind="stable")]
 
 
 def gallery_ids(evaluation: Evaluation, order: Sequence[str]) -> list[str]:
     """Returns up to MAX_GALLERY questions for which a point stored its survivors, in the given order."""
-    answers = [row.answers for row in evaluation.points if row.is_complete and len(row.answers)]
-    stored = {id for each in answers for id in each.dropna(subset="positions")["id"]}
+    answers = [row.answers for row in evaluation.points if row.is_complete]
+    stored = {each.ids.names[number] for each in answers for number in each.positions}
     return [id for id in order if id in stored][:MAX_GALLERY]
 
 

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
-
 from analysis.columns import CONTROLS
+from tokensel.evaluation.stored_answers import StoredAnswers, read_answers
 
 
 @dataclass
@@ -20,7 +19,7 @@ class TableRow:
     seeds       a row for each seed, if there are several; their predictions are in these
     versus      for each reference, its row of `compare`, without missing values
     provenance  where and how it was computed
-    answers     its predictions, one row per question
+    answers     its predictions
     """
 
     point: dict[str, Any]
@@ -28,7 +27,7 @@ class TableRow:
     series: str
     versus: dict[str, dict[str, float]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
-    answers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    answers: StoredAnswers = field(default_factory=lambda: read_answers([]))
     line: str = ""
     map: str = ""
     seeds: "list[TableRow]" = field(default_factory=list)

@@ -12,6 +12,7 @@ from tokensel.data import LETTERS, Question, draw_order, load_questions
 from tokensel.data.protocol import Protocol
 from tokensel.errors import BadSampleError, TokenselError
 from tokensel.evaluation.grid_point import GridPoint
+from tokensel.evaluation.sweep.plan import options_as_typed
 from tokensel.methods import find_method
 from tokensel.models import LoadedModel, load_model
 
@@ -138,10 +139,14 @@ def _points(given: dict[str, str]) -> list[list[GridPoint]]:
         shared["temperature"] = read_value(given["temperature"])
     shared["seed"] = read_integer(given, "seed", default=0)
     try:
-        return [
-            [GridPoint(find_method(name).name, kept, method_options=own[name], **shared) for name in methods]
-            for kept in counts
-        ]
+        with options_as_typed(options):
+            points = [
+                [GridPoint(find_method(name).name, kept, method_options=own[name], **shared) for name in methods]
+                for kept in counts
+            ]
+            for point in points[0]:
+                point.settings()  # looks for what a method loads, such as CDPruner's CLIP
+            return points
     except TypeError as error:  # an option of a type that the method does not expect
         named = " ".join(f"method.{option}={value}" for option, value in options.items())
         raise TokenselError(f"{named or 'method'}: cannot be used: {error_line(error)}") from error

@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from helpers.report import COMMAND, HOSTILE, Page, write_point, write_questions, write_sweep
 from hypothesis import given
@@ -26,6 +25,7 @@ from analysis.report.pictures import as_seen, data_uri, encode_pictures
 from analysis.report.table import _columns, flops_text
 from runners.report import main
 from tokensel.data import Question, load_questions
+from tokensel.evaluation.stored_answers import read_answers
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +98,12 @@ def test_packed_answers_are_the_stored_ones(folder, page):
 
 
 def test_skipped_and_unreadable_answers_have_different_codes():
-    rows = pd.DataFrame(
-        {
-            "id": ["a", "b", "c"],
-            "prediction": pd.array([1, None, None], dtype="Int16"),
-            "correct": [True, False, True],
-            "skipped": [False, False, True],
-        }
+    rows = read_answers(
+        [
+            {"id": "a", "prediction": 1, "correct": True},
+            {"id": "b", "prediction": None, "correct": False},
+            {"id": "c", "prediction": None, "correct": True, "skipped": True},
+        ]
     )
     row = TableRow({"key": "k", "status": "complete"}, "fps 4", "fps", answers=rows)
     packed = pack_answers(row, QuestionSet(["c", "x", "b", "a"], {}, {}, ""))

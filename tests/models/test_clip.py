@@ -135,14 +135,29 @@ def test_a_point_with_clip_has_another_key_than_one_without(folder, tmp_path):
     assert GridPoint("cdpruner", 4, method_options={"clip": reloaded}).settings(config) != used
 
 
-def test_what_cannot_be_loaded_is_said_once(tmp_path):
-    missing = str(tmp_path / "missing")
+def test_a_missing_default_is_said_once():
     with pytest.warns(UserWarning, match="decoder's embeddings serve"):
-        assert clip_config(missing) is None
+        assert clip_config(DEFAULT) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert clip_config(missing) is None
-        assert load_clip(missing) is None
+        assert clip_config(DEFAULT) is None
+        assert load_clip(DEFAULT) is None
+
+
+@pytest.mark.parametrize("path", ["NONSENSE", "", "a b", "/nowhere/x", "owner/name"])
+def test_a_checkpoint_that_is_not_to_be_had_is_refused_before_a_model_is_loaded(path):
+    point = GridPoint("cdpruner", 4, method_options={"clip": path})
+    for config in (None, tiny_llava().config):
+        with pytest.raises(TokenselError, match=f"^method.clip={path}: .*; method.clip=null chooses without CLIP$"):
+            point.settings(config)
+
+
+def test_a_folder_of_another_model_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    for wrong in ("the folder has no weights", "model_type=llava; must be 'clip'"):
+        with pytest.raises(TokenselError, match=f"^method.clip={tmp_path}: {wrong}; "):
+            clip_config(str(tmp_path))
+        (tmp_path / "model.safetensors").touch()
 
 
 @pytest.mark.parametrize("damage", ["truncate", "drop"])

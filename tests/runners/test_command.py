@@ -1,5 +1,7 @@
 """What every command does alike: --help prints its docstring, and a mistake is one line."""
 
+import logging
+import warnings
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,17 @@ def test_tokensel_suggests_the_command_that_was_meant(capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: swep: unknown command; choose from sweep, ")
     assert error.endswith("did you mean sweep?\n")
+
+
+def test_warnings_are_notes_and_each_is_said_once(capsys):
+    def work(arguments):
+        for _ in range(2):
+            logging.getLogger("tokensel.evaluation.stored").warning("%s: left\nout", "point")
+            warnings.warn("kept=900: nothing is removed", stacklevel=1)
+        logging.getLogger("tokensel").info("not for the terminal")
+        return 0
+
+    for _ in range(2):
+        assert run_command("usage", [], work) == 0
+        assert capsys.readouterr() == ("", "note: point: left out\nnote: kept=900: nothing is removed\n")
+    assert not logging.getLogger("tokensel").handlers

@@ -280,7 +280,7 @@ OWN_METHOD = (
         (["data=diagrams", "method=full"], "method=full: chooses no visual tokens"),
         (["data=diagrams", "method=fps,no_image"], "method=no_image: chooses no visual tokens"),
         (["data=diagrams", "method.colour=1"], "method.colour=1: none of the methods"),
-        (["data=diagrams", "method=fastv", "method.alpha=much"], "alpha='much': must be a number"),
+        (["data=diagrams", "method=fastv", "method.alpha=much"], "error: method.alpha=much: must be a number"),
         (["data=diagrams", "kept=few"], "kept=few: must be an integer"),
         (["data=diagrams", "seed=x"], "seed=x: must be an integer"),
         (["data=diagrams", "temperature=cold"], "temperature=cold: must be"),
@@ -294,6 +294,7 @@ OWN_METHOD = (
         (["data=diagrams", "kept=36", "model={model}"], "no survivors to draw"),
         (["data=diagrams", "kept=4", "model={model}", "method={tmp}/odd.py:Odd"], "method=odd: failed: AttributeError"),
         (["data=diagrams", "model=/none"], "model.path=/none: no such model"),
+        (["data=diagrams", "method=cdpruner", "method.clip=x", "model=/none"], "method.clip=x: no such checkpoint"),
     ],
 )
 def test_mistakes_end_in_one_line(checkpoint, picture_file, tmp_path, capsys, arguments, message):

@@ -14,6 +14,7 @@ from tokensel.evaluation.digests import ids_digest
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.provenance import checkout_commit, checkpoint_files, scrub
 from tokensel.evaluation.store import PointStore
+from tokensel.evaluation.stored_answers import read_answers
 from tokensel.evaluation.sweep.ranking import best_records, levels, sentences
 from tokensel.evaluation.sweep.results import against_fastv, as_record
 from tokensel.evaluation.sweep.rows import TableRow
@@ -24,18 +25,18 @@ def result(method, correct, **setting):
     base = {"model": "m", "data": "d", "scoring": "generate", "limit": None, "layout": "compact", "agg_layer": 2}
     base |= {"prompt": "llava", "conv": "model", "image_aspect": "pad", "reading": "llava", "kept": 4}
     metrics = {"n": len(correct), "accuracy": sum(correct) / len(correct), "ci_low": 0.0, "ci_high": 1.0, "skipped": 0}
-    answers = {str(number): right for number, right in enumerate(correct)}
-    point = SimpleNamespace(key=method, correct=answers)
-    return TableRow(base | {"method": method} | setting, metrics, [point], 0.5)
+    return TableRow(base | {"method": method} | setting, metrics, [stored(method, correct)], 0.5)
+
+
+def stored(key, correct):
+    records = [{"id": str(number), "correct": right} for number, right in enumerate(correct)]
+    return SimpleNamespace(key=key, answers=read_answers(records))
 
 
 def seeds(method, *rows, **setting):
     """One line of several seeds."""
     joined = result(method, rows[0], **setting, seed=None, seeds=", ".join(map(str, range(len(rows)))))
-    joined.points = [
-        SimpleNamespace(key=f"{method}{seed}", correct={str(number): right for number, right in enumerate(row)})
-        for seed, row in enumerate(rows)
-    ]
+    joined.points = [stored(f"{method}{seed}", row) for seed, row in enumerate(rows)]
     joined.metrics["accuracy_sd"] = 0.025
     return joined
 

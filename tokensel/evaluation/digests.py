@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 from tokensel.data import Question
-from tokensel.evaluation import store
+from tokensel.evaluation import question_ids
 
 
 def questions_digest(questions: Sequence[Question]) -> str:
@@ -25,5 +25,5 @@ def questions_digest(questions: Sequence[Question]) -> str:
 
 
 def ids_digest(questions: Sequence[Question]) -> str:
-    """A digest of which questions were asked, see `tokensel.evaluation.store.ids_digest`."""
-    return store.ids_digest(question.id for question in questions)
+    """A digest of which questions were asked, see `tokensel.evaluation.question_ids.ids_digest`."""
+    return question_ids.ids_digest(question.id for question in questions)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -23,13 +23,10 @@ import yaml
 from pydantic import ValidationError
 
 from tokensel.errors import TokenselError
-from tokensel.evaluation.fields import check_prediction, check_stored
+from tokensel.evaluation.fields import check_stored
 from tokensel.evaluation.locks import take_lock
-
-
-def ids_digest(ids: Iterable[str]) -> str:
-    """A digest of a set of question ids, in any order: shows whether stored figures belong to the wanted questions."""
-    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
+from tokensel.evaluation.prediction_file import PredictionFile, open_stored
+from tokensel.evaluation.question_ids import IdSet
 
 
 def point_key(settings: dict[str, Any]) -> str:
@@ -43,7 +40,13 @@ def point_key(settings: dict[str, Any]) -> str:
 
 def as_line(record: dict[str, Any]) -> str:
     """A prediction as it stands in predictions.jsonl, with the end of its line."""
-    return json.dumps(_plain(record), ensure_ascii=False) + "\n"
+    try:
+        return _encode(record) + "\n"
+    except (TypeError, ValueError):  # tensors, sets and NaN are rare, and looking for them takes most of the time
+        return _encode(_plain(record)) + "\n"
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 class PointStore:
@@ -56,7 +59,7 @@ class PointStore:
         self.folder = Path(folder)
         self._predictions = self.folder / "predictions.jsonl"
         self._lock: int | None = None
-        self._ids: set[str] = set()
+        self._ids = IdSet()
         self._size = -1  # of predictions.jsonl when _ids was last read; -1: not read yet
 
     def __enter__(self) -> Self:
@@ -89,6 +92,11 @@ class PointStore:
         self._refresh()
         return set(self._ids)
 
+    def stored_ids(self) -> Set[str]:
+        """As `done_ids`, but takes no lock, changes nothing and makes no copy: later changes show in it."""
+        self._read_ids()
+        return self._ids
+
     def append(self, predictions: Iterable[dict[str, Any]]) -> None:
         """Appends predictions, each with its question's "id", in one write; they are on disk when this returns.
 
@@ -111,7 +119,8 @@ class PointStore:
         with _naming(self._predictions):
             self._add(data)
         self._size += len(data)
-        self._ids.update(new)
+        for id in new:
+            self._ids.add(id)
 
     def _add(self, data: bytes) -> None:
         file = os.open(self._predictions, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -130,7 +139,12 @@ class PointStore:
 
     def predictions(self) -> list[dict[str, Any]]:
         """All predictions in the order they were appended; an incomplete last line is ignored."""
-        return self._read()[0]
+        return list(self.each_prediction())
+
+    def each_prediction(self) -> Iterator[dict[str, Any]]:
+        """`predictions`, read while they are used: memory does not grow with their number."""
+        seen = IdSet()
+        return (record for record in PredictionFile(self._predictions) if seen.add(record["id"]))
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Writes metrics.json atomically; its presence marks the point as complete."""
@@ -159,7 +173,7 @@ class PointStore:
         for path in (self.folder / "metrics.json", *others):
             path.unlink(missing_ok=True)
         self._sync_folder()
-        self._ids, self._size = set(), -1
+        self._ids, self._size = IdSet(), -1
 
     def _acquire(self) -> None:
         if self._lock is None:
@@ -167,32 +181,19 @@ class PointStore:
 
     def _refresh(self) -> None:
         """Updates _ids and _size from the file, which another store of this process may have changed."""
-        if self._predictions.exists() and self._predictions.stat().st_size == self._size:
-            return
-        predictions, complete = self._read()
-        if self._predictions.exists() and self._predictions.stat().st_size > complete:
-            os.truncate(self._predictions, complete)
-        self._ids = {record["id"] for record in predictions}
-        self._size = complete
+        self._read_ids()
+        if self._stored_bytes() > self._size:
+            os.truncate(self._predictions, self._size)
 
-    def _read(self) -> tuple[list[dict[str, Any]], int]:
-        """The predictions, and the number of bytes of their complete lines."""
-        lines = (read_file(self._predictions) or b"").split(b"\n")[:-1]
-        predictions: dict[str, dict[str, Any]] = {}
-        complete = 0
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-                check_prediction(record)
-                predictions.setdefault(record["id"], record)
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                if number == len(lines):  # a crash of the machine can leave the length without the contents
-                    break
-                raise TokenselError(
-                    f"{self._predictions}: line {number} is not a prediction; delete the line, and it is computed again"
-                ) from error
-            complete += len(line) + 1
-        return list(predictions.values()), complete
+    def _read_ids(self) -> None:
+        if self._stored_bytes() == self._size:
+            return
+        file = PredictionFile(self._predictions)
+        self._ids = IdSet(record["id"] for record in file)
+        self._size = file.complete
+
+    def _stored_bytes(self) -> int:
+        return self._predictions.stat().st_size if self._predictions.exists() else 0
 
     def _replace(self, name: str, text: str) -> None:
         self._acquire()
@@ -204,19 +205,9 @@ class PointStore:
 
 
 def read_file(path: Path) -> bytes | None:
-    """The contents of a stored file; None if there is none.
-
-    Raises TokenselError for what cannot be read, such as a folder or a loop of links, and for a pipe, which would be
-    read for ever.
-    """
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise OSError(errno.EINVAL, "Not a file")
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise TokenselError(f"{path}: cannot be read ({error.strerror}); move it away") from error
+    """The contents of a stored file; None if there is none. Raises TokenselError as `open_stored` does."""
+    with open_stored(path) as file:
+        return None if file is None else file.read()
 
 
 def replace_file(path: Path, data: bytes) -> None:

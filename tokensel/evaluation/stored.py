@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from tokensel.data import stable_hash
 from tokensel.errors import TokenselError, printable
 from tokensel.evaluation.fields import check_stored
-from tokensel.evaluation.store import PointStore, ids_digest, read_file
+from tokensel.evaluation.store import PointStore, read_file
+from tokensel.evaluation.stored_answers import StoredAnswers, asked, figured_places, read_answers
 
 FILES = ("config.yaml", "metrics.json", "predictions.jsonl", "error.json")
 _log = logging.getLogger(__name__)
@@ -40,22 +40,18 @@ class StoredPoint:
         return self.folder.name
 
     @cached_property
-    def records(self) -> list[dict[str, Any]]:
-        """The predictions that its figures were computed from; all that are stored if it has no figures.
+    def answers(self) -> StoredAnswers:
+        """The predictions that its figures were computed from, in columns; all that are stored if it has no figures.
 
         Raises TokenselError if predictions.jsonl is damaged or has other questions than the figures.
         """
-        return figured(PointStore(self.folder).predictions(), self.metrics, self.folder)
-
-    @cached_property
-    def correct(self) -> dict[str, bool]:
-        """Whether each answer of `records` is right, by question; skipped questions are left out."""
-        return {record["id"]: bool(record["correct"]) for record in self.records if not record.get("skipped")}
+        stored = read_answers(PointStore(self.folder).each_prediction())
+        return stored.take(figured_places(stored.number, stored.ids, self.metrics, self.folder))
 
     @property
     def asked(self) -> int:
         """The number of questions behind its figures, skipped ones included; 0 without figures."""
-        return 0 if self.metrics is None else _asked(self.metrics)
+        return 0 if self.metrics is None else asked(self.metrics)
 
     @property
     def finished(self) -> float:
@@ -83,7 +79,7 @@ def read_points(folder: Path) -> list[StoredPoint]:
     for each in filter(is_point, inside):
         try:
             point = read_point(each)
-            _ = point.records  # are read, and kept
+            _ = point.answers  # are read, and kept
             points.append(point)
         except TokenselError as error:
             damaged.append(error)
@@ -100,38 +96,6 @@ def read_point(folder: Path) -> StoredPoint:
     # Figures state the settings too, and reading JSON is much faster than reading YAML.
     settings = metrics if metrics and metrics.get("method") else _settings(folder)
     return StoredPoint(folder, settings, metrics, _error(folder))
-
-
-def figured(
-    records: Sequence[dict[str, Any]],
-    metrics: Mapping[str, Any] | None,
-    folder: Path,
-    order: Mapping[str, tuple] | None = None,
-) -> list[dict[str, Any]]:
-    """The predictions that a point's figures were computed from.
-
-    More are stored if a larger run was interrupted. A limit takes the first questions of a fixed order, so the figures'
-    questions are the first stored, or the first in that order. order: sort keys by id, where the questions are known.
-
-    Raises TokenselError if neither are.
-    """
-    digest = None if metrics is None else metrics.get("questions")
-    if digest is None or ids_digest(record["id"] for record in records) == digest:
-        return list(records)
-    known = order or {}
-    ordered = sorted(records, key=lambda record: known.get(record["id"], (stable_hash(record["id"]), "")))
-    counts = dict.fromkeys([_asked(metrics or {}), *range(len(records) - 1, 0, -1)])
-    for count in counts:
-        for candidates in (records, ordered):
-            if ids_digest(record["id"] for record in candidates[:count]) == digest:
-                return list(candidates[:count])
-    raise TokenselError(
-        f"{folder}: its figures were computed from other questions than its predictions; run its sweep again"
-    )
-
-
-def _asked(metrics: Mapping[str, Any]) -> int:
-    return (metrics.get("n") or 0) + (metrics.get("skipped") or 0)
 
 
 def _settings(folder: Path) -> dict[str, Any]:

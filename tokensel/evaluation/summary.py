@@ -1,6 +1,7 @@
 """The figures of a grid point, computed from its stored predictions."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tokensel.evaluation.statistics import wilson_interval
@@ -15,8 +16,8 @@ def hangs_on_a_tie(record: Mapping[str, Any]) -> bool:
     return bool(record.get("tied_choice")) or (margin is not None and margin < NEAR_TIE)
 
 
-def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Accuracy and its uncertainty, from the records in a point's predictions.jsonl.
+def summarize(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Accuracy and its uncertainty, from the records in a point's predictions.jsonl, which are gone through once.
 
     n, correct       questions answered, and answered correctly; skipped questions count in neither
     skipped          questions whose picture could not be read
@@ -31,18 +32,32 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     min_margin and near_ties are None where answers were written instead of scored, n_tied_choice where no choice was
     checked, and n_ties where both are.
     """
-    answered = [record for record in records if not record.get("skipped")]
-    correct = sum(bool(record["correct"]) for record in answered)
-    figures: dict[str, Any] = {"n": len(answered), "correct": correct, "skipped": len(records) - len(answered)}
-    margins = [record["margin"] for record in answered if record.get("margin") is not None]
-    figures["min_margin"] = min(margins, default=None)
-    figures["near_ties"] = sum(margin < NEAR_TIE for margin in margins) if margins else None
-    checked = [record["tied_choice"] for record in answered if record.get("tied_choice") is not None]
-    figures["n_tied_choice"] = sum(checked) if checked else None
-    figures["n_ties"] = sum(map(hangs_on_a_tie, answered)) if margins or checked else None
-    kept = [list(record["kept"].values())[-1] for record in answered if record.get("kept")]
-    figures["kept_mean"] = sum(kept) / len(kept) if kept else None
-    if not answered:
+    count: Counter[str] = Counter()
+    smallest: float | None = None
+    for record in records:
+        if record.get("skipped"):
+            count["skipped"] += 1
+            continue
+        count["n"] += 1
+        count["correct"] += bool(record["correct"])
+        if (margin := record.get("margin")) is not None:
+            smallest = margin if smallest is None else min(smallest, margin)
+            count["margins"] += 1
+            count["near_ties"] += margin < NEAR_TIE
+        if (tied := record.get("tied_choice")) is not None:
+            count["checked"] += 1
+            count["tied_choices"] += tied
+        count["ties"] += hangs_on_a_tie(record)
+        if kept := record.get("kept"):
+            count["counted"] += 1
+            count["kept"] += list(kept.values())[-1]
+    n, correct = count["n"], count["correct"]
+    figures: dict[str, Any] = {"n": n, "correct": correct, "skipped": count["skipped"], "min_margin": smallest}
+    figures["near_ties"] = count["near_ties"] if count["margins"] else None
+    figures["n_tied_choice"] = count["tied_choices"] if count["checked"] else None
+    figures["n_ties"] = count["ties"] if count["margins"] or count["checked"] else None
+    figures["kept_mean"] = count["kept"] / count["counted"] if count["counted"] else None
+    if not n:
         return figures | {"accuracy": None, "ci_low": None, "ci_high": None}
-    low, high = wilson_interval(correct, len(answered))
-    return figures | {"accuracy": correct / len(answered), "ci_low": low, "ci_high": high}
+    low, high = wilson_interval(correct, n)
+    return figures | {"accuracy": correct / n, "ci_low": low, "ci_high": high}

@@ -12,7 +12,7 @@ from tokensel.methods.base import OrderingMethod
 from tokensel.methods.context import Context
 from tokensel.methods.registry import register_method
 from tokensel.methods.sizes import Sizes
-from tokensel.models.clip import Clip, clip_config, clip_flops, clip_revision, load_clip
+from tokensel.models.clip import DEFAULT, Clip, clip_config, clip_flops, clip_revision, load_clip
 
 
 @register_method
@@ -30,10 +30,10 @@ class CDPruner(OrderingMethod):
         NeurIPS 2025, https://arxiv.org/abs/2506.10967.
     Parameters:
         clip: a folder or hub id of the CLIP checkpoint that the model's vision tower comes from; None = no CLIP.
-    Our reading: the release scales relevance over the whole batch, so that a row depends on its neighbours. Where CLIP
-        cannot be loaded, is not the model's tower, or no bare question is known, relevance is plus the mean cosine of
-        the visual token with the decoder's embeddings of the question's words, or else with the instruction's hidden
-        states. A sweep stores clip=None for such a point.
+    Our reading: the release scales relevance over the whole batch, so that a row depends on its neighbours. Where the
+        default CLIP cannot be loaded, CLIP is not the model's tower, or no bare question is known, relevance is plus
+        the mean cosine of the visual token with the decoder's embeddings of the question's words, or else with the
+        instruction's hidden states. A sweep stores clip=None for such a point.
     """
 
     name: ClassVar[str] = "cdpruner"
@@ -41,7 +41,7 @@ class CDPruner(OrderingMethod):
     default_position: ClassVar[str] = "renumber"
     min_kept: ClassVar[int] = 1
 
-    clip: str | None = "openai/clip-vit-large-patch14-336"
+    clip: str | None = DEFAULT
 
     def reads_tower(self, config: Any) -> bool:
         return self.clip is not None and _belongs_to(self.clip, config)

@@ -12,10 +12,12 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
-from tokensel.errors import TokenselError, first_line
+from tokensel.errors import TokenselError, as_typed, first_line
 from tokensel.models.hub import hub_options
-from tokensel.models.loading import LOAD_ERRORS, checkpoint_revision
+from tokensel.models.loading import HUB_ID, LOAD_ERRORS, checkpoint_revision
 
+# That of LLaVA-1.5's vision tower.
+DEFAULT = "openai/clip-vit-large-patch14-336"
 _ERRORS: tuple[type[Exception], ...] = (TokenselError, *LOAD_ERRORS)
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _SHARDS = tuple(f"{name}.index.json" for name in _WEIGHTS)
@@ -79,7 +81,10 @@ def load_clip(path: str) -> Clip | None:
 
 @cache
 def clip_config(path: str) -> CLIPConfig | None:
-    """The configuration of a CLIP checkpoint; None, with a warning, if it is not to be had here. Loads no weights."""
+    """The configuration of a CLIP checkpoint. Loads no weights.
+
+    None, with a warning, if the default is not to be had here. Raises TokenselError for any other that is not.
+    """
     try:
         source, options = _source(path)
         config, _ = CLIPConfig.get_config_dict(source, **options)
@@ -88,6 +93,10 @@ def clip_config(path: str) -> CLIPConfig | None:
         return CLIPConfig.from_dict(config)
     except _ERRORS as error:
         reason = first_line(error).removeprefix(f"method.clip={path}: ")
+        if path != DEFAULT:
+            raise TokenselError(
+                f"method.clip={as_typed(path)}: {reason}; method.clip=null chooses without CLIP"
+            ) from error
         warnings.warn(f"method.clip={path}: the decoder's embeddings serve instead ({reason})", stacklevel=2)
         return None
 
@@ -112,10 +121,14 @@ def clip_revision(path: str) -> str | None:
 def _source(path: str) -> tuple[str, dict[str, Any]]:
     """A folder or hub id, and the options of from_pretrained. Raises TokenselError where there are no weights."""
     folder = Path(os.path.expanduser(path))
-    if os.path.isdir(folder):
+    if path and os.path.isdir(folder):
         if not any((folder / name).is_file() for name in _WEIGHTS + _SHARDS):
             raise TokenselError(f"method.clip={path}: the folder has no weights")
         return str(folder), {"local_files_only": True}
+    if os.path.exists(folder) or not HUB_ID.fullmatch(path):
+        raise TokenselError(
+            f"method.clip={path}: no such checkpoint; choose an existing folder, or a hub id owner/name"
+        )
     try:
         options = hub_options(path)
     except TokenselError as error:

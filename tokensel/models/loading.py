@@ -29,7 +29,7 @@ EMBEDDED: dict[str, Path] = {"tiny": Path(__file__).parent / "tiny"}
 RANDOM = "random:"
 # Of another library's message, in characters.
 _REASON = 300
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Errors that transformers raises for damaged, unsupported and unreachable checkpoints.
 LOAD_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError)
 LOAD_ERRORS += (ArithmeticError, ImportError, SafetensorError, StrictDataclassError, UnpicklingError)
@@ -180,7 +180,7 @@ def checkpoint_folder(path: str | Path) -> Path | None:
     if os.path.isdir(folder):
         check_folder(str(path), folder)
         return folder
-    if os.path.exists(folder) or not _HUB_ID.fullmatch(str(path)) or str(path).startswith("."):
+    if os.path.exists(folder) or not HUB_ID.fullmatch(str(path)) or str(path).startswith("."):
         raise TokenselError(
             f"model.path={path}: no such model; choose {', '.join(EMBEDDED)}, an existing folder, "
             "or a hub id owner/name"

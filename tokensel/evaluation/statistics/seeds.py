@@ -1,6 +1,5 @@
 """Accuracies and differences over several seeds: means, and intervals over questions and seeds."""
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from math import gcd, sqrt
@@ -118,12 +117,12 @@ def sign_flip_p(differences: np.ndarray) -> float:
 
     Source: Fisher 1935, "The design of experiments", section 21. For differences of -1, 0 and 1 it is McNemar's.
     """
-    sizes = Counter(abs(int(value)) for value in differences if value)
+    sizes, counts = (each.tolist() for each in np.unique(np.abs(differences[differences != 0]), return_counts=True))
     if not sizes:
         return 1.0
     unit = gcd(*sizes)
     distribution = np.ones(1)
-    for size, count in sizes.items():
+    for size, count in zip(sizes, counts, strict=True):
         step = size // unit
         part = np.zeros(2 * step * count + 1)
         part[:: 2 * step] = scipy.stats.binom.pmf(np.arange(count + 1), count, 0.5)

@@ -1,7 +1,7 @@
 """What a point costs, on the prompt of middling length: FLOPs, memory, and visual tokens that remain."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -55,7 +55,7 @@ class CostedPrompt:
         """The full model's cost."""
         return self.cost()
 
-    def figures(self, point: GridPoint, records: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    def figures(self, point: GridPoint, records: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
         """A point's costs, as metrics.json has them. records: its predictions.
 
         Where the picture decides how many visual tokens remain, costs are averaged over the numbers in the records.

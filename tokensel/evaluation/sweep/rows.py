@@ -12,6 +12,7 @@ from tokensel.data.protocol import CHOICES
 from tokensel.engine.kept import count_of, read_kept
 from tokensel.evaluation.statistics import seeded_accuracy
 from tokensel.evaluation.stored import StoredPoint, read_points
+from tokensel.evaluation.stored_answers import StoredAnswers, shared_correct
 
 _PART_OF_SETTING = ("key", "protocol", "method_options", "budgets", "questions", "provenance")
 # Figures that seeds of one setting share, or of which the worst counts.
@@ -48,9 +49,9 @@ class TableRow:
         return [point.key for point in self.points]
 
     @property
-    def answers(self) -> list[dict[str, bool]]:
-        """For each seed, whether the answer is right, by question id. Raises TokenselError for damaged predictions."""
-        return [point.correct for point in self.points]
+    def answers(self) -> list[StoredAnswers]:
+        """Those of each seed. Raises TokenselError for damaged predictions."""
+        return [point.answers for point in self.points]
 
     @property
     def pool(self) -> tuple[str, ...]:
@@ -171,33 +172,27 @@ def _joined(rows: list[TableRow]) -> TableRow:
     setting["seeds"] = ", ".join(str(row.setting["seed"]) for row in rows)
     timed = next((row for row in rows if row.metrics.get("prefill_ms")), rows[0])
     points = [row.points[0] for row in rows]
-    metrics = timed.metrics | _joined_figures([row.metrics for row in rows], [point.correct for point in points])
+    metrics = timed.metrics | _joined_figures([row.metrics for row in rows], [point.answers for point in points])
     return TableRow(setting, metrics, points, rows[0].chance, superseded=rows[0].superseded)
 
 
-def _joined_figures(metrics: Sequence[dict[str, Any]], answers: Sequence[dict[str, bool]]) -> dict[str, Any]:
+def _joined_figures(metrics: Sequence[dict[str, Any]], answers: Sequence[StoredAnswers]) -> dict[str, Any]:
     """The figures of several seeds: accuracy over the questions that all answered, and the worst of the counts of ties.
 
     correct is None, as the mean over seeds need not be a whole number.
     """
-    found = seeded_accuracy(_matrix(answers, _shared(answers)))
+    found = seeded_accuracy(shared_correct(answers))
     worst = {name: max((each[name] for each in metrics if each.get(name) is not None), default=None) for name in _WORST}
     accuracy = {"accuracy": found.accuracy, "accuracy_sd": found.standard_deviation}
     return worst | accuracy | {"n": found.n, "correct": None, "ci_low": found.ci_low, "ci_high": found.ci_high}
 
 
-def _shared(answers: Sequence[dict[str, bool]]) -> list[str]:
-    return [id for id in answers[0] if all(id in other for other in answers)]
-
-
-def _matrix(answers: Sequence[dict[str, bool]], ids: Sequence[str]) -> np.ndarray:
-    return np.array([[each[id] for id in ids] for each in answers], dtype=bool)
-
-
 def shared_answers(rows: Sequence[TableRow]) -> list[np.ndarray]:
     """For each line a bool array [seeds, n] over the questions that all of them answered; [] if there are none."""
-    ids = _shared([each for row in rows for each in row.answers]) if all(row.answers for row in rows) else []
-    return [_matrix(row.answers, ids) for row in rows] if ids else []
+    answers = [row.answers for row in rows]
+    correct = shared_correct([each for seeds in answers for each in seeds])
+    ends = np.cumsum([len(seeds) for seeds in answers])
+    return np.split(correct, ends[:-1]) if correct.size else []
 
 
 def _order(row: TableRow) -> tuple:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,9 +13,11 @@ from typing import Any
 from tokensel.data import Question, draw_order, load_questions
 from tokensel.data.yes_no import yes_no_figures
 from tokensel.errors import TokenselError
+from tokensel.evaluation.clearing import clear_points
 from tokensel.evaluation.digests import ids_digest, questions_digest
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.keys import code_digest
+from tokensel.evaluation.question_ids import IdSet
 from tokensel.evaluation.store import PointStore, point_key, replace_file
 from tokensel.evaluation.summary import summarize
 from tokensel.evaluation.sweep.costs import costed_prompt, middle_question
@@ -52,8 +55,7 @@ class PointWork:
 
     def compare_with_folder(self, latency: dict[str, Any]) -> None:
         """Finds out what is missing. latency: how times are to be taken; with 0 repeats, stored times stay."""
-        # Not by PointStore.done_ids, which would create the folder and lock it.
-        done = {record["id"] for record in self.store.predictions()}
+        done = self.store.stored_ids()
         self.metrics = self.store.metrics()
         self.missing = sum(question.id not in done for question in self.questions)
         self.lacks_times = (
@@ -72,20 +74,19 @@ class PointWork:
     def _stored_budgets(self) -> set[str]:
         return set((self.metrics or {}).get("budgets") or ())
 
-    def predictions(self, questions: list[Question]) -> list[dict[str, Any]]:
-        """The stored predictions for these questions."""
-        ids = {question.id for question in questions}
-        return [record for record in self.store.predictions() if record["id"] in ids]
+    def predictions(self, questions: list[Question]) -> Iterator[dict[str, Any]]:
+        """The stored predictions for these questions, read while they are used."""
+        ids = IdSet(question.id for question in questions)
+        return (record for record in self.store.each_prediction() if record["id"] in ids)
 
     def figures(self, questions: list[Question]) -> dict[str, Any]:
         """`summarize` of the predictions for these questions, and chance, the accuracy of guessing.
 
         Under yes_no, the figures of MME and POPE are added.
         """
-        records = self.predictions(questions)
-        yes_no = yes_no_figures(records, questions)
+        yes_no = yes_no_figures(self.predictions(questions), questions)
         chance = mean(1 / len(question.choices) if question.choices else 0.0 for question in questions)
-        return summarize(records) | {"chance": chance} | ({"yes_no": yes_no} if yes_no else {})
+        return summarize(self.predictions(questions)) | {"chance": chance} | ({"yes_no": yes_no} if yes_no else {})
 
     def finish(self, metrics: dict[str, Any]) -> None:
         """Stores the figures, and removes the note of an earlier failure."""
@@ -149,9 +150,9 @@ def prepare(plan: SweepPlan, folder: Path) -> list[GroupWork]:
         _solve_budgets(work)
         _find_points(work, _shared_settings(group, revision, work.questions), folder)
         works.append(work)
-    for point in [point for work in works for point in work.points.values()]:
-        if plan.settings.fresh and point.store.folder.exists():
-            point.store.clear()
+    if plan.settings.fresh:
+        stores = [point.store for work in works for point in work.points.values()]
+        clear_points([store for store in stores if store.folder.exists()])
     for work in works:
         if plan.settings.on_bad_sample == "error":
             _refuse_skipped(work)
