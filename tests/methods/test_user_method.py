@@ -15,7 +15,7 @@ from runners.configuration.methods import offer_methods
 from runners.sweep import CONF, main
 from tokensel import METHODS, TokenselError, make_method
 from tokensel.evaluation.keys import code_digest
-from tokensel.evaluation.sweep import compute
+from tokensel.evaluation.sweep import here
 from tokensel.methods.user import find_user_method, load_method
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -342,8 +342,8 @@ MISTAKES = {
 def test_a_mistake_ends_in_one_line_before_any_model_is_loaded(sweep, written, monkeypatch, tmp_path, mistake):
     content, rest, named = MISTAKES[mistake]
     path = tmp_path / "my_method.py" if content is None else written(content)
-    compute._model.cache_clear()
-    monkeypatch.setattr(compute, "load_model", lambda **_: pytest.fail("loaded a model"))
+    here._model.cache_clear()
+    monkeypatch.setattr(here, "load_model", lambda **_: pytest.fail("loaded a model"))
     before = dict(METHODS)
     kind, *others = rest.split(" ")
     status, _, out, err = sweep(f"method={path}{kind}", *others)

@@ -21,7 +21,7 @@ from analysis import load_results
 from runners.sweep import main
 from tokensel import METHODS, Method, register_method
 from tokensel.evaluation.store import PointStore
-from tokensel.evaluation.sweep import compute
+from tokensel.evaluation.sweep import here
 
 COUNT = 8
 GRID = ("kept=4,8", "method=fps,tome", "--multirun")
@@ -74,10 +74,10 @@ class Swept:
 @pytest.fixture(scope="module")
 def swept(world, tmp_path_factory):
     folder, loads, out = tmp_path_factory.mktemp("out"), [], io.StringIO()
-    arguments, load = [*arguments_of(world, folder), *GRID], compute.load_model
-    compute._model.cache_clear()
+    arguments, load = [*arguments_of(world, folder), *GRID], here.load_model
+    here._model.cache_clear()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        patch.setattr(compute, "load_model", lambda **settings: loads.append(1) or load(**settings))
+        patch.setattr(here, "load_model", lambda **settings: loads.append(1) or load(**settings))
         status = main(arguments)
     return Swept(folder / "sweep", arguments, status, out.getvalue(), len(loads))
 
@@ -153,8 +153,8 @@ def test_each_point_has_its_three_files_and_says_where_they_come_from(swept, wor
 
 def test_a_second_start_computes_nothing_and_prints_the_same(swept, undrawn, monkeypatch, capsys):
     before = files(swept.folder.parent)
-    compute._model.cache_clear()
-    monkeypatch.setattr(compute, "load_model", lambda **_: pytest.fail("loaded a model"))
+    here._model.cache_clear()
+    monkeypatch.setattr(here, "load_model", lambda **_: pytest.fail("loaded a model"))
     assert main(swept.arguments) == 0
     assert capsys.readouterr().out == swept.out
     assert files(swept.folder.parent) == before
@@ -444,8 +444,8 @@ def test_a_lost_picture_is_an_error_or_is_skipped_and_counted(sweep, world, tmp_
     ],
 )
 def test_a_mistake_ends_in_one_line_before_any_model_is_loaded(sweep, monkeypatch, tmp_path, overrides, named):
-    compute._model.cache_clear()
-    monkeypatch.setattr(compute, "load_model", lambda **_: pytest.fail("loaded a model"))
+    here._model.cache_clear()
+    monkeypatch.setattr(here, "load_model", lambda **_: pytest.fail("loaded a model"))
     status, _, out, err = sweep("kept=4", *overrides)
     assert status == 2
     assert out == ""
@@ -480,7 +480,7 @@ def test_an_interrupt_ends_in_one_line(arguments, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tokensel.evaluation.sweep.compute.evaluate", interrupt)
+    monkeypatch.setattr("tokensel.evaluation.sweep.here.evaluate", interrupt)
     status = main([*arguments, "kept=4"])
     assert status == 130
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -15,9 +15,9 @@ from runners.configuration import compose
 from runners.configuration.compose import compose_jobs, read_command
 from runners.configuration.errors import USER_ERRORS, one_line
 from runners.sweep import CONF
+from tokensel.evaluation.sweep.groups import GROUPS, ModelSettings
 from tokensel.evaluation.sweep.plan import make_plan
 from tokensel.evaluation.sweep.reading import described, read_settings
-from tokensel.evaluation.sweep.groups import GROUPS, ModelSettings
 from tokensel.evaluation.sweep.settings import SweepSettings
 from tokensel.evaluation.sweep.work import prepare
 
