@@ -29,10 +29,11 @@ class Questions {
     this.count = el("p", { role: "status", class: "note", "data-count": "" });
     this.list = el("ul", { class: "questions" });
     this.more = el("button", { type: "button", click: () => this.extend() });
-    const { asked, id } = this.set, sample = `This page contains ${id.length} of the ${asked} questions, a random sample. `
-      + "Figures, intervals and tests cover all of them.";
-    host.replaceChildren(...(asked > id.length ? [el("p", { class: "note", "data-sample": "" }, sample)] : []),
-      this.controls(), this.count, this.list, this.more);
+    const { asked, id } = this.set;
+    const sample = asked === id.length ? null : el("p", { class: "note", "data-sample": "" },
+      `This page contains a random sample of ${id.length} of the ${asked} questions. `
+      + `Figures, intervals and tests cover all ${asked}.`);
+    host.replaceChildren(...[sample, this.controls(), this.count, this.list, this.more].filter(Boolean));
     const { text, hint, choices } = this.set;
     this.words = this.set.id.map((id, at) => [id, text[at], hint[at], ...(choices[at] || [])].filter(Boolean)
       .join("\n").toLocaleLowerCase());
@@ -95,8 +96,8 @@ class Questions {
       this.found.push(at);
     }
     this.count.dataset.count = this.found.length;
-    this.count.textContent = `${this.found.length} of the ${total} questions that both points answered`
-      + (this.set.asked > this.set.id.length ? ", among those of this page" : "");
+    const here = this.set.asked === this.set.id.length ? "" : " of this page";
+    this.count.textContent = `${this.found.length} of the ${total} questions${here} that both points answered`;
     this.list.replaceChildren();
     this.extend();
   }

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import multinomial
 
 from analysis import by_group, compare, flip_counts, flips, load_predictions, load_results
+from analysis.results import load_with_points
 from analysis.tables import accuracy_table, comparison_table, probability
 from tokensel.errors import TokenselError
 from tokensel.evaluation.statistics import compare_seeds, minimum_detectable_difference, wilson_interval
@@ -39,6 +40,20 @@ def sweep(tmp_path):
 
 def loaded(folder):
     return load_results(folder), load_predictions(folder)
+
+
+@pytest.mark.parametrize("reference", ["fastv", "full"])
+def test_answers_in_columns_give_the_same_comparisons_as_the_frame_of_predictions(sweep, reference):
+    folder, _ = sweep
+    make_point(folder, "fps", 32, answers("10110"), predicted=answers("1011011"))  # more are stored than figured
+    make_point(folder, "fastv", 32, answers("0011"))
+    for seed in (0, 1):
+        make_point(folder, "random", 8, answers(TOME if seed else FPS), seed=seed)
+    results, points = load_with_points(folder)
+    assert set(points) == {key for keys in results["keys"] for key in keys.split()}
+    table = compare(results, {key: point.answers for key, point in points.items()}, reference)
+    assert table["p_value"].notna().sum() > 5
+    pd.testing.assert_frame_equal(table, compare(*loaded(folder), reference))
 
 
 def exact_p(b, c):

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from analysis.report import build_report
+from analysis.report import build_report, payload
 from analysis.report.evaluation import Evaluation, TableRow
 from analysis.report.findings import findings
 from analysis.report.overview import best_points, headline
@@ -24,7 +24,7 @@ from analysis.report.payload import SKIPPED, UNREADABLE, QuestionSet, pack_answe
 from analysis.report.pictures import as_seen, data_uri, encode_pictures
 from analysis.report.table import _columns, flops_text
 from runners.report import main
-from tokensel.data import Question, load_questions
+from tokensel.data import Question, load_questions, stable_hash
 from tokensel.evaluation.stored_answers import read_answers
 
 
@@ -380,6 +380,34 @@ def test_gallery_shows_the_stored_positions(folder, page):
         for number in first["gallery"]:
             assert packed["positions"][str(number)] == lines[questions["id"][number]]["positions"]
             assert questions["pictures"][str(number)].startswith("data:image/webp;base64,")
+
+
+def test_questions_stay_within_their_budget():
+    ids = [f"q{number:03}" for number in range(100)]
+    drawn = sorted(ids, key=stable_hash)
+    question = Question(drawn[50], "Which?" * 100, ("A", "B"), 0, None)
+    assert list(payload._sample(ids, {}, max_bytes=10 * (7 + 30), rows=20)) == drawn[:10]
+    known = {question.id: question}
+    assert set(payload._sample(ids, known, max_bytes=10_000, rows=0)) == set(ids)
+    assert question.id not in payload._sample(ids, known, max_bytes=700, rows=0)
+
+
+def test_a_large_page_shows_a_random_sample_of_questions_and_figures_of_all(folder, page, monkeypatch):
+    monkeypatch.setattr(payload, "MAX_QUESTIONS", 6)
+    report = build_report(folder, pictures=0)
+    sampled = Page(report.html)
+    assert sampled.table() == page.table()
+    (questions,), (whole,) = sampled.data["sets"], page.data["sets"]
+    assert questions["asked"] == whole["asked"] == len(whole["id"]) == 50
+    assert len(questions["id"]) == report.questions == 6
+    assert questions["id"] == sorted(sorted(whole["id"], key=stable_hash)[:6])
+    places = [whole["id"].index(id) for id in questions["id"]]
+    for pool, other in zip(sampled.data["pools"], page.data["pools"], strict=True):
+        for row, known in zip(pool["rows"], other["rows"], strict=True):
+            assert {name: row[name] for name in ("figures", "versus")} == {n: known[n] for n in ("figures", "versus")}
+            if row["status"] == "complete":
+                codes, all_codes = base64.b64decode(row["predictions"]), base64.b64decode(known["predictions"])
+                assert list(codes) == [all_codes[place] for place in places]
 
 
 def test_pictures_stay_within_their_budget():

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from tokensel.errors import TokenselError
 from tokensel.evaluation.fields import check_prediction
 
 _BLOCK_BYTES = 2**18
+# Put between lines that are parsed at once. No line contains it, so none is taken for a part of another.
+_BETWEEN = secrets.token_hex(8)
 # What parsing or checking a line raises if it is no prediction.
 _INVALID = (ValueError, KeyError, TypeError, RecursionError)
 
@@ -95,9 +98,12 @@ class PredictionFile:
 def _parsed(lines: list[bytes]) -> list[dict[str, Any]] | None:
     """The records of these lines, parsed at once, which takes a third of the time; None if one is invalid."""
     try:
-        records = json.loads(b"[" + b",".join(lines) + b"]")
+        values = json.loads(b"[" + f',"{_BETWEEN}",'.encode().join(lines) + b"]")
+        if values[1::2] != [_BETWEEN] * (len(lines) - 1) or len(values) != 2 * len(lines) - 1:
+            return None
+        records = values[::2]
         for record in records:
             check_prediction(record)
     except _INVALID:
         return None
-    return records if len(records) == len(lines) else None
+    return records
