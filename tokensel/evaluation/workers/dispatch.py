@@ -40,18 +40,20 @@ class Answers(Protocol):
         """A point has failed, and lacks nothing any more."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     """A batch that is wanted.
 
     deaths: of workers that had it. inquest: searches for what in it kills them. acquitted: an inquest found nothing, so
-    the workers may have died of something else.
+    the workers may have died of something else. copied: a second worker has it, too. done: it is answered.
     """
 
     batch: int
     deaths: int = 0
     inquest: Inquest | None = None
     acquitted: bool = False
+    copied: bool = False
+    done: bool = False
 
     @property
     def alone(self) -> bool:
@@ -137,9 +139,21 @@ class Dispatch:
         elif self.begun < min(len(self.open), limit) and worker.takes(_Job(-1)):
             job = _Job(self.open[self.begun])
             self.begun += 1
+        elif not worker.jobs and (job := self._waiting_elsewhere()) is not None:
+            job.copied = True
         if job is not None:
             self._send(name, worker, job)
         return job is not None
+
+    def _waiting_elsewhere(self) -> _Job | None:
+        """Where all batches are given out, one that still waits behind others on its worker, to be answered by whoever
+        is first."""
+        waiting = [list(worker.jobs.values())[-1] for worker in self._by_load if len(worker.jobs) > 1]
+        return next((job for job in waiting if not job.copied and not job.alone), None)
+
+    @property
+    def _by_load(self) -> list[_Worker]:
+        return sorted(self.workers.values(), key=lambda worker: -len(worker.jobs))
 
     def _send(self, name: int, worker: _Worker, job: _Job) -> None:
         lacking = self.answers.lacking(self.batches[job.batch])
@@ -178,7 +192,8 @@ class Dispatch:
     def _finish(self, job: _Job, answered: Answered) -> None:
         if job.inquest is not None:
             self._tried(job, died=False)
-        else:
+        elif not job.done:
+            job.done = True
             self.answered[job.batch] = answered
 
     def _died(self, event: Died) -> None:
@@ -191,6 +206,9 @@ class Dispatch:
                 self._tried(job, died=True)
                 continue
             job.deaths += 1
+            if job.done or any(job in other.jobs.values() for other in self.workers.values()):
+                continue
+            job.copied = False
             if job.deaths > DEATHS:  # alone, too
                 lacking = self.answers.lacking(self.batches[job.batch])
                 asked = {id for ids in lacking.values() for id in ids}

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -50,7 +51,7 @@ class PassSpec:
     positions: int = 0
     version: str = ""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """A digest of everything that the pass is told."""
         return hashlib.sha256(as_json(self)).hexdigest()[:12]
@@ -132,8 +133,8 @@ _KINDS: dict[str, type] = {
 
 def as_json(message: Message | Reply) -> bytes:
     """The message in one line, without the line's end."""
-    kind = type(message)
-    return TypeAdapter(dict[str, kind]).dump_json({kind.__name__: message})  # type: ignore[valid-type]
+    name = type(message).__name__
+    return _adapter(name).dump_json({name: message})
 
 
 def from_json(line: bytes) -> Any:
@@ -141,4 +142,9 @@ def from_json(line: bytes) -> Any:
     name = line[: line.find(b":")].strip(b'{ "').decode()
     if name not in _KINDS:
         raise ValueError(f"no message: {name[:40]}")
-    return TypeAdapter(dict[str, _KINDS[name]]).validate_json(line)[name]  # type: ignore[valid-type]
+    return _adapter(name).validate_json(line)[name]
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[dict[str, Any]]:
+    return TypeAdapter(dict[str, _KINDS[name]])  # type: ignore[misc, valid-type]
