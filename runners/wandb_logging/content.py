@@ -1,5 +1,6 @@
 """What a grid point's run holds: its figures, a table of predictions, and pictures of the kept visual tokens."""
 
+import heapq
 import math
 import re
 from collections.abc import Mapping
@@ -58,11 +59,11 @@ def predictions(wandb: Any, point: Point, pictures: int) -> dict[str, Any]:
     questions = {question.id: question for question in point.questions}
     # Every point shows the same questions, although full and no_image store no positions.
     first = {question.id for question in point.questions[:pictures]}
-    records = [record for record in point.store.predictions() if record["id"] in questions]
-    records.sort(key=lambda record: (record["id"] not in first, record["id"]))
+    known = (record for record in point.store.each_prediction() if record["id"] in questions)
+    records = heapq.nsmallest(TABLE_LINES, known, key=lambda record: (record["id"] not in first, record["id"]))
     table = wandb.Table(columns=["id", "question", "choices", "answer", "prediction", "correct", "margin", "picture"])
     drawings = []
-    for index, record in enumerate(records[:TABLE_LINES]):
+    for index, record in enumerate(records):
         question = questions[record["id"]]
         predicted = None if record["prediction"] is None else question.choices[record["prediction"]]
         picture = None

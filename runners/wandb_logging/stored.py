@@ -62,9 +62,10 @@ def _read_point(folder: Path) -> StoredPoint:
         questions = _questions(data["name"], json.dumps(data["options"], sort_keys=True), data["digest"])
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TokenselError(f"{folder / 'config.yaml'}: not a grid point's settings; delete that folder") from error
-    records = {record["id"]: record for record in store.predictions()}
-    asked = [question for question in questions if question.id in records]
-    return StoredPoint(folder.name, store, settings, asked or [_letters_only(r) for r in records.values()], metrics)
+    stored = store.stored_ids()
+    asked = [question for question in questions if question.id in stored]
+    asked = asked or [_letters_only(record) for record in store.each_prediction()]
+    return StoredPoint(folder.name, store, settings, asked, metrics)
 
 
 @lru_cache(maxsize=4)
