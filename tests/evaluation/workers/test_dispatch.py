@@ -1,4 +1,4 @@
-"""The driver hands out batches and stores answers in order, whatever workers do: tried with workers that only pretend."""
+"""The driver hands out batches and stores answers in order, whatever workers do: these workers only pretend."""
 
 import random
 from collections import defaultdict
@@ -110,7 +110,7 @@ def dispatched(crew, memory=None, **spec):
 
 
 BATCHES = [[question.id for question in batch] for batch in batches_of(QUESTIONS, 4)]
-IN_ORDER = sum(BATCHES, [])
+IN_ORDER = [id for batch in BATCHES for id in batch]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -169,7 +169,7 @@ def test_what_earlier_workers_have_left_is_not_asked_again():
     crew = FakeCrew(left=left)
     memory = dispatched(crew)
     asked = {id for task in crew.sent for ids in task.lacking.values() for id in ids}
-    assert asked == set(sum(BATCHES[2:], []))
+    assert asked == {id for batch in BATCHES[2:] for id in batch}
     assert list(memory.lines["a"]) == IN_ORDER
 
 

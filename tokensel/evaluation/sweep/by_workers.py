@@ -111,7 +111,7 @@ class ByWorkers:
             timed = self._timed(worker, progress)
             if timed is not None:
                 self.not_compiled = dict(timed.not_compiled)
-                return dict(timed.times or {})
+                return timed.times | timed.failures
         raise TokenselError("workers.latency=on: the worker died while times were taken; see its log, or use off")
 
     @property
@@ -141,7 +141,7 @@ class ByWorkers:
                 if isinstance(event.reply, Timed):
                     progress.timed(event.reply.ticks - done)
                     done = event.reply.ticks
-                    if event.reply.times is not None:
+                    if event.reply.done:
                         return event.reply
 
     @property

@@ -15,7 +15,7 @@ import tokensel
 from tokensel.data import Question, draw_order, load_questions
 from tokensel.errors import TokenselError, first_line
 from tokensel.evaluation.digests import questions_digest
-from tokensel.evaluation.failure import failure_of
+from tokensel.evaluation.failure import Failure, failure_of
 from tokensel.evaluation.keys import code_digest
 from tokensel.evaluation.latency import LatencyMeter
 from tokensel.evaluation.one_pass import Batch, Computed, OnePass
@@ -129,24 +129,27 @@ class Answering:
         def tick(points: float) -> None:
             nonlocal done
             done += points
-            self.reply(Timed(task.number, ticks=done))
+            self.reply(Timed(task.number, False, done))
 
+        times: dict[str, dict[str, Any]] = {}
+        failures: dict[str, Failure] = {}
+        not_compiled: dict[str, str] = {}
         try:
             torch.set_num_threads(task.threads or before)
-            meter = self._meter(task)
-            found = meter.measure_together([points[key] for key in task.keys], tick)
-            times = {
-                key: failure_of(each, points[key].method) if isinstance(each, Exception) else each
-                for key, each in zip(task.keys, found, strict=True)
-            }
-            self.reply(Timed(task.number, times, done, meter.not_compiled))
+            meter = LatencyMeter(self.loaded, self.questions[task.question], **task.latency)
+            for key, found in zip(
+                task.keys, meter.measure_together([points[key] for key in task.keys], tick), strict=True
+            ):
+                if isinstance(found, Exception):
+                    failures[key] = failure_of(found, points[key].method)
+                else:
+                    times[key] = found
+            not_compiled = meter.not_compiled
         except Exception as error:
-            self.reply(Timed(task.number, dict.fromkeys(task.keys, failure_of(error)), done))
+            failures = dict.fromkeys(task.keys, failure_of(error))
         finally:
             torch.set_num_threads(before)
-
-    def _meter(self, task: TimingTask) -> LatencyMeter:
-        return LatencyMeter(self.loaded, self.questions[task.question], **task.latency)
+        self.reply(Timed(task.number, True, done, times, failures, not_compiled))
 
 
 def _check_code(spec: PassSpec) -> None:

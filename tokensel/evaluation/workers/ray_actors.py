@@ -2,6 +2,7 @@
 one dies."""
 
 import logging
+import socket
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ _USUAL_COUNT = 2
 _CALLS = 64
 # Between two calls of an actor that Ray is starting again.
 _RETRY_SECONDS = 0.5
+_CONNECT_SECONDS = 5.0
 
 
 class RayCrew:
@@ -58,6 +60,7 @@ class RayCrew:
             options["num_cpus"] = max(cpus, 1)
         else:
             options = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
+            _check_answers(address)
         try:
             self.ray.init(**options)
         except Exception as error:  # of many classes: no cluster, another version of Ray or Python, a broken address
@@ -145,7 +148,7 @@ class Actor:
         return future.result()
 
     def _reply(self, reply: Reply) -> None:
-        if isinstance(reply, Timed) and reply.times is None:
+        if isinstance(reply, Timed) and not reply.done:
             return  # a call has one result
         number = reply.number if isinstance(reply, Answered | Timed) else 0
         self.waiting.pop(number).set_result(reply)
@@ -157,6 +160,17 @@ def _ray() -> Any:
     except ImportError as error:
         raise TokenselError('workers=ray: Ray is not installed; pip install "tokensel[ray]"') from error
     return ray
+
+
+def _check_answers(address: str) -> None:
+    """Raises TokenselError if nobody listens at HOST:PORT: Ray itself would wait for minutes, and print much."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # auto, or what Ray itself refuses
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise TokenselError(f"workers.address={address}: no Ray cluster answers ({first_line(error)})") from error
 
 
 def _cause(error: BaseException) -> str:

@@ -96,14 +96,16 @@ class Answered:
 
 @dataclass(frozen=True)
 class Timed:
-    """The times of a TimingTask's points, by key, or why there are none.
+    """The times of a TimingTask's points, by key, and why others have none.
 
-    A reply without times follows each run of a point; ticks: how many points' runs are done so far.
+    ticks: how many points' runs are done. done: whether all are; until then, a reply without times follows each run.
     """
 
     number: int
-    times: dict[str, dict[str, Any] | Failure] | None = None
+    done: bool
     ticks: float = 0.0
+    times: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
     not_compiled: dict[str, str] = field(default_factory=dict)
 
 
