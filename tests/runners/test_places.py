@@ -9,7 +9,7 @@ import torch
 from helpers.checkpoints import save_question_file
 
 from analysis import load_results
-from runners import bench, infer, prune, report, show, table, train_tiny
+from runners import bench, infer, prune, report, show, sync, table, train_tiny
 from runners.configuration.compose import read_command
 from runners.sweep import FILES, run_sweep
 from runners.terminal import places
@@ -156,3 +156,14 @@ def test_a_training_state_that_cannot_be_written_leaves_the_one_before(tmp_path,
         state.save(2)
     assert state.load() == 1
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_a_push_from_a_folder_that_cannot_be_written_is_refused_before_wandb_starts(tmp_path, monkeypatch, capsys):
+    def closed(**options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(tempfile, "TemporaryFile", closed)
+    monkeypatch.setattr(sync, "importing", lambda: pytest.fail("loads before it looks at the place"))
+    assert sync.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: folder={tmp_path}: cannot write to {tmp_path} (Read-only file")
