@@ -89,4 +89,6 @@ def _write(path: Path, write: Callable[[io.BytesIO], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, buffer.getvalue())
     except OSError as error:
-        raise TokenselError(f"{path}: cannot be written ({error.strerror}); the points are complete") from error
+        raise TokenselError(
+            f"{path}: cannot be written ({error.strerror}); what is stored of the points is kept"
+        ) from error

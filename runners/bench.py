@@ -28,7 +28,10 @@ from collections.abc import Sequence
 
 from runners.terminal.command import run_command
 from runners.terminal.output import print_record, take_json
+from runners.terminal.places import check_results
 from runners.terminal.program import importing, start
+
+FILES = ("bench.json", "bench.parquet", "bench.png")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +49,7 @@ def _run(arguments: Sequence[str]) -> int:
     from runners.benchmark.settings import read_settings
 
     settings = read_settings(arguments)
+    check_results(settings.output, FILES, "output")
     announce("loading libraries")
     with importing():  # slow, and not needed to report a mistake
         from runners.benchmark.run import run_benchmark

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from runners.terminal.notes import notes
 from runners.terminal.output import print_record, take_json
+from runners.terminal.places import check_file
 from runners.terminal.program import importing, start
 from tokensel.compat.arguments import parse_flags, with_flag_names
 from tokensel.errors import TokenselError, printable
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(flags: Namespace, json: bool | None) -> None:
     from runners.terminal.progress import SweepProgress
 
+    if flags.output_file is not None:
+        check_file(Path(flags.output_file), "--output-file")
     with SweepProgress() as progress:
         with importing():
             from runners.classic.evaluation import answer_questions, choose_questions, load_classic

@@ -14,6 +14,7 @@ The points' folders are deleted with all their predictions, and results.parquet 
 is no terminal, or with json=true, the last line is one JSON object: folder, points (their keys), removed.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from tokensel.errors import TokenselError
 if TYPE_CHECKING:
     import pandas as pd
 
+_log = logging.getLogger(__name__)
 _FLAGS = ("--dry-run", "--yes")
 
 
@@ -115,12 +117,22 @@ def _agreed(count: int) -> bool:
 def _remove(folder: Path, points: Sequence[str]) -> None:
     """Deletes the points' folders. Raises TokenselError if a process is writing to one, or one is not writable; all are
     left then."""
-    from analysis.cache import FIGURE, NAME, write_cache
-    from tokensel.evaluation.clearing import deleting, remove_points
+    from tokensel.evaluation.clearing import remove_points
     from tokensel.evaluation.store import PointStore
-    from tokensel.evaluation.sweep.rows import folder_rows
 
     remove_points([PointStore(point) for point in points])
+    try:
+        _renew_caches(folder)
+    except TokenselError as error:  # of a full disk, say; whatever reads the folder next sees that they are old
+        _log.warning("%s", error)
+
+
+def _renew_caches(folder: Path) -> None:
+    """Writes results.parquet and accuracy.png of the points that are left, or deletes both if none is."""
+    from analysis.cache import FIGURE, NAME, write_cache
+    from tokensel.evaluation.clearing import deleting
+    from tokensel.evaluation.sweep.rows import folder_rows
+
     rows = folder_rows(folder)
     if rows:
         write_cache(rows, folder)

@@ -25,6 +25,7 @@ from pathlib import Path
 from runners.terminal.arguments import read_arguments, read_integer, write_whole
 from runners.terminal.command import run_command
 from runners.terminal.output import print_record, take_json
+from runners.terminal.places import check_file
 from runners.terminal.program import importing, start
 from tokensel.errors import TokenselError
 
@@ -44,6 +45,7 @@ def _run(arguments: Sequence[str]) -> int:
         raise TokenselError("results: give one or several folders of results, such as outputs/sweep")
     pictures = read_integer(given, "pictures", default=300)
     path = _page_path(sources, given.get("output"))
+    check_file(path)
     with importing():  # slow, and not needed to report the mistakes above
         from analysis.cache import refresh_caches
         from analysis.report import build_report

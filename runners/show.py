@@ -24,6 +24,7 @@ visual_tokens, full (the unreduced model's answer), and for every method and kep
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from runners.terminal.arguments import read_arguments, write_whole
 from runners.terminal.command import run_command
@@ -37,6 +38,7 @@ KEYS = (
     *("agg_layer", "temperature", "aggregation", "position", "seed", "model", "dtype", "device", "conv", "prompt"),
     *("image_aspect", "output"),
 )
+OUTPUT = "outputs/show.png"
 PREFIXES = ("method.", "data.")
 
 
@@ -50,6 +52,8 @@ def _run(arguments: Sequence[str]) -> int:
     plain, given = read_arguments(arguments, KEYS, PREFIXES)
     if plain:
         raise TokenselError(f"{plain[0]}: must be KEY=VALUE; keys are {', '.join(KEYS)}")
+    given = {"output": OUTPUT} | given
+    check_file(Path(given["output"]))
     with importing():  # slow, and not needed to report the mistakes above
         from analysis.survivors import Tracer
         from runners.survivors.output import as_record, draw, print_table, trace
@@ -58,7 +62,6 @@ def _run(arguments: Sequence[str]) -> int:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="kept=.*nothing is removed")  # the Tracer raises an error for it
         request = read_request(given)
-        check_file(request.output)
         tracer = Tracer(load_requested_model(given), request.question, request.in_words)
         grid = [[trace(tracer, point) for point in points] for points in request.points]
         full, _ = tracer.full_answer()

@@ -21,6 +21,7 @@ from typing import Any
 from runners.terminal.arguments import read_arguments
 from runners.terminal.command import run_command
 from runners.terminal.output import print_record, take_json
+from runners.terminal.places import check_folder
 from runners.terminal.program import importing, start
 from runners.wandb_logging.destination import NOT_LOGGED_IN, check_names, logged_in
 from tokensel.errors import TokenselError
@@ -49,6 +50,8 @@ def _run(arguments: Sequence[str]) -> int:
         raise TokenselError("WANDB_MODE=disabled: nothing can be pushed; unset it, or choose online or offline")
     if mode == "online" and not logged_in():
         raise TokenselError(f"{NOT_LOGGED_IN}; or WANDB_MODE=offline writes files that `wandb sync` pushes later")
+    if folder.is_dir():
+        check_folder(folder, "folder")  # W&B writes its files there before it sends them
     with importing():  # slow, and not needed to report the mistakes above
         from omegaconf import OmegaConf
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from runners.terminal.arguments import read_arguments, without_dashes, write_whole
 from runners.terminal.command import run_command
+from runners.terminal.places import check_file
 from runners.terminal.program import importing, start
 from tokensel.errors import TokenselError
 
@@ -45,6 +46,8 @@ def _run(arguments: Sequence[str]) -> int:
     ):
         if value not in allowed:
             raise TokenselError(f"{key}={value}: choose from {', '.join(allowed)}")
+    if "output" in given:
+        check_file(Path(given["output"]))
     with importing():  # slow, and not needed to report the mistakes above
         from analysis import load_results
         from analysis.cache import refresh_caches

@@ -16,10 +16,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from runners.terminal.arguments import write_whole
 from runners.terminal.interrupt import INTERRUPTED
 from runners.terminal.notes import notes
+from runners.terminal.places import check_folder, check_results
 from runners.terminal.program import importing, start
 from tokensel.errors import TokenselError, printable
+
+FIGURES = "figures.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    work = options.work or Path(f"{options.out.absolute()}-work")
+    if not options.evaluate:
+        check_results(options.out, (FIGURES,), "--out")
+        check_folder(work, *(("--out", options.out) if options.work is None else ("--work", work)))
     with importing():
         import platform
 
@@ -72,7 +80,6 @@ def _run(options: argparse.Namespace) -> int:
         sizes = {name: getattr(options, name) for name in ("vision_steps", "steps", "batch")}
         given = {name: value for name, value in sizes.items() if value is not None}
         schedule = TrainingSchedule(seed=options.seed, compiled=options.compile, **given)
-        work = options.work or options.out.with_name(options.out.name + "-work")
         train(schedule, options.out, work, device)
         path = str(options.out)
     figures = measure(path, device, options.limit or None)
@@ -84,7 +91,8 @@ def _run(options: argparse.Namespace) -> int:
             "device": device,
             "plan": vars(schedule),
         }
-        (options.out / "figures.json").write_text(json.dumps(figures | {"made_with": made}, indent=1) + "\n")
+        data = json.dumps(figures | {"made_with": made}, indent=1) + "\n"
+        write_whole(options.out / FIGURES, data.encode(), "--out")
     print(json.dumps(figures), flush=True)
     return 0
 

@@ -10,6 +10,9 @@ import pytest
 
 gc.disable()  # until everything is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Before torch is imported; processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for another keep no processor busy
 if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
     # torch looks compiled graphs up without regard to the instructions they were compiled for.
     graphs = Path(tempfile.gettempdir(), f"torchinductor-tests-{capability}")
@@ -36,10 +39,8 @@ LONGEST = (
 def pytest_configure(config):
     if config.getoption("dist", "no") != "no":
         return  # this process hands the tests out and runs none: it need not wait for these imports
-    import torch
     from hypothesis import settings
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     settings.register_profile("tokensel", deadline=None, max_examples=30, derandomize=True)
     settings.load_profile("tokensel")
 
@@ -65,3 +66,26 @@ def undrawn(monkeypatch):
     from matplotlib.figure import Figure
 
     monkeypatch.setattr("analysis.figures.accuracy_over_kept", lambda frame: Figure((1, 1)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def composed_once():
+    """Hydra takes a tenth of a second to compose a choice of files; in one process the same choice gives the same."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from runners.configuration import compose
+
+    plain, known = compose._compose, {}
+
+    def once(overrides, **options):
+        folders = [each.path for each in GlobalHydra.instance().config_loader().get_search_path().get_path()]
+        key = (*folders, *overrides, *sorted(options.items()))
+        if any("searchpath" in override for override in overrides):  # a folder whose files a test may change
+            return plain(overrides, **options)
+        if key not in known:
+            known[key] = plain(overrides, **options)
+        return known[key]
+
+    compose._compose = once
+    yield
+    compose._compose = plain

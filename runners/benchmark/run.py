@@ -25,7 +25,7 @@ AGG_LAYERS = (0, 2, 8)
 def run_benchmark(settings: Settings) -> dict[str, Any]:
     """Returns everything that was measured. bench.json has each part's results before the next part begins."""
     report: dict[str, Any] = {"setup": _setup(settings), "parts": {}, "written": []}
-    _save(settings, report)  # so that a folder that is not writable is reported before anything is measured
+    _save(settings, report)
     usual_threads = torch.get_num_threads()
     loaded: LoadedModel | None = None
     questions: list[Question] = []
@@ -91,8 +91,13 @@ def _write(settings: Settings, report: dict[str, Any]) -> None:
     """Writes the parquet file and the figure, if the packages that they need are installed."""
     parts = {part: found["rows"] for part, found in report["parts"].items()}
     caption = f"{settings.model}, {report['setup']['device_name']}, {settings.dtype}"
-    table = write_parquet(parts, settings.output / "bench.parquet")
-    figure = draw_speedups(parts.get("b", []), caption, settings.output / "bench.png")
+    try:
+        table = write_parquet(parts, settings.output / "bench.parquet")
+        figure = draw_speedups(parts.get("b", []), caption, settings.output / "bench.png")
+    except OSError as error:
+        raise TokenselError(
+            f"output={settings.output}: cannot be written ({error.strerror}); bench.json has the figures"
+        ) from error
     report["written"] = [str(path) for path in (settings.output / "bench.json", table, figure) if path is not None]
     _save(settings, report)
 

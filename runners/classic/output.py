@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from runners.terminal.arguments import write_whole
-from runners.terminal.places import check_file
 from tokensel.compat.config import DEFAULTS, active_scheme, classic_reduction
 from tokensel.data import Question
 from tokensel.evaluation.digests import questions_digest
@@ -68,9 +67,8 @@ def open_answers(output: Path, flags: Namespace, questions: Sequence[Question]) 
     """Where answers are kept until all are there: OUTPUT.partial, a folder beside the output.
 
     It holds those of an earlier start with the same flags, questions and checkpoint that was interrupted, and no
-    others. Raises TokenselError if the output cannot be written.
+    others. Raises TokenselError if the folder cannot be written.
     """
-    check_file(output, "--output-file")
     belongs = {name: str(value) for name, value in sorted(vars(flags).items()) if name != "output_file"}
     belongs |= {"questions": questions_digest(questions), "revision": str(checkpoint_revision(flags.model_path))}
     store = PointStore(output.with_name(f"{output.name}.partial"))

@@ -40,7 +40,7 @@ class Request:
 
 def read_request(given: dict[str, str]) -> Request:
     """Raises TokenselError for any mistake that can be found without loading a model."""
-    output = Path(given.get("output", "outputs/show.png"))
+    output = Path(given["output"])
     if output.suffix not in _SUFFIXES:
         raise TokenselError(f"output={output}: must end in {' or '.join(_SUFFIXES)}")
     points = _points(given)

@@ -4,10 +4,11 @@ import atexit
 import errno
 import gc
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from runners.terminal.interrupt import INTERRUPTED, on_interrupt, state
@@ -17,6 +18,7 @@ _LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
 _COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 # How a write fails for want of room; the file of a failed write is known to Python only when it is opened.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FILES = 65536
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
@@ -31,6 +33,7 @@ def start(main: Callable[[], int]) -> NoReturn:
         if getattr(sys, name) is None:  # what starts commands in the background may close them
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     signal.signal(signal.SIGINT, on_interrupt)
+    _allow_files()
     state["importing"] = False
     status = 2 if _refused(os.environ) else _status_of(main)
     signal.signal(signal.SIGINT, lambda *_: os._exit(status))
@@ -80,6 +83,16 @@ def _status_of(main: Callable[[], int]) -> int:
             raise
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _allow_files() -> None:
+    """Lets the process open _FILES files, if it may: a sweep keeps one open for each of its points, and the usual limit
+    is 1024."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if most == resource.RLIM_INFINITY else min(most, _FILES)
+    if limit != resource.RLIM_INFINITY and limit < wanted:
+        with suppress(OSError, ValueError):  # macOS names a limit that it does not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _drop_output() -> None:

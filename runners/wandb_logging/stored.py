@@ -1,6 +1,7 @@
 """Finished grid points read back from a sweep's folders, in the form in which they are logged."""
 
 import json
+import logging
 import sys
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,6 +15,8 @@ from tokensel.data.prompts import LETTERS
 from tokensel.errors import TokenselError
 from tokensel.evaluation.digests import questions_digest
 from tokensel.evaluation.store import PointStore
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -41,7 +44,7 @@ def stored_points(folder: Path) -> list[StoredPoint]:
         try:
             points.append(_read_point(path.parent))
         except TokenselError as error:
-            print(f"note: {error} (this point is left out)", file=sys.stderr)
+            _log.warning("%s (this point is left out)", error)  # as others say it, so that it is one note
     if not points:
         raise TokenselError(f"{folder}: no finished grid point there; give a sweep's folder, such as outputs/sweep")
     return points

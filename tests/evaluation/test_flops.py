@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from helpers.families import FAMILIES, FAMILY_METHODS, make_picture, save_family
-from helpers.flops import without_rotary
+from helpers.flops import counting
 from helpers.models import llava_inputs, single_row, tiny_llama, tiny_llava
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -77,20 +77,16 @@ class Measured:
     cache_bytes: int
 
 
-def matrix_vector(matrix, vector, out_shape=None, **rest):
-    return 2 * matrix[0] * matrix[1]
+def matrix_vector(matrix, vector, **rest):
+    return 2 * matrix.numel()
 
 
 def measured(model, method, settings, inputs, image_mask=None):
-    # torch has no formula for fused attention on a CPU; the MATH kernel consists of matrix products, which it counts.
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mv: matrix_vector})
     reducing = reduce_tokens(model, method, image_mask=image_mask, **settings)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter, reducing:
+    with counting(model, {torch.ops.aten.mv: matrix_vector}) as counter, reducing:
         output = model(**inputs, use_cache=True, logits_to_keep=1)
     layers = output.past_key_values.layers
-    return Measured(
-        without_rotary(counter), sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in layers)
-    )
+    return Measured(counter.total, sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in layers))
 
 
 def counted(config, method, settings, text_tokens, visual_tokens, **rest):
@@ -124,6 +120,17 @@ def llava():
 def test_cost_of_a_llava_prefill_equals_the_flop_counter(llava, method, settings):
     inputs = single_row(llava_inputs(llava, texts=(7,)), 0)
     check(llava, method, settings, inputs, 36)
+
+
+def test_the_quick_counter_counts_what_torchs_own_does(llava):
+    inputs = single_row(llava_inputs(llava, texts=(7,)), 0)
+    with reduce_tokens(llava, "himap", kept=5):
+        with counting(llava) as quick:
+            llava(**inputs)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            llava(**inputs)
+    rotary = [sum(counts.values()) for name, counts in counter.get_flop_counts().items() if name.endswith("rotary_emb")]
+    assert quick.total == counter.get_total_flops() - sum(rotary) > 0
 
 
 @pytest.mark.parametrize("method", ["fps", "himap", "pyramiddrop", "sparsevlm", "no_image"])

@@ -88,7 +88,7 @@ def by_hand(model, inputs, method, reducing):
     with torch.no_grad(), reducing:
         model(**inputs)
     del method.select
-    oracle = copy.deepcopy(model)
+    oracle = copy.copy(model)  # with the same layers
     oracle.__class__ = ByHand
     lengths = inputs["attention_mask"].sum(1).tolist()
     aggregated = method.default_aggregation == "cross_attention"

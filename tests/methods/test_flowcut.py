@@ -1,10 +1,8 @@
 """FlowCut in a tower: what its options change, and its cost."""
 
 import torch
-from helpers.flops import without_rotary
+from helpers.flops import counting
 from helpers.models import IMAGE_TOKEN, PAD_TOKEN, llava_inputs, single_row, tiny_llama_config
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from tokensel import make_stages, reduce_tokens
@@ -69,13 +67,12 @@ def test_its_cost_is_counted_in_towers_of_every_depth():
     for layers, feature_layer in ((3, -2), (4, -2), (5, -1), (9, -2), (9, 4)):
         model = deep_llava(layers, feature_layer)
         inputs = single_row(llava_inputs(model, texts=(7,)), 0)
-        counter = FlopCounterMode(display=False)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter, reduce_tokens(model, "flowcut", kept=5):
+        with counting(model) as counter, reduce_tokens(model, "flowcut", kept=5):
             model(**inputs, logits_to_keep=1)
         stages = make_stages("flowcut", kept=5)
         text = inputs["input_ids"].shape[1] - 36
         cost = prefill_cost(model.config, text_tokens=text, visual_tokens=36, stages=stages)
-        assert cost.total == without_rotary(counter)
+        assert cost.total == counter.total
 
 
 @torch.no_grad()

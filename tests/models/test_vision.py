@@ -90,41 +90,45 @@ def eager_attention(loaded, pictures, monkeypatch, one_head=False):
     return rows
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def mixtures(loaded, pictures):
     """What visual tokens are made of: for each picture, the share [N, patches] of each patch of the whole call.
 
-    A patch belongs to the tokens that change when its state does, behind the layer whose output is projected.
+    A patch belongs to the tokens that change with its state, behind the layer whose output is projected.
     """
     llava, layers = loaded.model.model, layers_of(loaded)
     layer = layers[loaded.model.config.vision_feature_layer if "llava_next" in str(type(llava)).lower() else -1]
     special = int(loaded.model.config.model_type in WITH_CLS)
-    stock, changed = layer.forward, None
+    stock, states = layer.forward, []
 
     def forward(*args, **kwargs):
         output = stock(*args, **kwargs)
         assert isinstance(output, torch.Tensor)
-        flat = (output[:, special:] if output.ndim == 3 else output).reshape(-1, output.shape[-1]).clone()
-        if changed is None:
-            sizes.append(flat.shape[0])
-        else:
-            flat[changed] += torch.arange(flat.shape[1]) % 3  # not the same everywhere, which a norm would undo
+        flat = (output[:, special:] if output.ndim == 3 else output).detach().reshape(-1, output.shape[-1])
+        states.append(flat.requires_grad_())
         if output.ndim == 2:
             return flat
         return torch.cat([output[:, :special], flat.view(len(output), -1, output.shape[-1])], 1)
 
-    sizes: list[int] = []
     try:
         layer.forward = forward
-        before = loaded.family.features(llava, pictures)
-        shares = [torch.zeros(len(each), sizes[0]) for each in before]
-        for patch in range(sizes[0]):
-            changed = patch
-            for share, old, new in zip(shares, before, loaded.family.features(llava, pictures), strict=True):
-                share[:, patch] = (old - new).abs().amax(1) > 1e-6
+        projected = loaded.family.features(llava, pictures)
     finally:
         del layer.forward
+    (flat,) = states
+    shares = []
+    for each in projected:
+        direction = torch.randn(each.shape[1], generator=torch.Generator().manual_seed(0))
+        shares.append(torch.stack([changes_with(flat, token @ direction) for token in each]))
     return [share / share.sum(1, keepdim=True).clamp_min(1) for share in shares]
+
+
+def changes_with(states, value):
+    """1 for each of the states [patches, D] that the value depends on, else 0."""
+    if not value.requires_grad:
+        return torch.zeros(len(states))
+    (gradient,) = torch.autograd.grad(value, states, retain_graph=True, allow_unused=True)
+    return torch.zeros(len(states)) if gradient is None else (gradient != 0).any(1).float()
 
 
 @pytest.fixture(scope="module")

@@ -298,7 +298,7 @@ def test_nothing_but_torch_and_transformers_is_needed_to_start():
         ("threads=two", "threads=two: must be an integer from 1"),
         ("device=tpu", "device=tpu: unknown; choose one of auto, cpu, cuda"),
         ("dtype=int8", "model.dtype=int8: unknown; choose one of float32"),
-        ("output=/dev/null/x", "output=/dev/null/x/bench.json: cannot be written"),
+        ("output=/dev/null/x", "output=/dev/null/x: cannot write to /dev/null/x"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(checkpoint, tmp_path, capsys, argument, message):

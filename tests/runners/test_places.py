@@ -5,10 +5,11 @@ import os
 import tempfile
 
 import pytest
+import torch
 from helpers.checkpoints import save_question_file
 
 from analysis import load_results
-from runners import prune, report
+from runners import bench, infer, prune, report, show, sync, table, train_tiny
 from runners.configuration.compose import read_command
 from runners.sweep import FILES, run_sweep
 from runners.terminal import places
@@ -19,6 +20,7 @@ from tokensel.data import load_questions
 from tokensel.errors import TokenselError
 from tokensel.evaluation.sweep.reading import read_settings
 from tokensel.models.loading import checkpoint_folder
+from tokensel.training.optimization import Checkpoint
 
 
 def test_a_check_leaves_nothing_behind(tmp_path):
@@ -111,3 +113,57 @@ def test_a_name_that_no_file_can_have_is_a_file_that_is_not_there(tmp_path, monk
             attempt()
         assert "\n" not in str(caught.value)
     assert report.main([name]) == prune.main([name, "--where", "method=fps"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (bench, "output=PLACE/bench"),
+        (infer, "--question-file none.json --output-file PLACE/answers.json"),
+        (report, ". output=PLACE/page.html"),
+        (show, "data=diagrams output=PLACE/survivors.png"),
+        (table, ". output=PLACE/table.md"),
+        (train_tiny, "--out PLACE/tiny"),
+        (train_tiny, "--out tiny --work PLACE/work"),
+    ],
+)
+@pytest.mark.parametrize("place", ["file", "/dev/null", "/proc"])
+def test_a_commands_output_place_is_checked_before_anything_is_loaded(
+    tmp_path, monkeypatch, capsys, command, arguments, place
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(command, "importing", lambda: pytest.fail("loads before it looks at the place"))
+    assert command.main(arguments.replace("PLACE", place).split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert f": cannot write to {place}" in printed.err
+    assert printed.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_training_state_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    state = Checkpoint(tmp_path / "state.pt", torch.nn.Linear(1, 1), [])
+    state.save(1)
+
+    def full(content, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:1]. unexpected pos 64 vs 0\nmore")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TokenselError, match=r"state.pt: cannot be written \(.* vs 0\); the training continues"):
+        state.save(2)
+    assert state.load() == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_a_push_from_a_folder_that_cannot_be_written_is_refused_before_wandb_starts(tmp_path, monkeypatch, capsys):
+    def closed(**options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(tempfile, "TemporaryFile", closed)
+    monkeypatch.setattr(sync, "importing", lambda: pytest.fail("loads before it looks at the place"))
+    assert sync.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: folder={tmp_path}: cannot write to {tmp_path} (Read-only file")

@@ -1,6 +1,7 @@
 """A command as a program: alone, quick where nothing is to be loaded, and ending in one line at every interrupt."""
 
 import gc
+import resource
 import signal
 import subprocess
 import sys
@@ -146,3 +147,15 @@ def test_a_launched_command_runs_nothing_and_its_first_process_says_why(monkeypa
     error = capsys.readouterr().err
     assert error.count("\n") == lines
     assert error.startswith("error: WORLD_SIZE=2: set by torchrun" if lines else "")
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "then"),
+    [(1024, 4096, 4096), (1024, 1 << 30, 65536), (1024, resource.RLIM_INFINITY, 65536), (100_000, 1 << 30, 100_000)],
+)
+def test_a_program_may_open_more_files_than_most_shells_allow(monkeypatch, limit, most, then):
+    limits = {resource.RLIMIT_NOFILE: (limit, most)}
+    monkeypatch.setattr(resource, "getrlimit", limits.get)
+    monkeypatch.setattr(resource, "setrlimit", limits.__setitem__)
+    program._allow_files()
+    assert limits == {resource.RLIMIT_NOFILE: (then, most)}

@@ -1,13 +1,15 @@
 """Points leave a folder only where a condition names them, and after a yes."""
 
+import errno
 import json
+import os
 import sys
 
 import pandas as pd
 import pytest
 from helpers.results import answers, make_point
 
-from analysis import load_results
+from analysis import cache, load_results
 from runners.prune import main
 from tokensel.errors import TokenselError
 from tokensel.evaluation.store import PointStore
@@ -65,6 +67,20 @@ def test_it_asks_on_a_terminal(folder, monkeypatch, answer, status, count):
 def test_the_last_point_takes_the_cache_with_it(folder):
     assert main([str(folder), "--where", "data=diagrams", "--yes"]) == 0
     assert [path.name for path in folder.iterdir()] == []
+
+
+def test_points_can_be_removed_to_free_a_full_disk(folder, capsys, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "replace_file", full)
+        assert main([str(folder), "--where", "method=dart", "--yes"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"note: {folder}/results.parquet: cannot be written (No space left on device); ")
+    assert printed.err.count("\n") == 1
+    assert "3 removed" in printed.out
+    assert left(folder) == {("fps", 8), ("fps", 16), ("full", None)}
 
 
 def test_points_of_earlier_code_can_be_removed(folder):

@@ -1,9 +1,11 @@
 """The sweep from its command line to its table and files: once, again, interrupted, and given nonsense."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,11 @@ from helpers.checkpoints import save_checkpoint, save_question_file
 from helpers.forks import start_fork
 from PIL import Image
 
-from analysis import load_results
+from analysis import cache, load_results
 from runners.sweep import main
 from tokensel import METHODS, Method, register_method
-from tokensel.evaluation.store import PointStore
+from tokensel.evaluation import store
+from tokensel.evaluation.store import PointStore, replace_file
 from tokensel.evaluation.sweep import here
 
 COUNT = 8
@@ -227,6 +230,30 @@ def test_a_smaller_run_of_another_grid_adds_and_shrinks_nothing_in_either_order(
         ("fastv", 8): 3, ("random", 8): 3, ("tome", 8): 3, ("no_image", 0): 6,
     }  # fmt: skip
     assert len(pd.read_parquet(tmp_path / "out" / "one" / "results.parquet")) == len(counts)
+
+
+@pytest.mark.parametrize("full", [("metrics.json",), ("metrics.json", "results.parquet")])
+def test_a_disk_that_is_full_when_figures_are_written_costs_nothing_that_was_computed(
+    sweep, tmp_path, monkeypatch, full
+):
+    def replace(path, data):
+        if path.name in full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace_file(path, data)
+
+    asked = ("method=fps", "kept=4", "limit=2", "latency.repeats=0", "controls=[]")
+    with monkeypatch.context() as patch:
+        for module in (store, cache):
+            patch.setattr(module, "replace_file", replace)
+        status, _, _, errors = sweep(*asked)
+    lines = [line for line in errors.splitlines() if line.startswith(("error", "failed", "Traceback ("))]
+    assert (status, len(lines)) == (1 if len(full) == 1 else 2, 1)
+    assert f"{full[-1]}: cannot be written (No space left on device); what is stored" in lines[0]
+    predictions = next((tmp_path / "out").glob("sweep/*/predictions.jsonl"))
+    before = predictions.read_bytes()
+    assert before.count(b"\n") == 2
+    status, line, _, _ = sweep(*asked)
+    assert (status, line["points"][0]["n"], predictions.read_bytes()) == (0, 2, before)
 
 
 def test_fresh_computes_this_commands_points_anew_and_leaves_the_others(sweep, tmp_path):

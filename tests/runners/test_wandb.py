@@ -16,6 +16,7 @@ from PIL import Image
 
 import tokensel
 from runners import sync
+from runners.terminal.notes import notes
 from runners.wandb_logging import live as wandb_live
 from runners.wandb_logging import starting as wandb_starting
 from runners.wandb_logging.content import draw_kept
@@ -23,6 +24,7 @@ from runners.wandb_logging.destination import logged_in
 from runners.wandb_logging.logger import log_sweep
 from runners.wandb_logging.runs import run_id
 from runners.wandb_logging.stored import stored_points
+from tokensel.evaluation.stored import read_points
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -323,6 +325,16 @@ def test_an_unfinished_point_is_left_out_with_a_note(folder, capsys):
     assert line["unfinished"] == [missing.parent.name]
     assert len(line["runs"]) == 2, "the other point and the figures"
     assert "1 point without figures left out" in err
+
+
+def test_a_damaged_point_is_left_out_with_one_note(folder, capsys):
+    damaged = next(folder.glob("*/metrics.json"))
+    damaged.write_text("{")
+    with notes():
+        assert len(stored_points(folder)) == len(read_points(folder)) == 1  # as a push reads them, and its report
+    assert capsys.readouterr().err == (
+        f"note: {damaged}: is not JSON; delete it, and it is computed again (this point is left out)\n"
+    )
 
 
 def test_a_push_that_wandb_refuses_ends_in_one_line_and_status_1(folder, monkeypatch, capsys):

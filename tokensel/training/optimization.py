@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from tokensel.errors import TokenselError, first_line
 from tokensel.training.muon import Muon
 from tokensel.training.schedule import TrainingSchedule
 
@@ -52,9 +54,17 @@ class Checkpoint:
         return int(state["step"])
 
     def save(self, step: int) -> None:
-        """Writes the state after `step` steps."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Writes the state after `step` steps. Raises TokenselError, and keeps the earlier state, if that fails."""
         partial = self.path.with_suffix(".partial")
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        torch.save({"step": step, "module": self.module.state_dict(), "optimizers": optimizers}, partial)
-        partial.replace(self.path)
+        state = {"step": step, "module": self.module.state_dict(), "optimizers": optimizers}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, partial)
+            partial.replace(self.path)
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where there is no room
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise TokenselError(
+                f"{self.path}: cannot be written ({first_line(error)}); the training continues from the state before"
+            ) from error
