@@ -1,9 +1,11 @@
 """Messages survive every way they travel; real workers, forked from this process, answer as one process does, also when
 they are killed."""
 
+import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
@@ -15,9 +17,11 @@ from tokensel.data.protocol import Protocol
 from tokensel.errors import TokenselError
 from tokensel.evaluation.failure import Failure
 from tokensel.evaluation.grid_point import GridPoint
+from tokensel.evaluation.stored import read_points
 from tokensel.evaluation.sweep.computers import _job_parameters
 from tokensel.evaluation.sweep.groups import WorkersSettings
 from tokensel.evaluation.workers import local, ray_actors, slurm_jobs
+from tokensel.evaluation.workers.answering import Answering
 from tokensel.evaluation.workers.mailbox import Lines, add_line
 from tokensel.evaluation.workers.spec import (
     Answered,
@@ -127,8 +131,6 @@ def test_workers_give_the_files_of_one_process_and_times(expected, forked, tmp_p
     status, found = swept(tmp_path, "workers=local", "latency.repeats=1", "latency.warmup=0")
     assert status == 0
     assert found == expected
-    from tokensel.evaluation.stored import read_points
-
     for point in read_points(tmp_path / "sweep"):
         assert point.metrics["prefill_ms"]["p50"] > 0
         about = point.metrics["provenance"]
@@ -163,6 +165,35 @@ def test_a_worker_that_is_killed_loses_and_doubles_nothing(expected, forked, tmp
     assert len(killed) == 2
     assert found == expected
     assert "ended (signal 9); what it had begun is done again" in capsys.readouterr().err
+
+
+def test_the_figures_of_answers_that_an_earlier_start_has_stored_name_a_worker(expected, forked, tmp_path, capsys):
+    assert swept(tmp_path, "workers=local", "latency.repeats=0")[0] == 0
+    folder = tmp_path / "sweep" / next(iter(expected))
+    before = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").unlink()
+    assert swept(tmp_path, "workers=local", "latency.repeats=0")[0] == 0
+    after = json.loads((folder / "metrics.json").read_text())
+    assert after["provenance"]["device"] == before["provenance"]["device"]
+    assert after["provenance"]["versions"] == before["provenance"]["versions"]
+    assert after["flops"] == before["flops"]
+
+
+def test_no_times_are_taken_where_devices_differ(expected, forked, tmp_path, capsys, monkeypatch):
+    began = Answering._begin
+
+    def on_another_device(answering, spec):
+        hello = began(answering, spec)
+        return replace(hello, device=f"GPU {os.getpid()}")
+
+    monkeypatch.setattr(Answering, "_begin", on_another_device)
+    status, found = swept(tmp_path, "workers=local", "latency.repeats=1")
+    assert status == 0
+    assert found == expected
+    assert "workers.latency=on: no times, as the workers' devices differ (GPU " in capsys.readouterr().err
+    for point in read_points(tmp_path / "sweep"):
+        assert not point.metrics["prefill_ms"]
+        assert len(point.metrics["provenance"]["workers"]["devices"]) == 2
 
 
 def test_workers_that_refuse_end_the_command_in_one_line(forked, tmp_path, capsys, monkeypatch):
@@ -206,7 +237,7 @@ def test_settings_become_the_options_of_a_job():
         name="slurm", minutes=30, gpus_per_worker=2, cpus_per_worker=8, partition="gpu", more={"qos": "high"}
     )
     found = _job_parameters(settings, on_cpu=False)
-    assert found["timeout_min"], found["gpus_per_node"] == (30, 2)
+    assert (found["timeout_min"], found["gpus_per_node"]) == (30, 2)
     assert found["slurm_partition"] == "gpu"
     assert found["slurm_additional_parameters"] == {"qos": "high"}
     assert _job_parameters(WorkersSettings(name="slurm"), on_cpu=False)["gpus_per_node"] == 1

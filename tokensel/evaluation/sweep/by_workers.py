@@ -145,13 +145,18 @@ class ByWorkers:
                         return event.reply
 
     @property
+    def _hello(self) -> Hello:
+        """What a worker says of itself; one is started where an earlier start has answered everything."""
+        if not self.hellos:
+            self._one_worker(self._spec(self.work.open_points, 1))
+        return next(iter(self.hellos.values()))
+
+    @property
     def _device_type(self) -> str:
-        first = next(iter(self.hellos.values()), None)
-        return "cpu" if first is None or first.device.startswith("cpu") else "cuda"
+        return "cpu" if self._hello.device.startswith("cpu") else "cuda"
 
     def provenance(self, protocol: dict[str, Any]) -> dict[str, Any]:
-        hello = next(iter(self.hellos.values()), None)
-        found = {} if hello is None else dict(hello.provenance)
+        found = dict(self._hello.provenance)
         if self.threads is not None and (protocol.get("latency") or {}).get("repeats"):
             found["threads"] = self.threads
         command = scrub(" ".join(["python -m runners.sweep", *sys.argv[1:]]))
