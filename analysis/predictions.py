@@ -58,8 +58,10 @@ def load_predictions(
     order = {question.id: draw_order(question) for question in questions or ()}
     asked = results[["folder", "questions", "n", "skipped"]].to_dict("records")
     parts = [_point(point, order) for point in asked]
-    sizes = [len(part) for part in parts]
-    frame = pd.concat(parts, ignore_index=True)
+    sizes = [len(part["id"]) for part in parts]
+    # A column at a time, so that of ten million predictions only one column is in memory twice.
+    columns = {name: pd.concat([part.pop(name) for part in parts], ignore_index=True) for name in _TYPES}
+    frame = pd.DataFrame(columns, copy=False)
     for index, name in enumerate(("key", "folder")):
         values = list(results[name])
         categories = list(dict.fromkeys(values))
@@ -87,8 +89,11 @@ def questions_of(results: pd.DataFrame) -> list[Question]:
     return questions
 
 
-def _point(point: Mapping[Hashable, Any], order: Mapping[str, tuple]) -> pd.DataFrame:
-    """One point's predictions. point: its folder, and questions, n and skipped of its figures; NA for no figures."""
+def _point(point: Mapping[Hashable, Any], order: Mapping[str, tuple]) -> dict[str, pd.Series]:
+    """One point's predictions, by column.
+
+    point: its folder, and questions, n and skipped of its figures; NA for no figures.
+    """
     metrics = {str(name): None if pd.isna(value) else value for name, value in point.items()}
     column: dict[str, list[Any]] = {name: [] for name in _TYPES}
     for record in PointStore(point["folder"]).each_prediction():
@@ -97,8 +102,7 @@ def _point(point: Mapping[Hashable, Any], order: Mapping[str, tuple]) -> pd.Data
     ids = QuestionIds.shared()
     numbers = np.array([ids.numbers[id] for id in column["id"]], dtype=np.int32)
     places = figured_places(numbers, ids, metrics, Path(point["folder"]), order)
-    frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in column.items()})
-    return frame.astype(_TYPES).iloc[places]
+    return {name: pd.Series(column.pop(name), dtype=object).astype(kind).iloc[places] for name, kind in _TYPES.items()}
 
 
 def _joined(frame: pd.DataFrame, questions: Sequence[Question]) -> pd.DataFrame:

@@ -27,7 +27,7 @@ def broken_rules(source):
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in ("_getframe", "f_locals", "currentframe"):
             yield f"line {node.lineno}: reads a caller's frame"
-        if isinstance(node, ast.Attribute) and ast.unparse(node) == "object.__setattr__":
+        if isinstance(node, ast.Attribute) and node.attr == "__setattr__" and ast.unparse(node.value) == "object":
             yield f"line {node.lineno}: sets an attribute of a frozen object; use dataclasses.replace"
 
 

@@ -22,26 +22,25 @@ NOTEBOOKS = {
     "layer_and_temperature": ({}, 3),
     "add_your_method": ({"limit": 4, "kept": [8]}, 3),
 }
-KERNEL = "layer_and_temperature"
+# Runs in a kernel of its own, as a reader's notebook does; the others run in forks, which have imported everything.
+KERNEL = "plain"
 SWEEP = ["method=fps,tome", "kept=8", "agg_layer=2,4", "temperature=0.05,0.5", "limit=4", "name=layers", "--multirun"]
 QUICK = ["latency.repeats=1", "latency.warmup=0", "latency.decode_tokens=1", "logger=none", "control_seeds=1"]
 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
-    """A folder with a sweep, and for each notebook a function that waits for its end; all run at the same time.
-
-    One has a kernel of its own, as a reader's notebook has; the others run in forks, which have imported everything.
-    """
+    """A folder with a sweep, and for each notebook a function that waits for its end; all run at the same time."""
     folder = tmp_path_factory.mktemp("notebooks")
 
     def start(name):
         folders = {"output": str(folder)} if name == "add_your_method" else {"results": str(folder / "layers")}
         files = FOLDER / f"{name}.ipynb", folder / f"{name}.ipynb"
-        parameters = folders | NOTEBOOKS[name][0]
-        if name != KERNEL:
-            return partial(finish, start_notebook(*files, parameters))
-        settings = {"parameters": parameters, "kernel_name": "python3", "progress_bar": False}
+        return partial(finish, start_notebook(*files, folders | NOTEBOOKS[name][0]))
+
+    def start_kernel():
+        files = FOLDER / "layer_and_temperature.ipynb", folder / f"{KERNEL}.ipynb"
+        settings = {"parameters": {"results": str(folder / "plain")}, "kernel_name": "python3", "progress_bar": False}
         return pool.submit(papermill.execute_notebook, *map(str, files), **settings).result
 
     def finish(process, timeout):
@@ -51,9 +50,18 @@ def started(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
         patch.setenv("OMP_NUM_THREADS", "1")
         assert main([*SWEEP, *QUICK, f"output_dir={folder}"]) == 0
+        copy_plain_points(folder)
         # The forks first, while no other thread runs.
-        running = {name: start(name) for name in sorted(NOTEBOOKS, key=lambda name: name == KERNEL)}
-        yield folder, running
+        running = {name: start(name) for name in NOTEBOOKS}
+        yield folder, running | {KERNEL: start_kernel()}
+
+
+def copy_plain_points(folder):
+    """The points of one layer and one temperature, as the README's first command leaves them."""
+    results = load_results(folder / "layers", each_seed=True)
+    one = results[~results["agg_layer"].eq(4).fillna(False) & ~results["temperature"].eq(0.5).fillna(False)]
+    for point in one["folder"]:
+        shutil.copytree(point, folder / "plain" / Path(point).name)
 
 
 def outputs(notebook):
@@ -86,17 +94,9 @@ def test_the_notebook_runs_from_top_to_bottom(started, name):
 
 
 def test_layers_and_temperatures_runs_on_results_of_one_layer_and_temperature(started):
-    """As the README's first command leaves them."""
-    folder, _ = started
-    results = load_results(folder / "layers", each_seed=True)
-    one = results[~results["agg_layer"].eq(4).fillna(False) & ~results["temperature"].eq(0.5).fillna(False)]
-    for point in one["folder"]:
-        shutil.copytree(point, folder / "plain" / Path(point).name)
-    target = folder / "plain.ipynb"
-    process = start_notebook(FOLDER / f"{KERNEL}.ipynb", target, {"results": str(folder / "plain")})
-    process.join(300)
-    assert process.exitcode == 0
-    printed = text(nbformat.read(target, as_version=4))
+    folder, running = started
+    running[KERNEL](timeout=300)
+    printed = text(nbformat.read(folder / f"{KERNEL}.ipynb", as_version=4))
     assert "no method was run at several layers or temperatures" in printed
     assert "the results have no settings on both sides to compare" in printed
 

@@ -14,13 +14,14 @@ import pandas as pd
 import pytest
 from helpers.report import HOSTILE, write_sweep
 
-from analysis.report import build_report
+from analysis.report import build_report, payload
 from analysis.report.build import report_of
 from analysis.report.evaluation import Evaluation, TableRow
 from analysis.report.survivors_page import survivors_page
 from analysis.survivors import Survivors
 from tokensel.data import Question
 from tokensel.evaluation.grid_point import GridPoint
+from tokensel.evaluation.stored_answers import read_answers
 
 pytest.importorskip("selenium", reason="the browser tests need selenium")
 from selenium import webdriver
@@ -469,12 +470,14 @@ def large(points: int, questions: int) -> list[Evaluation]:
         Question(f"q{n}", f"What is at {n}?", ("a", "b", "c"), n % 3, None, family=f"f{n % 6}")
         for n in range(questions)
     ]
-    ids, right = [question.id for question in loaded], np.array([question.answer for question in loaded])
+    right = np.array([question.answer for question in loaded])
     rows = []
     for index in range(points):
         choices = np.where(rng.random(questions) < 0.7, right, (right + 1) % 3)
-        frame = pd.DataFrame({"id": ids, "prediction": choices, "answer": right, "correct": choices == right})
-        frame = frame.assign(skipped=False, positions=None)
+        stored = read_answers(
+            {"id": question.id, "prediction": choice, "answer": question.answer, "correct": choice == question.answer}
+            for question, choice in zip(loaded, choices.tolist(), strict=True)
+        )
         method, kept = ("fps", "tome", "fastv", "random")[index % 4], 2 ** (1 + index // 4 % 5)
         series = f"{method} (agg_layer {index // 20})"
         point = {"key": f"k{index}", "status": "complete", "method": method, "kept": kept, "n": questions}
@@ -486,7 +489,7 @@ def large(points: int, questions: int) -> list[Evaluation]:
         }
         compared = dict.fromkeys(("difference", "diff_low", "diff_high", "p_value", "p_holm", "detectable", "n"), 1.0)
         versus = {} if method == "fastv" else {"fastv": compared}
-        rows.append(TableRow(point, f"{series} {kept}", series, versus=versus, answers=frame))
+        rows.append(TableRow(point, f"{series} {kept}", series, versus=versus, answers=stored))
     return [Evaluation("pool", "large", rows, ["agg_layer"], loaded, "")]
 
 
@@ -515,3 +518,14 @@ def test_a_hundred_points_of_two_thousand_questions_open_in_two_seconds(open_pag
     assert 0 < min(times) < 2000
     assert count(driver) == 2000
     assert len(driver.find_elements(By.CSS_SELECTOR, "table.points tbody tr")) == 100
+
+
+def test_a_page_with_a_sample_of_the_questions_says_so(open_page, tmp_path, monkeypatch):
+    monkeypatch.setattr(payload, "MAX_QUESTIONS", 12)
+    path = tmp_path / "sample.html"
+    path.write_text(report_of(large(4, 50), "sample").html, encoding="utf-8")
+    driver = open_page(path=path)
+    note = "This page contains a random sample of 12 of the 50 questions. Figures, intervals and tests cover all 50."
+    assert driver.find_element(By.CSS_SELECTOR, "[data-sample]").text == note
+    shown = driver.find_element(By.CSS_SELECTOR, "[data-count]").text
+    assert shown == "12 of the 12 questions of this page that both points answered"

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import tokensel
@@ -9,12 +10,15 @@ import tokensel
 FOLDER = Path(tokensel.__file__).parent
 
 
+@cache
 def calls():
     """Every call in the library: (file, call)."""
-    for path in sorted(FOLDER.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call):
-                yield path.relative_to(FOLDER).as_posix(), node
+    return [
+        (path.relative_to(FOLDER).as_posix(), node)
+        for path in sorted(FOLDER.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+    ]
 
 
 def test_a_decoder_layer_is_called_in_one_place():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.checkpoints import make_questions, save_checkpoint
 from helpers.evaluation import POINTS, evaluate_points
-from helpers.families import FAMILIES, QUESTIONS, save_family
+from helpers.families import FAMILIES, QUESTIONS, load_family
 from helpers.graphs import NEEDS_COMPILER, CpuCapture, uncompiled_split
 from helpers.methods import kept_of
 from helpers.models import llava_inputs, tiny_llama, tiny_llava
@@ -157,8 +157,8 @@ def test_buffers_are_dropped_between_prompts_alone(monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_decodes_as_under_the_hooks(family, tmp_path):
-    loaded = load_model(save_family(family, tmp_path))
+def test_every_family_decodes_as_under_the_hooks(family):
+    loaded = load_family(family)
     model = loaded.model
     cached = cached_of(model)
     inputs = loaded.prepare(QUESTIONS)

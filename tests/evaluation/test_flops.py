@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from helpers.families import FAMILIES, FAMILY_METHODS, make_picture, save_family
+from helpers.families import FAMILIES, FAMILY_METHODS, load_family, make_picture
 from helpers.flops import counting
 from helpers.models import llava_inputs, single_row, tiny_llama, tiny_llava
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -16,7 +16,6 @@ from tokensel.data.protocol import Protocol
 from tokensel.evaluation.flops import picture_flops, prefill_cost
 from tokensel.functional import centers_cpu as central
 from tokensel.methods import FarthestPoint, FastV, HiMAP, Method, RandomSubset
-from tokensel.models import load_model
 
 # In addition to every method with its defaults: options, several stages, layouts, aggregations and layers.
 POINTS = [
@@ -145,14 +144,13 @@ def test_cost_of_a_llama_prefill_equals_the_flop_counter(method):
 
 
 @pytest.fixture(scope="module")
-def families(tmp_path_factory):
+def families():
     """A family's model and the inputs of a wide picture: several tiles, or more than one window."""
     made = {}
 
     def of(family):
         if family not in made:
-            loaded = load_model(save_family(family, tmp_path_factory.mktemp(family)))
-            loaded = loaded.with_protocol(Protocol(image_aspect="crop"))  # as wide as it is
+            loaded = load_family(family).with_protocol(Protocol(image_aspect="crop"))  # as wide as it is
             question = Question(id="q", text="what?", choices=("red", "teal"), answer=0, image=make_picture((240, 130)))
             made[family] = loaded.model, loaded.prepare([question])
         return made[family]

@@ -16,7 +16,7 @@ from tokensel.evaluation.answers import row_keys
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.models import load_model
 
-COUNT = int(os.environ.get("TOKENSEL_QUESTIONS", "4"))
+COUNT = int(os.environ.get("TOKENSEL_QUESTIONS", "3"))
 # Not tome: of tokens that are all but alike it takes the first by a sum, so rounding may choose (1 of 200 questions, by
 # 0.003 in the margin, with the same answer).
 POINTS = [

@@ -15,7 +15,7 @@ from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.summary import hangs_on_a_tie
 from tokensel.models import load_model
 
-COUNT = int(os.environ.get("TOKENSEL_QUESTIONS", "4"))
+COUNT = int(os.environ.get("TOKENSEL_QUESTIONS", "3"))
 KEPT = 16
 OWN = sorted(name for name, kind in METHODS.items() if kind.__module__.startswith("tokensel."))
 OPTIONS = [

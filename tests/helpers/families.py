@@ -1,7 +1,9 @@
 """Tiny random checkpoints of every supported family, in transformers' own classes, saved with their processors; the
 methods that run on each, and questions for all of them."""
 
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from helpers.tokenizers import make_tokenizer
 from tokensel import METHODS
 from tokensel.data import Question
+from tokensel.models import LoadedModel, load_model
 from tokensel.models.processors import processor_class
 
 SIDE = 56  # 4 x 4 patches of 14
@@ -214,6 +217,13 @@ def save_family(family: str, folder: Path) -> Path:
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+@cache
+def load_family(family: str) -> LoadedModel:
+    """The family's checkpoint, loaded as any folder is; one for all tests, which leave it as it was."""
+    with TemporaryDirectory() as folder:
+        return load_model(save_family(family, Path(folder)))
 
 
 def make_picture(size: tuple[int, int] = (100, 60), seed: int = 0) -> Image.Image:

@@ -11,9 +11,9 @@ from helpers.families import (
     FAMILY_METHODS,
     QUESTIONS,
     WITH_CLS,
+    load_family,
     make_picture,
     make_question,
-    save_family,
 )
 from helpers.methods import kept_of
 
@@ -40,16 +40,8 @@ def new(loaded):
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    """The family's checkpoint, written once and loaded as any folder is."""
-    models = {}
-
-    def of(family):
-        if family not in models:
-            models[family] = load_model(save_family(family, tmp_path_factory.mktemp(family)))
-        return models[family]
-
-    return of
+def loaded():
+    return load_family
 
 
 def row_of(loaded, inputs, row):

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import torch
-from helpers.families import FAMILIES, make_picture, save_family
+from helpers.families import FAMILIES, load_family, make_picture
 from helpers.models import llava_inputs, tiny_llava
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -14,7 +14,6 @@ from tokensel import TokenselError, reduce_tokens
 from tokensel.data import Question
 from tokensel.data.protocol import Protocol
 from tokensel.engine.split import SplitModel
-from tokensel.models import load_model
 from tokensel.models.families import family_of
 from tokensel.models.tap import VisionTap
 from tokensel.models.tower_layer import received_attention, run_layer
@@ -32,14 +31,10 @@ SHAPES = {"wide": WIDE, "tall": [question((70, 150))], "small": [question((60, 6
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    models = {}
-
+def loaded():
+    @cache
     def of(family):
-        if family not in models:
-            model = load_model(save_family(family, tmp_path_factory.mktemp(family)))
-            models[family] = model.with_protocol(Protocol(image_aspect="crop"))  # pictures as wide as they are
-        return models[family]
+        return load_family(family).with_protocol(Protocol(image_aspect="crop"))  # pictures as wide as they are
 
     return of
 

@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,13 @@ SCHEMES = {
     "baseline": ("--baseline --use-fast-v False", GridPoint("full")),
 }
 COUNT = 4
+load_once = cache(load_model)
+
+
+@pytest.fixture(autouse=True)
+def models_are_shared(monkeypatch):
+    """Runs load each checkpoint once: every run sets all that it changes in a model."""
+    monkeypatch.setattr(evaluation, "load_model", load_once)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +91,7 @@ def by_evaluate(path, files, folder, points, limit=None):
     """Every point's predictions by question id, from the evaluation that the sweep uses."""
     questions = load_questions("question_file", path=files / "questions.json", image_folder=files / "pictures")
     stores = [PointStore(folder / str(index)) for index in range(len(points))]
-    assert evaluate(load_model(path), questions[:limit], points, stores, scoring="generate", batch_size=4) == {}
+    assert evaluate(load_once(path), questions[:limit], points, stores, scoring="generate", batch_size=4) == {}
     return [{record["id"]: record for record in store.predictions()} for store in stores]
 
 
@@ -198,7 +206,7 @@ def test_the_instruction_is_there_with_its_flag_only(checkpoint, files, capsys, 
     (prompt,) = prompts
     assert prompt.count(INSTRUCTION) == len(flag)
     (question,) = load_questions("question_file", path=files / "questions.json", image_folder=files / "pictures")[:1]
-    whole = load_model(checkpoint).prompt(question)
+    whole = load_once(checkpoint).prompt(question)
     assert prompt == (whole if flag else whole.replace("\n" + INSTRUCTION, ""))
 
 
@@ -372,10 +380,8 @@ def test_answers_of_other_flags_or_questions_are_not_continued(files, tmp_path):
 
 
 def test_logits_that_are_no_numbers_end_in_one_line(checkpoint, files, capsys, monkeypatch):
-    load = evaluation.load_model
-
     def broken(*arguments, **options):
-        loaded = load(*arguments, **options)
+        loaded = load_model(*arguments, **options)
         loaded.model.model.language_model.layers[-1].mlp.down_proj.weight.fill_(float("nan"))
         return loaded
 

@@ -42,7 +42,7 @@ def test_both_layouts_give_the_same_logits_and_the_processors_prompt(folders, st
 
 
 def test_both_layouts_give_the_same_sweep_table(folders, tmp_path, capsys):
-    file = save_question_file(tmp_path / "questions", 10)
+    file = save_question_file(tmp_path / "questions", 5)
     tables = {}
     for name, folder in folders.items():
         status = sweep.main(

@@ -90,12 +90,14 @@ class _Stopped(Exception):
     pass
 
 
-read_once = cache(load_easy_vqa)
+@cache
+def some_easy_vqa(split):
+    return load_easy_vqa(split)[::20]
 
 
 def test_a_stopped_training_continues(tmp_path, monkeypatch):
     for module in (train, gallery):  # ten readings of 38,000 questions cost seconds
-        monkeypatch.setattr(module, "load_easy_vqa", read_once)
+        monkeypatch.setattr(module, "load_easy_vqa", some_easy_vqa)
     schedule = TrainingSchedule(vision_steps=1, vision_batch=1, steps=2, batch=1, save_every=1)
 
     untrained, processor = make_student(schedule.seed)

@@ -85,6 +85,11 @@ def _absolute(module: str, importer: str, is_package: bool) -> str:
     return ".".join([*above[: len(above) - level + 1], *filter(None, [below])])
 
 
+def _may_import(node: ast.AST) -> bool:
+    """Whether a node is a statement or holds statements. Most nodes of a source are expressions, which do neither."""
+    return isinstance(node, ast.stmt | ast.excepthandler | ast.match_case)
+
+
 @lru_cache(maxsize=512)
 def _statements(source: str) -> list[tuple[str, tuple[str, ...]]]:
     """Every import of a source: the module as it is written, dots included, and the names imported from it."""
@@ -99,5 +104,5 @@ def _statements(source: str) -> list[tuple[str, tuple[str, ...]]]:
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             waiting += node.orelse
         else:
-            waiting += ast.iter_child_nodes(node)
+            waiting += filter(_may_import, ast.iter_child_nodes(node))
     return found
