@@ -5,6 +5,7 @@
 #   scripts/versions.sh oldest 5.20.2        these
 #   scripts/versions.sh --core               the three, then the library's core with the oldest torch
 #   scripts/versions.sh torch=2.14.1         the library's core with this torch (or torch=oldest, torch=newest)
+#   scripts/versions.sh libraries=oldest     what reads and logs results, with the oldest wandb and with pandas 2
 #   scripts/versions.sh newest -- -k cached  what follows -- goes to pytest
 #
 #   --dir DIR   where environments and logs go; default: a new temporary folder
@@ -18,6 +19,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 core=(tests/functional tests/methods tests/engine tests/models)
+results=(tests/analysis tests/evaluation tests/runners)
 
 refuse() {
   echo "versions.sh: $1" >&2
@@ -32,8 +34,8 @@ while [ $# -gt 0 ]; do
     --dir) dir=${2:-} && [ -n "$dir" ] && shift || refuse "--dir: needs a folder" ;;
     -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0" && exit 0 ;;
     --) shift && options=("$@") && break ;;
-    oldest | pinned | newest | [0-9]* | torch=oldest | torch=newest | torch=[0-9]*) rows+=("$1") ;;
-    *) refuse "$1: unknown; allowed are oldest, pinned, newest, a version, torch=VERSION and the options of --help" ;;
+    oldest | pinned | newest | [0-9]* | torch=oldest | torch=newest | torch=[0-9]* | libraries=oldest) rows+=("$1") ;;
+    *) refuse "$1: unknown; allowed are oldest, pinned, newest, a version, torch=VERSION, libraries=oldest and the options of --help" ;;
   esac
   shift
 done
@@ -91,10 +93,16 @@ row() { printf '%-12s  %-8s  %-6s  %6s  %6s  %7s  %6s  %s\n' "$@"; }
 # check TRANSFORMERS TORCH PART PYTEST_ARGUMENT...: one row of the table; fails where a test does.
 check() {
   local transformers=$1 torch=$2 part=$3 place="$dir/transformers-$1-torch-$2" status=0
+  [ "$part" != results ] || place="$place-old-libraries"
   shift 3
   mkdir -p "$place"
   if [ ! -f "$place/installed" ]; then
     if ! install "$place" "$transformers" "$torch" >"$place/install.log" 2>&1; then
+      row "$transformers" "$torch" "$part" - - - - "not installed: $place/install.log"
+      return 1
+    fi
+    if [ "$part" = results ] && ! "$place/venv/bin/python" -m pip install --quiet "wandb==$(lower_bound wandb)" "pandas<3" \
+      >>"$place/install.log" 2>&1; then
       row "$transformers" "$torch" "$part" - - - - "not installed: $place/install.log"
       return 1
     fi
@@ -115,6 +123,8 @@ result=0
 for spec in "${rows[@]}"; do
   if [[ $spec == torch=* ]]; then
     transformers=$(pinned transformers) torch=$(version torch "${spec#torch=}") part=core tests=("${core[@]}")
+  elif [ "$spec" = libraries=oldest ]; then
+    transformers=$(pinned transformers) torch=$(pinned torch) part=results tests=("${results[@]}")
   else
     transformers=$(version transformers "$spec") torch=$(pinned torch) part=all tests=(tests)
   fi

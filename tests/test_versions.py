@@ -79,6 +79,16 @@ def test_oldest_pinned_and_newest_are_tested_and_the_core_with_the_oldest_torch(
     assert "tests/engine" not in logs[2].read_text()
 
 
+def test_results_are_tested_with_the_oldest_wandb_and_pandas_2(run):
+    result = run("libraries=oldest")
+    assert result.returncode == 0, result.stderr
+    (row,) = table(result)
+    assert row[:3] == [pinned("transformers"), pinned("torch"), "results"]
+    log = Path(row[7])
+    assert f"wandb=={oldest('wandb')} pandas<3" in (log.parent / "install.log").read_text()
+    assert "tests/analysis tests/evaluation tests/runners" in log.read_text()
+
+
 def test_a_version_that_fails_is_in_the_table_and_the_exit_status(run):
     result = run("5.18", "pinned")
     assert result.returncode == 1
