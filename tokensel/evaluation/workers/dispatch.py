@@ -4,6 +4,7 @@ Files are then those of a sweep of one process, byte for byte. The batches that 
 so memory is bounded and a driver that is killed loses little.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +23,8 @@ from tokensel.evaluation.workers.suspects import DEATHS, Inquest
 FLUSH_SECONDS = 0.5
 # Batches that may be answered before the oldest open one is, for each task that is out.
 AHEAD = 4
+
+_log = logging.getLogger(__name__)
 
 
 class Answers(Protocol):
@@ -178,6 +181,7 @@ class Dispatch:
             self._died(event)
         elif isinstance(event.reply, Hello):
             if event.reply.spec == self.spec.name:
+                _log.info("worker %d is ready on %s", event.worker, event.reply.device)
                 self.started()
                 self._died(Died(event.worker, "it was started again"))
                 self.workers[event.worker] = _Worker(event.reply)
