@@ -42,7 +42,7 @@ from tokensel.models import load_model
 
 class Store:
     rows = []
-    def done_ids(self): return set()
+    def stored_ids(self): return set()
     def append(self, rows): self.rows += rows
 
 questions = load_questions("question_file", path=sys.argv[2], image_folder=sys.argv[3])

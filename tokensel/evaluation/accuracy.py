@@ -4,7 +4,7 @@ For each batch, every picture is decoded and encoded by the vision tower once, a
 run once; each grid point then runs only the layers above. Predictions are stored batch by batch.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from contextlib import closing
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from tokensel.models import LoadedModel
 class PredictionStore(Protocol):
     """Where predictions go: `tokensel.evaluation.store.PointStore`, or anything with these two methods."""
 
-    def done_ids(self) -> set[str]: ...
+    def stored_ids(self) -> Set[str]: ...
     def append(self, rows: Iterable[dict[str, Any]]) -> None: ...
 
 
@@ -91,7 +91,8 @@ class Ledger:
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self.stores, self.on_bad_sample, self.progress = stores, on_bad_sample, progress or (lambda count: None)
-        self.done, self.failures = [store.done_ids() for store in stores], dict[int, Exception]()
+        # Views: what is appended shows in them.
+        self.done, self.failures = [store.stored_ids() for store in stores], dict[int, Exception]()
 
     def lacking(self, questions: Sequence[Question]) -> list[int]:
         """The points that lack one of these questions and have not failed."""
@@ -124,5 +125,4 @@ class Ledger:
             return
         new = [record for record in records if record["id"] not in self.done[index]]
         self.stores[index].append(new)
-        self.done[index].update(record["id"] for record in new)
         self.progress(len(new))

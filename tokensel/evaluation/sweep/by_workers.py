@@ -192,7 +192,6 @@ class Stored:
             new = {id: line for id, line in lines.get(key, {}).items() if id not in done}
             if new and key not in self.failures:
                 self.stores[index].append_lines(new)
-                done.update(new)
                 self.progress.predicted(len(new))
 
     def store_bad(self, question: Question, error: BadSampleError) -> None:
