@@ -83,6 +83,7 @@ def undrawn(monkeypatch):
 @pytest.fixture(autouse=True, scope="session")
 def composed_once():
     """Hydra takes a tenth of a second to compose a choice of files; in one process the same choice gives the same."""
+    from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
 
     from runners.configuration import compose
@@ -91,7 +92,8 @@ def composed_once():
 
     def once(overrides, **options):
         folders = [each.path for each in GlobalHydra.instance().config_loader().get_search_path().get_path()]
-        key = (*folders, *overrides, *sorted(options.items()))
+        offered = {name: str(file.node) for name, file in ConfigStore.instance().repo.get("method", {}).items()}
+        key = (*folders, *overrides, str(options), str(offered))  # offered: users' methods
         if any("searchpath" in override for override in overrides):  # a folder whose files a test may change
             return plain(overrides, **options)
         if key not in known:
