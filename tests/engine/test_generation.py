@@ -31,7 +31,7 @@ from tokensel import TokenselError, reduce_tokens
 from tokensel.engine.pictures import say_video
 from tokensel.methods import make_method
 
-NEW = 4
+NEW = 5
 GREEDY = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None}
 # A method of each kind: gathers by attention, ranks by attention, draws, looks at the tower, merges, has stages. Both
 # kinds of attention, whose masks differ, have first, middle and last layers and several stages.
