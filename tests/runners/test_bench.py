@@ -257,7 +257,7 @@ def test_a_failing_point_has_its_error_in_its_line_and_fails_the_run(checkpoint,
 def test_without_pandas_rich_and_matplotlib_there_is_a_plain_table_and_json(checkpoint, tmp_path, monkeypatch, capsys):
     for module in ("pandas", "pyarrow", "rich.table", "matplotlib"):
         monkeypatch.setitem(sys.modules, module, None)
-    arguments = ["parts=b,d", "repeats=2", "passes=1", "kept=4", "questions=2", "agg_layer=2", f"model={checkpoint}"]
+    arguments = ["parts=b,d", "repeats=1", "passes=1", "kept=4", "questions=2", "agg_layer=2", f"model={checkpoint}"]
     assert bench.main([*arguments, f"output={tmp_path}"]) == 0
     printed = capsys.readouterr().out
     assert read_json(printed)["written"] == [str(tmp_path / "bench.json")]
