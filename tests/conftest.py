@@ -30,6 +30,7 @@ LONGEST = (
     "test_infer",
     "test_report_browser",
     "test_counts",
+    "test_crews",
     "test_train",
     "test_dashboard",
     "test_bench",
