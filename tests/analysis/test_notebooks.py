@@ -93,6 +93,7 @@ def test_the_notebook_runs_from_top_to_bottom(started, name):
         assert "local_contrast" in set(load_results(folder / "add_your_method")["method"])
 
 
+@pytest.mark.slow  # a Jupyter kernel, where the others run in forks
 def test_layers_and_temperatures_runs_on_results_of_one_layer_and_temperature(started):
     folder, running = started
     running[KERNEL](timeout=300)

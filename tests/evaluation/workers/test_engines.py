@@ -1,6 +1,6 @@
 """Real workers, each in processes of its own, answer as one process does: of this machine, of Ray, of submitit.
 
-They take a minute, so `pytest` leaves them out; `pytest -m workers -n 0` runs them.
+They take two minutes, so `pytest` leaves them out; `pytest -m slow -n 0` runs them.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ ENGINES = {
 }
 LIBRARIES = {"ray": "ray", "slurm": "submitit"}
 
-pytestmark = pytest.mark.workers
+pytestmark = pytest.mark.slow
 
 
 def start(folder, *more):
