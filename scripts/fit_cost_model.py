@@ -15,7 +15,7 @@ import tempfile
 import numpy as np
 
 # (questions, values of kept): points are full, no_image, and fps at each kept.
-RUNS = [(40, 2), (40, 10), (160, 2), (160, 10), (100, 6)]
+RUNS = [(24, 2), (24, 10), (96, 2), (96, 10)]
 KEPT = [4, 8, 12, 16, 24, 32, 40, 48, 56, 64]
 
 
