@@ -25,6 +25,11 @@ def a_spec(**changes):
     return PassSpec(**values)
 
 
+@pytest.fixture(autouse=True)
+def stored_at_once(monkeypatch):
+    monkeypatch.setattr("tokensel.evaluation.workers.dispatch.FLUSH_SECONDS", 0.01)
+
+
 class FakeCrew:
     """Answers at once, in any order. kills: of a task, whether its worker dies of it. dies: the same, by chance."""
 

@@ -115,7 +115,7 @@ class Dispatch:
                 self._assign()
                 for event in self.crew.wait(FLUSH_SECONDS):
                     self._heard(event)
-                if time.monotonic() - self.flushed >= FLUSH_SECONDS or self._ended:
+                if time.monotonic() - self.flushed >= FLUSH_SECONDS or self._ended or self.begun >= self._limit:
                     self._store()
         except BaseException:
             with suppress(TokenselError):
@@ -127,9 +127,14 @@ class Dispatch:
     def _ended(self) -> bool:
         return self.stored + len(self.answered) >= len(self.open)
 
+    @property
+    def _limit(self) -> int:
+        """How many of the open batches may have begun."""
+        return self.stored + AHEAD * sum(worker.hello.depth for worker in self.workers.values())
+
     def _assign(self) -> None:
         """Gives work to whoever is free: what must be done again first, then the next batches."""
-        limit = self.stored + AHEAD * sum(worker.hello.depth for worker in self.workers.values())
+        limit = self._limit
         # One task for each in turn, so that all are busy where little is left.
         while sum(self._give(name, worker, limit) for name, worker in list(self.workers.items())):
             pass
