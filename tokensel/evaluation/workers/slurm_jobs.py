@@ -222,7 +222,8 @@ def work(box: str, threads: int) -> None:
 def _watch(box: Path) -> None:
     """Ends this process, whatever it is doing, once it is told to, or its driver has not been alive for a minute."""
     said, heard = "", time.monotonic()
-    while not any((folder / STOP).exists() for folder in (box, box.parent)):
+    # The next start deletes the mailboxes of this one.
+    while box.exists() and not any((folder / STOP).exists() for folder in (box, box.parent)):
         with suppress(OSError):
             if (now := (box.parent / ALIVE).read_text()) != said:
                 said, heard = now, time.monotonic()
