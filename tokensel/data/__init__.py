@@ -11,6 +11,17 @@ May import errors and functional. Imported by models and every package above it.
 
 from tokensel.data.catalogue import DATASETS, load_questions
 from tokensel.data.order import draw_order, stable_hash
-from tokensel.data.question import FORMS, LETTERS, YES_NO, Question
+from tokensel.data.question import FORMS, LETTERS, NO_CHOICE, YES_NO, Benchmark, Question
 
-__all__ = ["DATASETS", "FORMS", "LETTERS", "YES_NO", "Question", "draw_order", "load_questions", "stable_hash"]
+__all__ = [
+    "DATASETS",
+    "FORMS",
+    "LETTERS",
+    "NO_CHOICE",
+    "YES_NO",
+    "Benchmark",
+    "Question",
+    "draw_order",
+    "load_questions",
+    "stable_hash",
+]

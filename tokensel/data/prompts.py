@@ -6,6 +6,8 @@ from tokensel.data.question import LETTERS, Question
 
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
 YES_NO_INSTRUCTION = "Answer the question using a single word or phrase."
+#: Where the pictures stand in a text.
+PICTURE = "<image>"
 READINGS = ("llava", "lmms", "exact")
 
 _STATED_ANSWER = re.compile(r"The answer is ([A-Z])\.")
@@ -16,16 +18,18 @@ def question_words(question: Question) -> str:
 
     Context: {hint}          only if there is a hint
     {text}
-    A. {choice}              one line per choice; none for a yes/no question
+    A. {choice}              one line per choice; only for lettered choices
     """
     hint = [f"Context: {question.hint}"] if question.hint else []
-    choices = [] if is_yes_no(question) else zip(LETTERS, question.choices, strict=False)
+    choices = zip(LETTERS, question.choices, strict=False) if question.form == "choices" else []
     return "\n".join([*hint, question.text, *(f"{letter}. {choice}" for letter, choice in choices)])
 
 
 def instruction(question: Question) -> str:
-    """The line that states the form of the answer."""
-    return YES_NO_INSTRUCTION if is_yes_no(question) else INSTRUCTION
+    """What states the form of the answer: the question's own words, or the line for its form; "" for none."""
+    if question.instruction is not None:
+        return question.instruction
+    return {"choices": INSTRUCTION, "options": ""}.get(question.form, YES_NO_INSTRUCTION)
 
 
 def is_yes_no(question: Question) -> bool:
@@ -35,7 +39,13 @@ def is_yes_no(question: Question) -> bool:
 
 def build_prompt(question: Question) -> str:
     """The question's words and, on a line of its own, the instruction; without picture and conversation template."""
-    return f"{question_words(question)}\n{instruction(question)}"
+    return with_instruction(question, question_words(question))
+
+
+def with_instruction(question: Question, words: str) -> str:
+    """The words and, on a line of its own, the instruction, if there is one."""
+    ending = instruction(question)
+    return f"{words}\n{ending}" if ending else words
 
 
 def read_answer(text: str, n_choices: int, reading: str = "llava") -> int | None:

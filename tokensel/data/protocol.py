@@ -3,12 +3,21 @@
 The same model's accuracy differs widely between protocols, so results always record theirs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
-from tokensel.data.prompts import READINGS, instruction, is_yes_no, question_words, read_answer, read_yes_no
+from tokensel.data.prompts import (
+    PICTURE,
+    READINGS,
+    is_yes_no,
+    question_words,
+    read_answer,
+    read_yes_no,
+    with_instruction,
+)
 from tokensel.data.question import Question
 from tokensel.errors import BadSampleError, check_choice
 
@@ -19,6 +28,7 @@ _SYSTEM = {
     "llava_v1": "A chat between a curious human and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the human's questions.",
 }
+_IMAGE = {"type": "image"}
 CHOICES: dict[str, tuple[str, ...]] = {
     "prompt": ("llava", "lmms"),
     "conv": ("model", *_SYSTEM),
@@ -54,33 +64,48 @@ class Protocol:
             check_choice(key, getattr(self, key), allowed)
 
     def text(self, question: Question) -> str:
-        """The text of the user's turn, without the picture."""
-        return f"{self.question_text(question)}\n{instruction(question)}"
+        """The text of the user's turn, without the pictures."""
+        return with_instruction(question, self.question_text(question))
 
     def question_text(self, question: Question) -> str:
         """The bare question, for methods that read it: its hint, text and options as in the prompt, without the
         instruction how to answer."""
         words = question_words(question)
-        return words.strip() if self.prompt == "llava" else words
+        return words.strip() if self.prompt == "llava" and question.instruction is None else words
 
-    def conversation(self, question: Question, processor: Any) -> str:
-        """The whole prompt, up to where the answer begins. The picture is one image token.
+    def conversation(self, question: Question, processor: Any, said: Sequence[str] = ()) -> str:
+        """The whole prompt, up to where the answer begins. Each picture is one image token.
 
-        Raises BadSampleError if the question's own text contains the image token, which would stand for a second
+        said: of a question with several turns, the answers to the first ones: the prompt is then that of the next.
+
+        Raises BadSampleError if the question's own text contains the image token, which would stand for another
         picture.
         """
-        text = self.text(question)
-        if processor.image_token in text:
-            raise BadSampleError(
-                f"question {question.id}: its text contains the image token {processor.image_token}",
-                question_id=question.id,
-            )
+        token = processor.image_token
+        first, *later = [self._content(turn, token) for turn in (question, *question.turns[: len(said)])]
         if self.conv == "model":
-            picture = [] if question.image is None else [{"type": "image"}]
-            turn = {"role": "user", "content": [*picture, {"type": "text", "text": text}]}
-            return processor.apply_chat_template([turn], add_generation_prompt=True)
-        image_line = "" if question.image is None else f"{processor.image_token}\n"
-        return f"{_SYSTEM[self.conv]} USER: {image_line}{text} ASSISTANT:"
+            talk = [_turn("user", first)]
+            for text, content in zip(said, later, strict=True):
+                talk += [_turn("assistant", [_words(text)]), _turn("user", content)]
+            return processor.apply_chat_template(talk, add_generation_prompt=True)
+        prompt = f"{_SYSTEM[self.conv]} USER: {_in_line(first, token)} ASSISTANT:"
+        for text, content in zip(said, later, strict=True):
+            prompt += f" {text}</s>USER: {_in_line(content, token)} ASSISTANT:"
+        return prompt
+
+    def _content(self, question: Question, token: str) -> list[dict[str, str]]:
+        """The pictures and words of a user's turn, in the form that chat templates take."""
+        text, pictures = self.text(question), len(question.pictures)
+        places = pictures > 1 or (pictures and question.benchmark is not None)
+        words = text.split(PICTURE) if places and text.count(PICTURE) == pictures else [text]
+        if any(token in each for each in words):
+            raise BadSampleError(
+                f"question {question.id}: its text contains the image token {token}", question_id=question.id
+            )
+        if len(words) == 1:
+            return [_IMAGE] * pictures + [_words(text)]
+        content = [part for each in words for part in (_words(each), _IMAGE)][:-1]
+        return [part for part in content if part != _words("")]
 
     def prepare_image(self, image: Image.Image, image_processor: Any) -> Image.Image:
         """The picture as it is passed to the processor. image: RGB.
@@ -106,3 +131,20 @@ class Protocol:
         choices = [choice.lower() for choice in question.choices]
         word = read_yes_no(text)
         return choices.index(word) if word in choices else None
+
+
+def _words(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def _turn(role: str, content: list[dict[str, str]]) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def _in_line(content: list[dict[str, str]], token: str) -> str:
+    """A user's turn as one text: pictures that stand before the words have a line of their own."""
+    before = 0
+    while content[before : before + 1] == [_IMAGE]:
+        before += 1
+    words = "".join(part.get("text", token) for part in content[before:])
+    return " ".join([token] * before) + "\n" * (before > 0) + words

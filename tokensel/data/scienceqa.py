@@ -155,7 +155,7 @@ def _question(
         raise TokenselError(f"{where}: choices {choices!r:.40} must be a list of strings")
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
         raise TokenselError(f"{where}: answer {answer!r:.40} is not an index of its {len(choices)} choices")
-    texts = {name: str(fields.get(name) or "") for name in ("hint", "subject", "topic", "grade")}
+    texts: dict[str, Any] = {name: str(fields.get(name) or "") for name in ("hint", "subject", "topic", "grade")}
     if not texts["hint"].strip():
         texts["hint"] = ""
     return Question(

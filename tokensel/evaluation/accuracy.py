@@ -12,7 +12,8 @@ from tokensel.data import Question
 from tokensel.errors import BadSampleError
 from tokensel.evaluation.batches import cut_batches, order_questions
 from tokensel.evaluation.grid_point import GridPoint
-from tokensel.evaluation.one_pass import Batch, Computed, OnePass, record_of
+from tokensel.evaluation.marking import record_of_skipped
+from tokensel.evaluation.one_pass import Batch, Computed, OnePass
 from tokensel.evaluation.prefetch import prefetch
 from tokensel.models import LoadedModel
 
@@ -115,9 +116,8 @@ class Ledger:
         """Stores a question that cannot be asked as skipped; under on_bad_sample=error, raises the error."""
         if self.on_bad_sample == "error":
             raise error
-        skipped = {"prediction": None, "correct": False, "margin": None, "skipped": True, "error": str(error)}
         for index in self.lacking([question]):
-            self.append(index, [record_of(question, skipped)])
+            self.append(index, [record_of_skipped(question, error)])
 
     def append(self, index: int, records: Sequence[dict[str, Any]]) -> None:
         """Stores those of the records that the point lacks, unless it has failed."""

@@ -136,6 +136,7 @@ def _is_choice(value: Any) -> bool:
 # What the optional fields of a line may be, None and absence apart. type() is used: True is an int to isinstance.
 _OPTIONAL: dict[str, Callable[[Any], bool]] = {
     "skipped": lambda value: type(value) is bool,
+    "score": lambda value: type(value) in (int, float) and 0 <= value <= 1,
     "tied_choice": lambda value: type(value) is bool,
     "margin": lambda value: type(value) in (int, float) and abs(value) <= 2**62,
     "seconds": lambda value: type(value) in (int, float) and abs(value) <= 2**62,

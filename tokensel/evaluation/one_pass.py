@@ -30,6 +30,7 @@ from tokensel.evaluation.answers import (
 )
 from tokensel.evaluation.batches import count_workers, in_turn
 from tokensel.evaluation.grid_point import GridPoint
+from tokensel.evaluation.marking import record_of
 from tokensel.models import LoadedModel
 from tokensel.models.loaded import Encoded
 from tokensel.models.vision import VisionStates
@@ -70,12 +71,6 @@ class Computed:
     bad: list[tuple[Question, BadSampleError]]
     results: list[tuple[int, list[dict[str, Any]]]] = field(default_factory=list)
     failures: dict[int, Exception] = field(default_factory=dict)
-
-
-def record_of(question: Question, answered: dict[str, Any]) -> dict[str, Any]:
-    """A question's record in predictions.jsonl. answered: its prediction, margin and the like."""
-    correct = answered["prediction"] == question.answer
-    return {"id": question.id, "answer": question.answer, "correct": correct, "skipped": False} | answered
 
 
 class OnePass:

@@ -1,0 +1,63 @@
+"""How right an answer is: by the question's form, or by its benchmark's own rules."""
+
+from typing import Any
+
+from tokensel.data import LETTERS, NO_CHOICE, Question
+from tokensel.data.question import Said
+from tokensel.data.scorers import SCORERS
+from tokensel.errors import BadSampleError
+
+# From this share on, an answer that is scored in shares counts as right where only right and wrong are told apart.
+_RIGHT = 0.5
+
+
+def record_of(question: Question, answered: dict[str, Any]) -> dict[str, Any]:
+    """A question's record in predictions.jsonl. answered: its prediction, margin, text and the like; see `mark`."""
+    return _begin(question) | mark(question, answered)
+
+
+def record_of_skipped(question: Question, error: BadSampleError) -> dict[str, Any]:
+    """The record of a question that cannot be asked."""
+    return _begin(question) | {"skipped": True, "prediction": None, "margin": None, "error": str(error)}
+
+
+def _begin(question: Question) -> dict[str, Any]:
+    answer = None if question.answer == NO_CHOICE else question.answer
+    return {"id": question.id, "answer": answer, "correct": False, "skipped": False}
+
+
+def mark(question: Question, answered: dict[str, Any]) -> dict[str, Any]:
+    """Adds how right an answer is.
+
+    answered: prediction, the choice's index or None; text, what was written; options, of form options, each one's mean
+    negative log-likelihood and whether greedy decoding would write it. Adds:
+
+    correct    whether it is right; where it is scored in shares, whether at least half
+    score      its share, unless that is 0 or 1; None where the benchmark scores no single question
+    scored     what the question's benchmark computes its figures from
+    """
+    if question.benchmark is not None:
+        score, scored = question.benchmark.score(question, _said(question, answered))
+        return answered | _shares(score) | {"scored": scored}
+    if question.form == "text":
+        return answered | _shares(SCORERS[question.scorer](answered["text"], question.answers))
+    return answered | {"correct": answered["prediction"] == question.answer}
+
+
+def _shares(score: float | None) -> dict[str, Any]:
+    if score is None:
+        return {"correct": False, "score": None}
+    whole = score in (0, 1)
+    return {"correct": score >= _RIGHT} | ({} if whole else {"score": round(score, 9)})
+
+
+def _said(question: Question, answered: dict[str, Any]) -> Said:
+    """What the benchmark reads: the options' likelihoods, the words written, or the choice, by letter or word."""
+    if "options" in answered:
+        return answered["options"]
+    if "text" in answered:
+        return answered["text"]
+    if answered["prediction"] is None:
+        return ""
+    names = LETTERS if question.form == "choices" else question.choices
+    return names[answered["prediction"]]
