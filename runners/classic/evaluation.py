@@ -15,7 +15,7 @@ from tokensel.data import LETTERS, Question, load_questions
 from tokensel.data.prompts import INSTRUCTION, read_answer
 from tokensel.data.protocol import Protocol
 from tokensel.errors import TokenselError
-from tokensel.evaluation.answers import GREEDY, row_keys
+from tokensel.evaluation.answers import greedy_settings, row_keys
 from tokensel.evaluation.store import PointStore
 from tokensel.models import LoadedModel, load_model
 from tokensel.models.loading import checkpoint_folder
@@ -110,13 +110,13 @@ def _answer(
 ) -> tuple[dict[str, Any], float]:
     """The record of one question, and the seconds that generating its answer took."""
     prompt = loaded.prompt(question)
-    image = None if question.image is None else loaded.load_image(question)
-    loaded.shape_of(question, image)  # refuses a prompt that is too long
+    pictures = loaded.load_images(question)
+    loaded.shape_of(question, pictures)  # refuses a prompt that is too long
     if not with_instruction:
         prompt = "".join(prompt.rsplit(f"\n{INSTRUCTION}", 1))
     tokenizer = loaded.processor.tokenizer
     input_ids = torch.as_tensor(tokenizer_image_token(prompt, tokenizer)).unsqueeze(0).to(loaded.device)
-    images = None if image is None else loaded.pixels([image])
+    images = loaded.pixels(pictures) if pictures else None
     keys = row_keys([question], loaded.device)
     start = time.perf_counter()
     # The copy to the CPU waits until the device has finished.
@@ -127,7 +127,7 @@ def _answer(
         images=images,
         row_keys=keys,
         questions=[loaded.protocol.question_text(question)],
-        **GREEDY,
+        **greedy_settings(),
     ).cpu()
     taken = time.perf_counter() - start
     text = tokenizer.decode(output[0, input_ids.shape[1] :], skip_special_tokens=True)

@@ -70,7 +70,7 @@ def test_a_thin_picture_is_bounded_after_padding_and_resizing(tiny, size, aspect
     from tokensel.data.protocol import Protocol
 
     with pytest.raises(BadSampleError, match=f"{size[0]} x {size[1]} pixels has .* at most {MOST_PIXELS}") as caught:
-        tiny.with_protocol(Protocol(image_aspect=aspect)).load_image(question(Image.new("RGB", size)))
+        tiny.with_protocol(Protocol(image_aspect=aspect)).load_images(question(Image.new("RGB", size)))
     assert caught.value.question_id == "q"
 
 
@@ -82,9 +82,9 @@ def test_a_large_photograph_is_within_the_bounds(tiny):
 
 def test_a_prompt_longer_than_the_models_positions_is_a_bad_sample(tiny):
     most = tiny.model.config.text_config.max_position_embeddings
-    assert tiny.shape_of(question(text="word " * (most // 8)), None) == ()
+    assert tiny.shape_of(question(text="word " * (most // 8)), []) == ()
     with pytest.raises(BadSampleError, match=f"the model has positions for {most}"):
-        tiny.shape_of(question(text="word " * most), None)
+        tiny.shape_of(question(text="word " * most), [])
 
 
 def test_the_pictures_tokens_count_among_the_positions(tiny):

@@ -1,20 +1,20 @@
 """Answers in words: greedy decoding of one prompt under many grid points, which share all that they have in common."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from transformers import Cache
 
-from tokensel.engine.caches import FixedCache, Plan, new_cache, remember
+from tokensel.engine.caches import FixedCache, Plan, fork, new_cache, remember
 from tokensel.engine.forward import resume
 from tokensel.engine.split import SplitModel
 from tokensel.engine.stages import Stage
-from tokensel.engine.state import State, fill_rows, slides
+from tokensel.engine.state import State, fill_rows
 from tokensel.errors import TokenselError
 from tokensel.models.families import ALONG_PROMPT
 
@@ -132,6 +132,23 @@ class Writer:
             decoding.mask = mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         return self._next(cache, None, token, mask, *given)
 
+    @torch.no_grad()
+    def follow(self, decoding: Decoding, tokens: Tensor) -> Tensor:
+        """Logits [B, n, V] behind each of the next tokens, LongTensor[B, n]; not over a cache of a fixed size."""
+        state, mask, count = decoding.state, decoding.mask, tokens.shape[1]
+        index = torch.arange(decoding.steps, decoding.steps + count, device=tokens.device)
+        decoding.steps += count
+        if mask is not None:
+            decoding.mask = mask = torch.cat([mask, mask.new_ones(len(mask), count)], 1)
+        embeds = self.parts.decoder.get_input_embeddings()(tokens)
+        return self.head(
+            resume(self.parts, decoding.plan, embeds, mask, decoding.position + index, cast(Cache, state.cache))
+        )
+
+    def branch(self, decoding: Decoding) -> Decoding:
+        """The same prompt and what was written so far, of which either may be continued while the other stays."""
+        return replace(decoding, state=replace(decoding.state, cache=fork(decoding.state.cache)))
+
     def _next(
         self,
         cache: Cache | FixedCache | None,
@@ -152,11 +169,27 @@ class Writer:
     ) -> tuple[Tensor, State]:
         """At most `most` tokens of each prompt's answer, LongTensor[B, n]; and the prompt as it was reduced.
 
-        state: as for `prefill`. An answer ends with a token of `stop`; what would follow is pad. Raises
-        FloatingPointError if the largest logit of an answer is not finite: nothing could be chosen.
+        state: as for `prefill`. The rest as for `write`.
         """
         decoding = self.prefill(state, stages)
-        logits, written = decoding.logits, list[Tensor]()
+        return self.write(decoding, decoding.logits, most, stop, pad), decoding.state
+
+    def write(
+        self,
+        decoding: Decoding,
+        logits: Tensor,
+        most: int,
+        stop: Collection[int],
+        pad: int,
+        ends_text: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """At most `most` tokens of each row's answer, LongTensor[B, n]; the last one has not run yet.
+
+        logits: [B, V] behind what has run. An answer ends with a token of `stop`; what would follow is pad. ends_text:
+        whether answers [B, k] hold a text that ends them, BoolTensor[B]. Raises FloatingPointError if the largest logit
+        of an answer is not finite: nothing could be chosen.
+        """
+        written = list[Tensor]()
         ends = torch.tensor(sorted(stop), device=logits.device, dtype=torch.long)
         done = torch.zeros_like(logits[:, :1], dtype=torch.bool)
         broken = done
@@ -165,10 +198,12 @@ class Writer:
             token = logits.argmax(-1, keepdim=True).masked_fill(done, pad)
             written.append(token)
             done = done | torch.isin(token, ends)
+            if ends_text is not None:
+                done = done | ends_text(torch.cat(written, 1)).view(-1, 1)
             if len(written) == most or bool(done.all()):
                 if bool(broken.any()):
                     raise FloatingPointError("logits of a written answer are not finite")
-                return torch.cat(written, 1), decoding.state
+                return torch.cat(written, 1)
             logits = self.step(decoding, token)
 
 
@@ -180,13 +215,6 @@ def changes_answers(config: Any) -> str | None:
         if value and value != neutral:
             return f"{name}={value}"
     return None
-
-
-def cannot_share(split: SplitModel, config: Any) -> str | None:
-    """Why `Writer` does not write what the model's own generate() does; None: it does."""
-    if slides(split.parts):
-        return "sliding_window: counts the padding between a prompt and its answer"
-    return changes_answers(config)
 
 
 def stop_tokens(config: Any) -> tuple[list[int], int]:

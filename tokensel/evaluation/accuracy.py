@@ -64,6 +64,7 @@ def evaluate(
         keep_positions=keep_positions,
         compiled=compiled,
         check_ties=check_ties,
+        written=any(question.is_written for question in questions),
     )
     ledger = Ledger(stores, on_bad_sample, progress)
     batches = (Batch(batch, ledger.lacking) for batch in cut_batches(order_questions(questions), batch_size))

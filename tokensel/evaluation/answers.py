@@ -43,10 +43,19 @@ def score_letters(
 def read_answers(loaded: LoadedModel, questions: Sequence[Question], written: Tensor) -> list[dict[str, Any]]:
     """Reads the answers out of written tokens, LongTensor[B, n], by the model's protocol."""
     texts = loaded.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
-    return [
-        {"prediction": loaded.protocol.read(text, question), "margin": None, "text": text}
-        for text, question in zip(texts, questions, strict=True)
-    ]
+    return [read_text(loaded, question, text) for text, question in zip(texts, questions, strict=True)]
+
+
+def read_text(loaded: LoadedModel, question: Question, text: str) -> dict[str, Any]:
+    """The answer in a written text, which ends before the first of the question's `until`."""
+    text = text[: text_end(text, question.until)]
+    prediction = loaded.protocol.read(text, question) if question.choices else None
+    return {"prediction": prediction, "margin": None, "text": text}
+
+
+def text_end(text: str, until: Sequence[str]) -> int:
+    """Where a written text ends: at the first of these texts, or behind its last character."""
+    return min((place for stop in until if stop and (place := text.find(stop)) >= 0), default=len(text))
 
 
 class FiniteLogits(LogitsProcessor):
@@ -58,8 +67,9 @@ class FiniteLogits(LogitsProcessor):
         return scores
 
 
-# How generate() writes answers.
-GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": ANSWER_TOKENS, "logits_processor": [FiniteLogits()]}
+def greedy_settings(max_new_tokens: int = ANSWER_TOKENS) -> dict[str, Any]:
+    """How generate() writes answers."""
+    return {"do_sample": False, "max_new_tokens": max_new_tokens, "logits_processor": [FiniteLogits()]}
 
 
 def add_ties(

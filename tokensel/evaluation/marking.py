@@ -1,5 +1,6 @@
 """How right an answer is: by the question's form, or by its benchmark's own rules."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tokensel.data import LETTERS, NO_CHOICE, Question
@@ -36,12 +37,31 @@ def mark(question: Question, answered: dict[str, Any]) -> dict[str, Any]:
     score      its share, unless that is 0 or 1; None where the benchmark scores no single question
     scored     what the question's benchmark computes its figures from
     """
+    if "turns" in answered:
+        return _mark_turns(question, answered)
     if question.benchmark is not None:
         score, scored = question.benchmark.score(question, _said(question, answered))
-        return answered | _shares(score) | {"scored": scored}
+        return (
+            {name: value for name, value in answered.items() if name != "options"} | _shares(score) | {"scored": scored}
+        )
     if question.form == "text":
         return answered | _shares(SCORERS[question.scorer](answered["text"], question.answers))
+    answered.pop("options", None)
     return answered | {"correct": answered["prediction"] == question.answer}
+
+
+def _mark_turns(question: Question, answered: dict[str, Any]) -> dict[str, Any]:
+    """Marks each turn; the whole is right by the mean of their shares."""
+    later = answered.pop("turns")
+    turns = [mark(turn, said) for turn, said in zip((question, *question.turns), [answered, *later], strict=True)]
+    shares = [share_of(each) or 0.0 for each in turns]
+    return turns[0] | _shares(sum(shares) / len(shares)) | {"turns": turns}
+
+
+def share_of(record: Mapping[str, Any]) -> float | None:
+    """How right a stored answer is, from 0 to 1; None where it is not scored by itself."""
+    score = record.get("score", record["correct"])
+    return None if score is None else float(score)
 
 
 def _shares(score: float | None) -> dict[str, Any]:

@@ -16,21 +16,15 @@ from tokensel.data import Question
 from tokensel.engine.reduce import reduce_tokens
 from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
+from tokensel.engine.state import slides
 from tokensel.engine.ties import TieWatch
-from tokensel.engine.writing import Writer, cannot_share, changes_answers, stop_tokens
+from tokensel.engine.writing import changes_answers
 from tokensel.errors import BadSampleError, TokenselError
-from tokensel.evaluation.answers import (
-    ANSWER_TOKENS,
-    GREEDY,
-    add_choice,
-    add_ties,
-    read_answers,
-    row_keys,
-    score_letters,
-)
-from tokensel.evaluation.batches import count_workers, in_turn
+from tokensel.evaluation.answers import add_choice, add_ties, greedy_settings, read_answers, row_keys
+from tokensel.evaluation.batches import count_workers
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.marking import record_of
+from tokensel.evaluation.ways import Group, Way, answer_group, way_of
 from tokensel.models import LoadedModel
 from tokensel.models.loaded import Encoded
 from tokensel.models.vision import VisionStates
@@ -42,16 +36,6 @@ class Batch:
 
     questions: Sequence[Question]
     lacking: Callable[[Sequence[Question]], list[int]]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Questions of a batch with equally many visual tokens, as tensors. answer_ids: for scoring=letter, the token ids
-    that begin each question's answers."""
-
-    questions: list[Question]
-    encoded: Encoded
-    answer_ids: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +60,8 @@ class Computed:
 class OnePass:
     """Answers batches of questions at many grid points.
 
-    scoring, on_bad_sample, keep_positions, compiled, check_ties: as for `tokensel.evaluation.accuracy.evaluate`
+    scoring, on_bad_sample, keep_positions, compiled, check_ties: as for `tokensel.evaluation.accuracy.evaluate`.
+    written: whether some questions are answered in words whatever the scoring
 
     Raises TokenselError for an unknown scoring.
     """
@@ -91,6 +76,7 @@ class OnePass:
         keep_positions: Collection[str] = (),
         compiled: bool = False,
         check_ties: bool = False,
+        written: bool = False,
     ) -> None:
         if scoring not in SCORINGS:
             raise TokenselError(f"scoring={scoring}: unknown; choose one of {', '.join(SCORINGS)}")
@@ -104,8 +90,14 @@ class OnePass:
             if why is not None:
                 self.split.graphs.go_without("generate", why)
                 self.split.graphs = None
-        self.shares = cannot_share(self.split, loaded.model.generation_config) is None
-        alone = compiled or (scoring == "generate" and not self.shares)
+        self.not_greedy = changes_answers(loaded.model.generation_config)
+        self.slides = slides(self.split.parts)
+        # What graphs cannot do runs without: several tokens behind a prompt, and branches of one.
+        self.plain = (
+            self.split if self.split.graphs is None else SplitModel(loaded.model, tokenizer=self.split.parts.tokenizer)
+        )
+        stock = self.not_greedy is not None or self.slides
+        alone = compiled or (stock and (scoring == "generate" or written))
         # How many batches may be computed at once.
         self.parallel = 1 if alone else count_workers(loaded, [point.make_method() for point in points])
         self.answers: dict[tuple[str, int], list[int]] = {}
@@ -113,28 +105,38 @@ class OnePass:
 
     def prepare(self, batch: Batch) -> Prepared:
         """Opens the pictures of a batch's open questions and makes the tensors. One thread at a time may call it."""
-        groups: dict[tuple[Any, ...], list[Question]] = {}
+        groups: dict[tuple[tuple[Any, ...], Way], list[Question]] = {}
         pictures: dict[str, Image.Image] = {}
         bad: list[tuple[Question, BadSampleError]] = []
         for question in batch.questions:
             if not batch.lacking([question]):
                 continue
             try:
-                if question.image is not None and question.image_id not in pictures:
-                    pictures[question.image_id] = self.loaded.load_image(question)
+                ids = question.picture_ids
+                if any(id not in pictures for id in ids):
+                    pictures.update(zip(ids, self.loaded.load_images(question), strict=True))
                 # Rows of one tensor batch must hold equally many visual tokens.
-                shape = self.loaded.shape_of(question, pictures.get(question.image_id))
+                shape = self.loaded.shape_of(question, [pictures[id] for id in ids])
             except BadSampleError as error:
                 bad.append((question, error))
                 continue
-            groups.setdefault(shape, []).append(question)
-        # Only this thread uses the tokenizer, which is not safe to share.
-        answers = self.answer_ids if self.scoring == "letter" else lambda question: []
-        encoded = [
-            Group(questions, self.loaded.encode(questions, pictures), [answers(question) for question in questions])
-            for questions in groups.values()
-        ]
+            groups.setdefault((shape, way_of(question, self.scoring, self.slides)), []).append(question)
+        encoded = [self.encode(questions, way, pictures) for (_, way), questions in groups.items()]
         return Prepared(batch, encoded, bad)
+
+    def encode(self, questions: list[Question], way: Way, pictures: dict[str, Image.Image]) -> Group:
+        """The questions of one way as tensors. Only this thread uses the tokenizer, which is not safe to share."""
+        encoded = self.loaded.encode(questions, pictures)
+        if way.name == "letter":
+            return Group(questions, encoded, way, answer_ids=[self.answer_ids(question) for question in questions])
+        if way.name == "options":
+            prompts = [self.loaded.prompt(question) for question in questions]
+            options = [
+                [self.loaded.continuation(prompt, choice) for choice in question.choices]
+                for prompt, question in zip(prompts, questions, strict=True)
+            ]
+            return Group(questions, encoded, way, option_ids=options)
+        return Group(questions, encoded, way)
 
     @torch.inference_mode()
     def compute(self, prepared: Prepared) -> Computed:
@@ -145,26 +147,28 @@ class OnePass:
         for group in prepared.groups:
             lacking = prepared.batch.lacking(group.questions)
             todo = [index for index in lacking if index not in computed.failures]
-            if todo and self.scoring == "generate":
-                write = self.write if self.shares else self.generate
-                write(group, todo, computed)
+            if todo and self.is_stock(group.way):
+                self.generate(group, todo, computed)
             elif todo:
-                self.score(group, todo, computed)
+                self.answer(group, todo, computed)
         return computed
 
-    def score(self, group: Group, todo: list[int], computed: Computed) -> None:
-        """Answers by the letters' logits."""
+    def is_stock(self, way: Way) -> bool:
+        """Whether only the stock model's generate() writes what it writes: with other settings than greedy, or where it
+        sees the padding of a batch."""
+        return way.name == "generate" and (self.not_greedy is not None or (self.slides and not way.alone))
+
+    def answer(self, group: Group, todo: list[int], computed: Computed) -> None:
+        """Answers a group; points share the pictures and the layers below their first stage."""
         stages = self.stages(todo)
+        split = self.plain if group.way.name == "options" or group.way.alone else self.split
         state = self.embed(group, stages.values())
-        for index in in_turn(stages, state.visual_index.shape[1]):
-            try:
-                state = self.split.run(state, min(stages[index][0].layer, self.split.num_layers))
-                reduced = self.split.reduce_all(state, stages[index])
-                records = score_letters(self.split.logits(reduced), group.questions, group.answer_ids)
-            except Exception as error:  # a user's method may raise anything; the other points go on
-                computed.failures[index] = error
+        for outcome in answer_group(self.loaded, split, group, state, stages):
+            index, reduced = outcome.index, outcome.reduced
+            if reduced is None:
+                computed.failures[index] = outcome.error or TokenselError("no answer")
                 continue
-            records = add_ties(records, group.questions, stages[index][0].watch)
+            records = add_ties(outcome.records, group.questions, stages[index][0].watch)
             records = add_choice(records, group.questions, reduced, stages[index], self.keep_positions)
             computed.results.append((index, list(map(record_of, group.questions, records))))
 
@@ -191,11 +195,17 @@ class OnePass:
             questions=self.texts(group.questions),
             picture_sizes=encoded.picture_sizes,
             vision=vision,
-            pictures=encoded.pictures,
+            pictures=self.given(encoded),
         )
 
+    def given(self, encoded: Encoded) -> dict[str, torch.Tensor]:
+        """The pictures as the engine takes them: row by row, where rows have several."""
+        if not encoded.several:
+            return encoded.pictures
+        return self.loaded.family.take(encoded.pictures, encoded.picture_indices.tolist())
+
     def features(self, encoded: Encoded, uses_vision: bool) -> tuple[list[torch.Tensor] | None, VisionStates | None]:
-        """The visual tokens of every row with a picture, [N, D] each; every picture is encoded once.
+        """The visual tokens of every row's pictures, [N, D] each; every picture is encoded once.
 
         With uses_vision also the vision tower's states.
         """
@@ -225,6 +235,10 @@ class OnePass:
         for index in todo:
             point = self.points[index]
             try:
+                if group.way.alone:
+                    raise TokenselError(
+                        f"question {group.way.alone}: several turns need greedy decoding ({self.not_greedy})"
+                    )
                 with reduce_tokens(
                     self.loaded.model,
                     point.make_method(),
@@ -234,29 +248,10 @@ class OnePass:
                     tokenizer=self.split.parts.tokenizer,
                     **point.reduction(),
                 ) as record:
-                    written = self.loaded.model.generate(**inputs, **GREEDY)
+                    written = self.loaded.model.generate(**inputs, **greedy_settings(group.way.max_new_tokens))
             except Exception as error:
                 computed.failures[index] = error
                 continue
             records = read_answers(self.loaded, group.questions, written[:, input_ids.shape[1] :])
             records = add_choice(records, group.questions, record, point.stages(), self.keep_positions)
-            computed.results.append((index, list(map(record_of, group.questions, records))))
-
-    def write(self, group: Group, todo: list[int], computed: Computed) -> None:
-        """Answers written by greedy decoding. Every picture is encoded once, and the layers below each point's first
-        stage run once for all points."""
-        stages = self.stages(todo)
-        writer = Writer(self.split)
-        state = writer.begin(self.embed(group, stages.values()), ANSWER_TOKENS)
-        stop, pad = stop_tokens(self.loaded.model.generation_config)
-        for index in in_turn(stages, state.visual_index.shape[1]):
-            try:
-                state = self.split.run(state, min(stages[index][0].layer, self.split.num_layers))
-                written, reduced = writer.greedy(state, stages[index], ANSWER_TOKENS, stop, pad)
-            except Exception as error:
-                computed.failures[index] = error
-                continue
-            records = read_answers(self.loaded, group.questions, written)
-            records = add_ties(records, group.questions, stages[index][0].watch)
-            records = add_choice(records, group.questions, reduced, stages[index], self.keep_positions)
             computed.results.append((index, list(map(record_of, group.questions, records))))

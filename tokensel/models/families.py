@@ -25,9 +25,11 @@ class Family:
     Attributes:
         fixed_size: every picture has the same number of visual tokens, so a prompt can be tokenized before its picture
             is opened
+        several_pictures: prompts with several pictures are tested
     """
 
     fixed_size = True
+    several_pictures = True
 
     def for_processor(self, images: list[Any]) -> list[Any]:
         """The pictures, one per prompt, in the form that the family's processor expects."""
@@ -79,8 +81,16 @@ class Tiled(Family):
         return PackedTiles(llava, pictures)
 
 
+class OneVision(Tiled):
+    """LLaVA-OneVision, which does not tile the pictures of a prompt with several."""
+
+    several_pictures = False
+
+
 class Idefics3(Tiled):
     """Idefics3 and SmolVLM: tiles and an overview, separated by text tokens. An untiled picture is one grid."""
+
+    several_pictures = False
 
     def for_processor(self, images: list[Any]) -> list[Any]:
         return [[image] for image in images]
@@ -128,7 +138,7 @@ FAMILIES: dict[str, Family] = {
     "llava": Family(),
     "vipllava": Family(),
     "llava_next": Tiled(),
-    "llava_onevision": Tiled(),
+    "llava_onevision": OneVision(),
     "qwen2_vl": QwenVL(),
     "qwen2_5_vl": QwenVL(),
     "idefics3": Idefics3(),

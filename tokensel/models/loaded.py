@@ -22,8 +22,9 @@ class Encoded:
     Parameters:
         input_ids, attention_mask: [B, T], left padded
         pictures: pixel_values and its companions, one entry per distinct picture
-        picture_indices: LongTensor[rows with a picture]: the index of each row's picture
-        picture_sizes: width and height of each row's picture before it was padded to a square; None if it was not
+        picture_indices: LongTensor[P]: which of them each picture of the prompts is, row by row
+        picture_sizes: width and height of each row's picture before it was padded to a square; None if it was not, and
+            for several
     """
 
     input_ids: torch.Tensor
@@ -31,6 +32,11 @@ class Encoded:
     pictures: dict[str, torch.Tensor]
     picture_indices: torch.Tensor
     picture_sizes: list[tuple[int, int] | None]
+
+    @property
+    def several(self) -> bool:
+        """Whether a prompt has several pictures."""
+        return len(self.picture_indices) > len(self.input_ids)
 
 
 @dataclass
@@ -60,13 +66,12 @@ class LoadedModel:
         """The differences between model families."""
         return family_of(self.model.config)
 
-    def prompt(self, question: Question) -> str:
-        """The question in its conversation template, up to where the answer begins.
+    def prompt(self, question: Question, said: Sequence[str] = ()) -> str:
+        """The question in its conversation template, up to where the answer begins; see `Protocol.conversation`.
 
-        The picture is one image token; a question without a picture has none. Raises BadSampleError if the question's
-        own text contains the image token, which would stand for a second picture.
+        Each picture is one image token. said: the answers to its first turns: the prompt is then the next turn's.
         """
-        return self.protocol.conversation(question, self.processor)
+        return self.protocol.conversation(question, self.processor, said)
 
     @cached_property
     def num_image_tokens(self) -> int:
@@ -110,29 +115,38 @@ class LoadedModel:
         values = self.processor.image_processor(images=prepared, return_tensors="pt")["pixel_values"]
         return values.to(self.device, self.model.dtype)
 
-    def load_image(self, question: Question) -> Image.Image:
-        """The question's picture. Raises BadSampleError if it cannot be read, or is too large once it is prepared."""
-        image = question.load_image()
+    def load_images(self, question: Question) -> list[Image.Image]:
+        """The question's pictures. Raises BadSampleError if one cannot be read, or is too large once it is prepared."""
+        images = question.load_images()
         padded, processor = self.protocol.image_aspect == "pad", self.processor.image_processor
-        check_picture(question, image, processor, padded=padded, resized=self.family.fixed_size)
-        return image
+        for image in images:
+            check_picture(question, image, processor, padded=padded, resized=self.family.fixed_size)
+        return images
 
-    def shape_of(self, question: Question, image: Image.Image | None) -> tuple[Any, ...]:
-        """`picture_shape` of the question's picture; () if the question has none.
+    def shape_of(self, question: Question, images: Sequence[Image.Image]) -> tuple[Any, ...]:
+        """A key that is equal for questions that may share a batch: equally many visual tokens, in the same shapes.
+
+        images: the question's pictures.
 
         Raises BadSampleError for a question that cannot be asked: its text contains the image token, its prompt is
-        longer than the model's positions, or the processor refuses the picture.
+        longer than the model's positions, the processor refuses a picture, or the family does not take several.
         """
         text = self.prompt(question)
+        if len(images) > 1 and not self.family.several_pictures:
+            raise BadSampleError(
+                f"question {question.id}: has {len(images)} pictures; with model_type={self.model.config.model_type} "
+                "only questions about one are tested",
+                question_id=question.id,
+            )
         try:
-            shape = () if question.image is None or image is None else self.picture_shape(image)
+            shapes = [self.picture_shape(image) for image in images]
         except ValueError as error:  # of the processors, such as Qwen's for a picture 200 times as wide as high
             raise BadSampleError(
                 f"question {question.id}: its picture cannot be prepared ({first_line(error)})", question_id=question.id
             ) from error
-        count = 0 if question.image is None else shape[0] if shape else self.num_image_tokens
+        count = sum(shape[0] if shape else self.num_image_tokens for shape in shapes)
         check_length(question, text, count, self.processor.tokenizer, self.model.config)
-        return shape
+        return (len(shapes), *shapes) if len(shapes) > 1 else shapes[0] if shapes else ()
 
     def picture_shape(self, image: Image.Image) -> tuple[Any, ...]:
         """A key that is equal for pictures that may share a batch: same number, rows and columns of visual tokens."""
@@ -152,15 +166,19 @@ class LoadedModel:
     def encode(self, questions: Sequence[Question], images: Mapping[str, Image.Image] | None = None) -> Encoded:
         """The questions as tensors.
 
-        images: the questions' pictures by image_id; None: they are opened here.
+        images: the questions' pictures by their `picture_ids`; None: they are opened here.
 
         Raises BadSampleError for a broken picture.
         """
         if images is None:
-            images = {q.image_id: self.load_image(q) for q in questions if q.image is not None}
+            images = {
+                id: image for q in questions for id, image in zip(q.picture_ids, self.load_images(q), strict=True)
+            }
         texts = [self.prompt(question) for question in questions]
-        image_ids = [question.image_id for question in questions if question.image is not None]
-        sizes = [None if question.image is None else self._padded(images[question.image_id]) for question in questions]
+        image_ids = [id for question in questions for id in question.picture_ids]
+        sizes = [
+            self._padded(images[question.image_id]) if len(question.pictures) == 1 else None for question in questions
+        ]
         if self.family.fixed_size or not image_ids:
             unique = list(dict.fromkeys(image_ids))
             pictures = {"pixel_values": self.pixels([images[id] for id in unique])} if unique else {}
@@ -205,7 +223,7 @@ class LoadedModel:
         return self.arguments(self.encode(questions))
 
     def arguments(self, encoded: Encoded) -> dict[str, torch.Tensor]:
-        """The model's keyword arguments for encoded questions, with one picture entry per row that has a picture."""
+        """The model's keyword arguments for encoded questions, with an entry for each picture of each row."""
         inputs = {"input_ids": encoded.input_ids, "attention_mask": encoded.attention_mask}
         if len(encoded.picture_indices):
             inputs |= self.family.take(encoded.pictures, encoded.picture_indices.tolist())
@@ -223,6 +241,17 @@ class LoadedModel:
     def answer_ids(self, question: Question) -> list[int]:
         """The ids of the first token of each possible answer: the letters of the choices, or Yes and No."""
         return self.word_ids(question.choices) if question.form == "yes_no" else self.letter_ids(len(question.choices))
+
+    def continuation(self, prompt: str, text: str) -> list[int]:
+        """The ids of the tokens that continue a prompt with a text, behind a space if neither has white space there."""
+        space = "" if prompt[-1:].isspace() or text[:1].isspace() else " "
+        return self.ids_behind(prompt, prompt + space + text)
+
+    def ids_behind(self, prompt: str, whole: str) -> list[int]:
+        """The ids of the tokens that a longer text has behind those of the prompt, with which it begins."""
+        plain, ids = self._token_ids(prompt), self._token_ids(whole)
+        # The prompt's own tokens have run already, so a token that spans both cannot be used.
+        return ids[len(plain) :] if ids[: len(plain)] == plain else self._token_ids(whole[len(prompt) :])
 
     def word_ids(self, words: Sequence[str]) -> list[int]:
         """The ids of the first tokens of these words where they follow the prompt.

@@ -140,7 +140,7 @@ def middle_question(loaded: LoadedModel, questions: Sequence[Question]) -> Quest
 
 def _can_be_asked(loaded: LoadedModel, question: Question) -> bool:
     try:
-        loaded.shape_of(question, None if question.image is None else loaded.load_image(question))
+        loaded.shape_of(question, loaded.load_images(question))
     except BadSampleError:
         return False
     return True

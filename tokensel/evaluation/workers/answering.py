@@ -83,6 +83,7 @@ class Answering:
             keep_positions={question.id for question in questions[: spec.positions]},
             compiled=spec.compiled,
             check_ties=spec.check_ties,
+            written=any(question.is_written for question in questions),
         )
         parallel = self.run.parallel
         # One batch is prepared while others are computed, as in a sweep of one process.
