@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ class AnswerMatrix:
     """The predictions of one pool. Every array is [points, questions], with points in the order of keys.
 
     prediction  int16: index of the choice, -1 for none
-    right       bool: whether the prediction is correct
+    right       bool: whether the prediction is correct; float32 where answers are right in part: their shares
     answered    bool: whether the point has a prediction for the question, and did not skip it
     """
 
@@ -50,7 +51,7 @@ def answer_matrix(keys: list[str], predictions: Predictions) -> AnswerMatrix:
     for _, each in stored:
         asked[each.number[~each.skipped]] = True
     column = np.cumsum(asked) - 1  # of each question that any point answered
-    matrix = _empty(keys, int(asked.sum()))
+    matrix = _empty(keys, int(asked.sum()), np.result_type(bool, *(each.correct.dtype for _, each in stored)))
     for row, each in stored:
         columns = column[each.number[~each.skipped]]
         matrix.prediction[row, columns] = each.prediction[~each.skipped]
@@ -63,14 +64,14 @@ def _of_frame(keys: list[str], predictions: pd.DataFrame) -> AnswerMatrix:
     known = predictions[predictions["key"].isin(keys) & ~predictions["skipped"]]
     questions, names = pd.factorize(known["id"])
     cells = pd.Categorical(known["key"], categories=keys).codes, questions
-    matrix = _empty(keys, len(names))
+    matrix = _empty(keys, len(names), known["correct"].dtype)
     matrix.prediction[cells] = known["prediction"].fillna(-1)
     matrix.right[cells] = known["correct"]
     matrix.answered[cells] = True
     return matrix
 
 
-def _empty(keys: list[str], questions: int) -> AnswerMatrix:
+def _empty(keys: list[str], questions: int, kind: Any) -> AnswerMatrix:
     shape = len(keys), questions
-    nothing = np.zeros(shape, dtype=bool)
-    return AnswerMatrix(keys, np.full(shape, -1, dtype=np.int16), nothing, nothing.copy())
+    prediction, right = np.full(shape, -1, dtype=np.int16), np.zeros(shape, dtype=kind)
+    return AnswerMatrix(keys, prediction, right, np.zeros(shape, dtype=bool))

@@ -14,6 +14,7 @@ from tokensel.errors import TokenselError
 from tokensel.evaluation.statistics import (
     compare_seeds,
     holm,
+    is_whole,
     mcnemar_exact,
     minimum_detectable_difference,
     seeded_accuracy,
@@ -47,8 +48,9 @@ def compare(
     accuracy, reference_accuracy    shares over those questions
     difference, diff_low, diff_high point minus reference in percentage points, with its interval
     b, c                            questions that only the point, or only the reference, answers correctly; NA for
-                                    several seeds
-    p_value                         of McNemar's exact test; for several seeds, of `compare_seeds`
+                                    several seeds, and where answers are right in part
+    p_value                         of McNemar's exact test; for several seeds, of `compare_seeds`; where answers are
+                                    right in part, of a paired bootstrap
     cost                            the point's FLOPs over the reference's: at equal kept they may differ
     p_holm                          p_value corrected by Holm's method for all comparisons of the pool in this table
     detectable                      smallest true difference, in percentage points, that n questions with this much
@@ -89,7 +91,7 @@ def flips(predictions: pd.DataFrame, key: str, reference_key: str) -> pd.DataFra
     both = one.join(other[["prediction", "correct"]].add_prefix("reference_"), how="inner")
     # An unreadable answer (NA) counts as a prediction that differs from every choice.
     both = both[both["prediction"].fillna(-1) != both["reference_prediction"].fillna(-1)]
-    kinds = np.select([both["reference_correct"], both["correct"]], FLIPS[:2], default=FLIPS[2])
+    kinds = np.select([both["reference_correct"] >= 0.5, both["correct"] >= 0.5], FLIPS[:2], default=FLIPS[2])
     frame = both.assign(flip=pd.array(kinds, dtype="string")).reset_index()
     known = [name for name in QUESTION if name in frame.columns]
     return frame[["id", "answer", "prediction", "reference_prediction", "flip", *known]]
@@ -136,12 +138,15 @@ def by_group(results: pd.DataFrame, predictions: pd.DataFrame, group: str = "fam
     for row in rows[["key", "keys"]].to_dict("records"):
         keys = _keys(row)
         for name, same in answered[answered["key"].isin(keys)].groupby(group, observed=True):
-            right = same["correct"].to_numpy(dtype=bool)[None]
+            right = same["correct"].to_numpy()[None]
             if len(keys) > 1:
-                right = same.pivot(index="key", columns="id", values="correct").dropna(axis=1).to_numpy(dtype=bool)
+                right = same.pivot(index="key", columns="id", values="correct").dropna(axis=1).to_numpy(dtype=float)
             if right.size:
                 found = seeded_accuracy(right)
-                share = {"n": found.n, "correct": found.accuracy * found.n if len(keys) == 1 else None}
+                share = {
+                    "n": found.n,
+                    "correct": found.accuracy * found.n if is_whole(right) and len(right) == 1 else None,
+                }
                 share |= {"accuracy": found.accuracy, "ci_low": found.ci_low, "ci_high": found.ci_high}
                 cells.append({"key": row["key"], "group": name, **share})
     counted = pd.DataFrame(cells, columns=["key", "group", "n", "correct", "accuracy", "ci_low", "ci_high"])
@@ -242,7 +247,9 @@ def _against(
 
 
 def _disagreement(one: np.ndarray, other: np.ndarray, level: float, power: float) -> dict[str, Any]:
-    """b, c and detectable of two points of one seed."""
+    """b, c and detectable of two points of one seed whose answers are right or wrong."""
+    if not (is_whole(one) and is_whole(other)):
+        return {}
     test = mcnemar_exact(one, other)
     discordant, detectable = (test.b + test.c) / len(one), None
     if discordant:
@@ -252,6 +259,7 @@ def _disagreement(one: np.ndarray, other: np.ndarray, level: float, power: float
 
 def _flipped(answers: AnswerMatrix, key: str, reference_key: str) -> dict[str, int]:
     (right, was_right), (prediction, was) = answers.pair(key, reference_key)
+    right, was_right = right >= 0.5, was_right >= 0.5
     kinds = (was_right & ~right, ~was_right & right, ~was_right & ~right & (prediction != was))
     counts = {flip.replace(" ", "_"): int(kind.sum()) for flip, kind in zip(FLIPS, kinds, strict=True)}
     return {"n": len(right)} | counts

@@ -12,6 +12,7 @@ from analysis.results import Source, load_results
 from tokensel.data import Question, draw_order, load_questions
 from tokensel.errors import TokenselError
 from tokensel.evaluation.digests import questions_digest
+from tokensel.evaluation.marking import share_of
 from tokensel.evaluation.question_ids import QuestionIds
 from tokensel.evaluation.store import PointStore
 from tokensel.evaluation.stored_answers import figured_places
@@ -36,9 +37,9 @@ def load_predictions(
     key, folder         of the point
     id                  of the question
     prediction, answer  indices into the choices; NA where no answer could be read
-    correct             whether the prediction is right
+    correct             whether the prediction is right; where answers are right in part, their shares from 0 to 1
     margin              logit of the best choice minus that of the second; NA for written answers
-    skipped             whether the question was skipped
+    skipped             whether the question was skipped, or its answer is not scored by itself
     text                the written answer
     positions           indices of the kept visual tokens, where they were stored
 
@@ -61,6 +62,8 @@ def load_predictions(
     sizes = [len(part["id"]) for part in parts]
     # A column at a time, so that of ten million predictions only one column is in memory twice.
     columns = {name: pd.concat([part.pop(name) for part in parts], ignore_index=True) for name in _TYPES}
+    if columns["correct"].dtype == object:  # right in part at some points only
+        columns["correct"] = columns["correct"].astype(float)
     frame = pd.DataFrame(columns, copy=False)
     for index, name in enumerate(("key", "folder")):
         values = list(results[name])
@@ -99,10 +102,15 @@ def _point(point: Mapping[Hashable, Any], order: Mapping[str, tuple]) -> dict[st
     for record in PointStore(point["folder"]).each_prediction():
         for name, values in column.items():
             values.append(record.get(name))
+        share = share_of(record)
+        column["correct"][-1] = bool(share) if share in (None, 0, 1) else share
+        column["skipped"][-1] = bool(record.get("skipped")) or share is None
     ids = QuestionIds.shared()
     numbers = np.array([ids.numbers[id] for id in column["id"]], dtype=np.int32)
     places = figured_places(numbers, ids, metrics, Path(point["folder"]), order)
-    return {name: pd.Series(column.pop(name), dtype=object).astype(kind).iloc[places] for name, kind in _TYPES.items()}
+    whole = all(type(share) is bool for share in column["correct"])
+    types = _TYPES if whole else _TYPES | {"correct": float}
+    return {name: pd.Series(column.pop(name), dtype=object).astype(kind).iloc[places] for name, kind in types.items()}
 
 
 def _joined(frame: pd.DataFrame, questions: Sequence[Question]) -> pd.DataFrame:

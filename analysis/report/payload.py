@@ -102,7 +102,7 @@ def pack_answers(row: TableRow, questions: QuestionSet) -> dict[str, str]:
     shown = row.answers.take(places >= 0)
     readable = np.where(shown.prediction < 0, UNREADABLE, shown.prediction)
     choices[places[places >= 0]] = np.where(shown.skipped, SKIPPED, readable)
-    right[places[places >= 0]] = shown.correct & ~shown.skipped
+    right[places[places >= 0]] = (shown.correct >= 0.5) & ~shown.skipped
     return {
         "predictions": _base64(choices.tobytes()),
         "correct": _base64(np.packbits(right, bitorder="little").tobytes()),

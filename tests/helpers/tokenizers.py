@@ -5,9 +5,10 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 TEMPLATE = (
-    "{% for message in messages %}USER: "
+    "{% for message in messages %}{{ 'USER: ' if message['role'] == 'user' else ' ASSISTANT: ' }}"
     "{% for part in message['content'] if part['type'] == 'image' %}<image>\n{% endfor %}"
     "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{{ '' if message['role'] == 'user' else '</s>' }}"
     "{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
 

@@ -99,6 +99,8 @@ class StoredFields(_Fields):
     tokens_left: _Whole | None = None
     selection_counted: bool | None = None
     yes_no: dict[str, Any] | None = None
+    benchmark: dict[str, Any] | None = None
+    unscored: _Whole | None = None
     kept: _Whole | _Share | str | list[Any] | None = None
     agg_layer: _Whole | list[Any] | None = None
     seed: _Whole | None = None

@@ -1,6 +1,6 @@
 """How right an answer is: by the question's form, or by its benchmark's own rules."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tokensel.data import LETTERS, NO_CHOICE, Question
@@ -60,7 +60,7 @@ def _mark_turns(question: Question, answered: dict[str, Any]) -> dict[str, Any]:
 
 def share_of(record: Mapping[str, Any]) -> float | None:
     """How right a stored answer is, from 0 to 1; None where it is not scored by itself."""
-    score = record.get("score", record["correct"])
+    score = record.get("score", record.get("correct", False))
     return None if score is None else float(score)
 
 
@@ -81,3 +81,15 @@ def _said(question: Question, answered: dict[str, Any]) -> Said:
         return ""
     names = LETTERS if question.form == "choices" else question.choices
     return names[answered["prediction"]]
+
+
+def benchmark_figures(records: Iterable[Mapping[str, Any]], questions: Sequence[Question]) -> dict[str, Any]:
+    """The figures of the questions' own benchmark, from their stored records; {} if they have none, or several."""
+    if len({question.benchmark.digest if question.benchmark else None for question in questions}) != 1:
+        return {}
+    benchmark = questions[0].benchmark
+    if benchmark is None:
+        return {}
+    by_id = {question.id: question for question in questions}
+    scored = {record["id"]: record["scored"] for record in records if not record.get("skipped")}
+    return benchmark.figures([(question, scored[id]) for id, question in by_id.items() if id in scored])

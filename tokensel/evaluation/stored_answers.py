@@ -23,7 +23,8 @@ class StoredAnswers:
 
     ids                  the numbering of the questions; one for all points in memory
     number               int32: the question
-    correct, skipped     bool
+    correct              bool; float32 where answers are right in part: their shares from 0 to 1
+    skipped              bool: not asked, or not scored by itself
     prediction, answer   int16: indices into the choices; -1 for none, and for the letters that `runners.infer` stores
     positions            by number, the kept visual tokens of the first questions that have them
     """
@@ -58,6 +59,7 @@ def read_answers(records: Iterable[Mapping[str, Any]]) -> StoredAnswers:
     known = IdSet()
     numbers, prediction, answer = array("i"), array("h"), array("h")
     correct, skipped = bytearray(), bytearray()
+    shares: dict[int, float] = {}  # by place, of the answers that are right in part
     positions: dict[int, list[int]] = {}
     number_of = known.ids.numbers
     for record in records:
@@ -65,8 +67,11 @@ def read_answers(records: Iterable[Mapping[str, Any]]) -> StoredAnswers:
             continue
         number = number_of[record["id"]]
         numbers.append(number)
+        score = record.get("score", 0)
+        if score:
+            shares[len(correct)] = score
         correct.append(bool(record.get("correct")))
-        skipped.append(bool(record.get("skipped")))
+        skipped.append(bool(record.get("skipped")) or score is None)
         for column, value in ((prediction, record.get("prediction")), (answer, record.get("answer"))):
             column.append(value if isinstance(value, int) else _NONE)
         if (kept := record.get("positions")) is not None and len(positions) < _MOST_POSITIONS:
@@ -74,12 +79,20 @@ def read_answers(records: Iterable[Mapping[str, Any]]) -> StoredAnswers:
     return StoredAnswers(
         known.ids,
         number=np.frombuffer(numbers, dtype=np.int32),
-        correct=np.frombuffer(correct, dtype=bool),
+        correct=_right(correct, shares),
         skipped=np.frombuffer(skipped, dtype=bool),
         prediction=np.frombuffer(prediction, dtype=np.int16),
         answer=np.frombuffer(answer, dtype=np.int16),
         positions=positions,
     )
+
+
+def _right(correct: bytearray, shares: Mapping[int, float]) -> np.ndarray:
+    right = np.frombuffer(correct, dtype=bool)
+    if shares:
+        right = right.astype(np.float32)
+        right[list(shares)] = list(shares.values())
+    return right
 
 
 def figured_places(
@@ -123,7 +136,8 @@ def asked(metrics: Mapping[str, Any]) -> int:
 
 
 def shared_correct(answers: Sequence[StoredAnswers]) -> np.ndarray:
-    """Whether each answer is right: bool [len(answers), n], over the questions that all answered, in the first's order.
+    """Whether each answer is right: bool [len(answers), n], over the questions that all answered, in the first's order;
+    float32 where some are right in part.
 
     Skipped questions count as not answered.
     """
@@ -135,8 +149,8 @@ def shared_correct(answers: Sequence[StoredAnswers]) -> np.ndarray:
         has[numbers] = True
         everywhere &= has
     wanted = answered[0][everywhere[answered[0]]] if answers else np.zeros(0, dtype=np.int32)
-    found = np.zeros((len(answers), len(wanted)), dtype=bool)
-    right = np.zeros(size, dtype=bool)
+    kind = np.result_type(bool, *(each.correct.dtype for each in answers))
+    found, right = np.zeros((len(answers), len(wanted)), dtype=kind), np.zeros(size, dtype=kind)
     for row, each, numbers in zip(found, answers, answered, strict=True):
         right[numbers] = each.correct[~each.skipped]
         row[:] = right[wanted]

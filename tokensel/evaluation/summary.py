@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tokensel.evaluation.statistics import wilson_interval
+from tokensel.evaluation.marking import share_of
+from tokensel.evaluation.statistics import share_interval, wilson_interval
 
 # In logits. Batching alone moves them by less than 1e-4 in float32.
 NEAR_TIE = 1e-3
@@ -19,9 +20,11 @@ def hangs_on_a_tie(record: Mapping[str, Any]) -> bool:
 def summarize(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Accuracy and its uncertainty, from the records in a point's predictions.jsonl, which are gone through once.
 
-    n, correct       questions answered, and answered correctly; skipped questions count in neither
+    n, correct       questions answered, and answered correctly; skipped questions count in neither. correct is None
+                     where an answer is right in part
     skipped          questions whose picture could not be read
-    accuracy         correct / n, with its 95% Wilson interval ci_low, ci_high; None if n is 0
+    unscored         questions whose benchmark scores no single answer; missing where there are none
+    accuracy         the mean of the answers' shares of being right; None if n is 0. ci_low, ci_high: its 95% interval
     min_margin       the smallest distance between the best and the second-best logit
     near_ties        answers with a margin below NEAR_TIE: another processor's rounding may change them
     kept_mean        visual tokens that remain behind the last stage, averaged over the questions; None unless the
@@ -34,12 +37,17 @@ def summarize(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """
     count: Counter[str] = Counter()
     smallest: float | None = None
+    total = squares = 0.0
     for record in records:
         if record.get("skipped"):
             count["skipped"] += 1
             continue
+        if (share := share_of(record)) is None:
+            count["unscored"] += 1
+            continue
         count["n"] += 1
-        count["correct"] += bool(record["correct"])
+        count["correct"] += share == 1
+        total, squares = total + share, squares + share**2
         if (margin := record.get("margin")) is not None:
             smallest = margin if smallest is None else min(smallest, margin)
             count["margins"] += 1
@@ -51,13 +59,16 @@ def summarize(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         if kept := record.get("kept"):
             count["counted"] += 1
             count["kept"] += list(kept.values())[-1]
-    n, correct = count["n"], count["correct"]
+    n, whole = count["n"], total == count["correct"]
+    correct = count["correct"] if whole else None
     figures: dict[str, Any] = {"n": n, "correct": correct, "skipped": count["skipped"], "min_margin": smallest}
+    if count["unscored"]:
+        figures["unscored"] = count["unscored"]
     figures["near_ties"] = count["near_ties"] if count["margins"] else None
     figures["n_tied_choice"] = count["tied_choices"] if count["checked"] else None
     figures["n_ties"] = count["ties"] if count["margins"] or count["checked"] else None
     figures["kept_mean"] = count["kept"] / count["counted"] if count["counted"] else None
     if not n:
         return figures | {"accuracy": None, "ci_low": None, "ci_high": None}
-    low, high = wilson_interval(correct, n)
-    return figures | {"accuracy": correct / n, "ci_low": low, "ci_high": high}
+    low, high = wilson_interval(count["correct"], n) if whole else share_interval(total / n, squares / n, n)
+    return figures | {"accuracy": total / n, "ci_low": low, "ci_high": high}

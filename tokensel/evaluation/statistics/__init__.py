@@ -1,7 +1,7 @@
 """How certain a figure is, and whether two methods really differ on the same questions.
 
 Accuracies, shares and confidence levels are fractions from 0 to 1. Correct answers are bool arrays [n], one entry per
-question.
+question, or where answers are right in part float arrays of shares from 0 to 1.
 """
 
 from tokensel.evaluation.statistics.best_of import BestOf, best_of
@@ -12,6 +12,7 @@ from tokensel.evaluation.statistics.intervals import (
     clustered_interval,
     clustered_standard_error,
     seed_spread,
+    share_interval,
     wilson_interval,
 )
 from tokensel.evaluation.statistics.paired_tests import (
@@ -25,6 +26,7 @@ from tokensel.evaluation.statistics.seeds import (
     SeededAccuracy,
     SeededDifference,
     compare_seeds,
+    is_whole,
     seeded_accuracy,
 )
 
@@ -43,10 +45,12 @@ __all__ = [
     "clustered_standard_error",
     "compare_seeds",
     "holm",
+    "is_whole",
     "mcnemar_against",
     "mcnemar_exact",
     "minimum_detectable_difference",
     "seed_spread",
     "seeded_accuracy",
+    "share_interval",
     "wilson_interval",
 ]

@@ -67,6 +67,17 @@ def wilson_at(share: float, n: float, level: float = 0.95) -> tuple[float, float
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def share_interval(mean: float, mean_of_squares: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The confidence interval (low, high) of a mean of n shares from 0 to 1, given the mean of their squares too.
+
+    Wilson's at the number of right or wrong answers that would have the same standard error; for shares of 0 and 1, the
+    interval of `wilson_interval`.
+    """
+    variance = mean_of_squares - mean**2
+    effective = float(n) if variance <= 1e-12 else n * mean * (1 - mean) / variance
+    return wilson_at(mean, effective, level)
+
+
 def clustered_standard_error(correct: Booleans, clusters: Sequence[Hashable] | np.ndarray) -> float:
     """The standard error of an accuracy when questions about the same picture are correlated.
 

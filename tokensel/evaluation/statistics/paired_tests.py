@@ -36,9 +36,12 @@ def mcnemar_exact(a_correct: Booleans, b_correct: Booleans) -> McNemar:
     Only questions on which the methods disagree count; if there are none, p is 1.
     Source: McNemar 1947; the exact form is a binomial test of b out of b + c against 1/2.
 
-    Raises TokenselError for arrays of different shape or without questions.
+    Raises TokenselError for arrays of different shape, without questions, or with answers that are right in part.
     """
-    first, second = np.asarray(a_correct, dtype=bool), np.asarray(b_correct, dtype=bool)
+    first, second = np.asarray(a_correct), np.asarray(b_correct)
+    if not all(np.isin(each, (0, 1)).all() for each in (first, second)):
+        raise TokenselError("mcnemar_exact: needs answers that are right or wrong; for shares use compare_seeds")
+    first, second = first.astype(bool), second.astype(bool)
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise TokenselError(
             f"mcnemar_exact: needs the same questions twice, got shapes {first.shape} and {second.shape}"

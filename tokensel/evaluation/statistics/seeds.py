@@ -86,7 +86,8 @@ def compare_seeds(one: np.ndarray, other: np.ndarray, level: float = 0.95) -> Se
     """Compares two methods on the same questions, each averaged over its own seeds.
 
     one, other: bool arrays [seeds, n], which may differ in the number of seeds. The p-value is that of the exact
-    sign-flip test on the questions' differences, which is McNemar's exact test for one seed each. If seeds differ by
+    sign-flip test on the questions' differences, which is McNemar's exact test for one seed each; for answers that are
+    right in part, float arrays, that of `paired_bootstrap_p`. If seeds differ by
     more than chance, the t test over questions and seeds is made too, and the larger p-value counts. The interval is
     Agresti and Min's, with the variance of the seeds added.
 
@@ -103,13 +104,37 @@ def compare_seeds(one: np.ndarray, other: np.ndarray, level: float = 0.95) -> Se
     of_seeds = [(seed_variance(each), len(each) - 1) for each in (first, second)]
     total = of_questions + sum(part for part, _ in of_seeds)
     half = _normal_quantile((1 + level) / 2) * sqrt(total) * _widening(of_questions, n, of_seeds, level)
-    counts = first.sum(0).astype(int) * len(second) - second.sum(0).astype(int) * len(first)
-    p_value = sign_flip_p(counts)
+    if is_whole(first) and is_whole(second):
+        p_value = sign_flip_p(first.sum(0).astype(int) * len(second) - second.sum(0).astype(int) * len(first))
+    else:
+        p_value = paired_bootstrap_p(paired)
     if total > of_questions:
         degrees = _degrees(of_questions, n, of_seeds)
         p_value = max(p_value, float(2 * scipy.stats.t.sf(abs(float(paired.mean())) / sqrt(total), degrees)))
     low, high = max(-1.0, middle - half), min(1.0, middle + half)
     return SeededDifference(float(paired.mean()), low, high, p_value, n)
+
+
+def is_whole(correct: np.ndarray) -> bool:
+    """Whether every answer is right or wrong, and none in part."""
+    return correct.dtype == bool or bool(np.isin(correct, (0, 1)).all())
+
+
+def paired_bootstrap_p(differences: np.ndarray, resamples: int = 10_000, seed: int = 0) -> float:
+    """The two-sided p-value of a mean of paired differences [n]: twice the share of resampled means beyond 0, with one
+    more counted on each side.
+
+    Source: Efron and Tibshirani 1993, "An introduction to the bootstrap"; the paired form, Koehn 2004.
+    """
+    values, counts = np.unique(differences, return_counts=True)
+    if not values.any():
+        return 1.0
+    draw, n = np.random.default_rng(seed), len(differences)
+    below = above = 1
+    for begin in range(0, resamples, 500):  # so that many different values take little memory
+        means = draw.multinomial(n, counts / n, size=min(500, resamples - begin)) @ values
+        below, above = below + int((means <= 0).sum()), above + int((means >= 0).sum())
+    return min(1.0, 2 * min(below, above) / (resamples + 1))
 
 
 def sign_flip_p(differences: np.ndarray) -> float:

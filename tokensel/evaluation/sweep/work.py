@@ -17,6 +17,7 @@ from tokensel.evaluation.clearing import clear_points
 from tokensel.evaluation.digests import ids_digest, questions_digest
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.keys import code_digest
+from tokensel.evaluation.marking import benchmark_figures
 from tokensel.evaluation.question_ids import IdSet
 from tokensel.evaluation.store import PointStore, point_key, replace_file
 from tokensel.evaluation.summary import summarize
@@ -82,11 +83,15 @@ class PointWork:
     def figures(self, questions: list[Question]) -> dict[str, Any]:
         """`summarize` of the predictions for these questions, and chance, the accuracy of guessing.
 
-        Under yes_no, the figures of MME and POPE are added.
+        Under yes_no, the figures of MME and POPE are added; under benchmark, those of the questions' own benchmark.
         """
-        yes_no = yes_no_figures(self.predictions(questions), questions)
         chance = mean(1 / len(question.choices) if question.choices else 0.0 for question in questions)
-        return summarize(self.predictions(questions)) | {"chance": chance} | ({"yes_no": yes_no} if yes_no else {})
+        figures = summarize(self.predictions(questions)) | {"chance": chance}
+        if yes_no := yes_no_figures(self.predictions(questions), questions):
+            figures["yes_no"] = yes_no
+        if benchmark := benchmark_figures(self.predictions(questions), questions):
+            figures["benchmark"] = benchmark
+        return figures
 
     def finish(self, metrics: dict[str, Any]) -> None:
         """Stores the figures, and removes the note of an earlier failure."""
