@@ -178,7 +178,7 @@ def difference_to_reference(comparison: pd.DataFrame) -> Chart[Panel]:
         label = f"accuracy minus {reference}'s, points (n = {span(same['n'])} pairs, 95% intervals)"
         title = same["pool_title"].iloc[0]
         panels.append(Panel(title, "kept visual tokens", label, series, [(reference, 0.0, "-")], ticks, log))
-    note = "Filled markers: McNemar p < 0.05 after Holm's correction."
+    note = "Filled markers: p < 0.05 after Holm's correction."
     if count := comparison["difference"].isna().sum():
         note += f" Not shown: {count} without {reference} at the same kept."
     return Chart(panels, note)

@@ -17,6 +17,8 @@ _IDENTITY = ("model", "model_revision", "dtype", "data", "data_options", "data_d
 _QUARTILES = tuple(f"{time}_{quartile}" for time in TIMES for quartile in ("p25", "p50", "p75"))
 _TOKENS = ("tokens_layer_mean", "tokens_left", "selection_counted")
 _COSTS = ("speedup", "speedup_total", "flops", "flops_ratio", "kv_bytes", *_TOKENS, "peak_memory_bytes")
+# What the columns of figures begin with that only some data sets have.
+_OWN = ("yes_no_", "benchmark_")
 _TIES = ("near_ties", "n_tied_choice", "n_ties")
 FIGURES = ("n", "correct", "skipped", "accuracy", "accuracy_sd", "ci_low", "ci_high", *_COSTS, "min_margin", *_TIES)
 # Every column, in order, with its type.
@@ -58,12 +60,13 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Adds missing columns of COLUMN_TYPES, sets their order and types, and puts yes_no_X and method.X columns last."""
+    """Adds missing columns of COLUMN_TYPES, sets their order and types, and puts yes_no_X, benchmark_X and method.X
+    columns last."""
     more = [
-        name for prefix in ("yes_no_", "method.") for name in sorted(map(str, frame.columns)) if name.startswith(prefix)
+        name for prefix in (*_OWN, "method.") for name in sorted(map(str, frame.columns)) if name.startswith(prefix)
     ]
     frame = frame.reindex(columns=[*COLUMN_TYPES, *more])
-    return frame.astype(COLUMN_TYPES | {name: "Float64" for name in more if name.startswith("yes_no_")})
+    return frame.astype(COLUMN_TYPES | {name: "Float64" for name in more if name.startswith(_OWN)})
 
 
 def complete(results: pd.DataFrame) -> pd.DataFrame:

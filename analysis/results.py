@@ -30,6 +30,7 @@ def load_results(source: Source, each_seed: bool = False) -> pd.DataFrame:
     Columns:
     COLUMN_TYPES    of `analysis.columns` lists the columns that every frame has
     yes_no_X        figure X that MME and POPE add
+    benchmark_X     figure X of the questions' own benchmark
     method.X        option X of a method
     status          "complete", "failed" (error says why) or "unfinished"
     pool            identifies the model's revision, the data, the scoring and the protocol. Only rows of the same pool
@@ -194,8 +195,9 @@ def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
     for time in TIMES:
         quartiles = metrics.get(time) or {}
         figures |= {f"{time}_{name}": quartiles.get(name) for name in ("p25", "p50", "p75")}
-    yes_no = metrics.get("yes_no") or {}
-    figures |= {f"yes_no_{name}": figure for name, figure in yes_no.items() if not isinstance(figure, dict)}
+    for own in ("yes_no", "benchmark"):
+        given = metrics.get(own) or {}
+        figures |= {f"{own}_{name}": figure for name, figure in given.items() if isinstance(figure, int | float | None)}
     provenance = metrics.get("provenance") or {}
     figures |= {name: provenance.get(name) for name in ("command", "device", "threads", "commit")}
     versions = provenance.get("versions") or {}

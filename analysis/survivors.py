@@ -11,6 +11,7 @@ from torch import Tensor
 from tokensel.data import LETTERS, Question
 from tokensel.data.prompts import is_yes_no
 from tokensel.data.protocol import Protocol
+from tokensel.data.scorers import exact
 from tokensel.engine.reduce import reduce_tokens
 from tokensel.engine.split import SplitModel
 from tokensel.engine.stages import Stage
@@ -50,10 +51,11 @@ def choice_name(question: Question, choice: int) -> str:
 
 
 def is_right(answer: str, correct: str | None) -> bool | None:
-    """Whether an answer is the correct one, apart from case and a full stop; None if the correct one is not known."""
+    """Whether an answer is the correct one, or one of several between " / ", apart from case and a full stop; None if
+    the correct one is not known."""
     if correct is None:
         return None
-    return answer.strip().rstrip(".").casefold() == correct.strip().rstrip(".").casefold()
+    return any(exact(answer, [each]) for each in (correct, *correct.split(" / ")))
 
 
 def gathered_weights(queries: Tensor, tokens: Tensor, temperature: float) -> Tensor:
@@ -93,7 +95,8 @@ class TextOnly(Protocol):
 class Tracer:
     """Runs one question about one picture at any number of grid points.
 
-    in_words: the prompt is the question's text alone, the model writes its answer, and choices are ignored.
+    in_words: the model writes its answer, and choices are ignored; the prompt is the question's text alone, unless it
+    asks for free text.
 
     Raises TokenselError if the question has no picture, or if the visual tokens do not form one grid.
     """
@@ -103,7 +106,8 @@ class Tracer:
             raise TokenselError(f"question={question.id}: has no picture; choose a question with one")
         self.in_words, self.question = in_words, question
         kept = {name: getattr(loaded.protocol, name) for name in ("conv", "image_aspect")}
-        self.loaded = loaded.with_protocol(TextOnly(**kept)) if in_words else loaded
+        bare = in_words and question.form != "text"
+        self.loaded = loaded.with_protocol(TextOnly(**kept)) if bare else loaded
         encoded = self.loaded.encode([question])
         self.inputs: dict[str, Any] = self.loaded.arguments(encoded)
         self.about: dict[str, Any] = {
@@ -202,7 +206,8 @@ class Tracer:
         with reduce_tokens(
             self.loaded.model, point.make_method(), tokenizer=tokenizer, **self.about, **point.reduction()
         ):
-            written = self.loaded.model.generate(**self.inputs, do_sample=False, max_new_tokens=ANSWER_TOKENS)
+            most = self.question.max_new_tokens or ANSWER_TOKENS
+            written = self.loaded.model.generate(**self.inputs, do_sample=False, max_new_tokens=most)
         new = written[0, self.inputs["input_ids"].shape[1] :]
         return self.loaded.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
 

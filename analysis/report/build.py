@@ -217,7 +217,8 @@ def _body(pools: Sequence[Evaluation], colors: dict[str, str]) -> Html:
 
 _TABLE_NOTE = (
     "Click a heading to sort. The page's address keeps what you chose, so a copied link shows the same view. "
-    "Differences are percentage points on the same questions, with 95% intervals; p comes from McNemar's exact test. "
+    "Differences are percentage points on the same questions, with 95% intervals; p comes from McNemar's exact test, "
+    "or from a paired bootstrap where answers are right in part. "
     "First token is the median time to the first token, including the vision tower. Speed-up is the median of the full "
     "model's time over the point's, measured in turn, so a busy machine slows both; it is not the medians' ratio. "
     "FLOPs are a share of the full model's; > marks a method without flops(), whose choice of tokens counts as free."

@@ -47,6 +47,13 @@ function answered(row, question) {
   return choice !== SKIPPED && choice !== NOT_EVALUATED;
 }
 
+/** What a row answered: a choice's letter, or of free text whether it was right. */
+function answerOf(set, row, question) {
+  const choice = predictions(row)[question];
+  if (choice !== UNREADABLE || (set.choices[question] || []).length) return letter(choice);
+  return isCorrect(row, question) ? "a right answer in words" : "a wrong answer in words";
+}
+
 function letter(choice) {
   if (choice === UNREADABLE) return "no readable answer";
   if (choice === SKIPPED) return "skipped";

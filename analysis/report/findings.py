@@ -109,8 +109,8 @@ def probability(p: float) -> str:
 def _caution(reduced: Sequence[TableRow]) -> str:
     text = (
         "Brackets contain 95% intervals: Wilson's for an accuracy, Agresti and Min's for a difference on the same "
-        "questions. p comes from McNemar's exact test and is corrected by Holm's method, over all comparisons with the "
-        "same reference."
+        "questions. p comes from McNemar's exact test (where answers are right in part, from a paired bootstrap) "
+        "and is corrected by Holm's method, over all comparisons with the same reference."
     )
     if len(reduced) > 1:
         text += (

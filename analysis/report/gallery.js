@@ -82,7 +82,7 @@ class Gallery {
     const choice = predictions(row)[question], right = isCorrect(row, question);
     const alt = positions ? `visual tokens that ${row.label} kept` : "the whole picture";
     const offered = (set.choices[question] || [])[choice];
-    const said = letter(choice) + (offered === undefined ? "" : `. ${offered}`);
+    const said = answerOf(set, row, question) + (offered === undefined ? "" : `. ${offered}`);
     return el("figure", {},
       seenPicture(set.pictures[question], alt, positions, [this.pool.side, this.pool.side], row.color),
       el("figcaption", {}, el("b", {}, row.label),
@@ -96,11 +96,13 @@ function questionWords(set, question) {
   const choices = (set.choices[question] || []).map((choice, at) => el("li", { dir: "auto" },
     `${LETTERS[at]}. ${choice}`,
     at === set.answer[question] ? el("span", { class: "right" }, " \u2713 the answer") : null));
+  const accepted = (set.accepted[question] || []).map((answer) => el("li", { dir: "auto" }, answer,
+    el("span", { class: "right" }, " \u2713 accepted")));
   const hint = set.hint[question];
   return [
     hint ? el("p", { class: "note", dir: "auto" }, hint) : null,
     el("p", { dir: "auto" }, el("b", {}, set.text[question] || set.id[question])),
-    el("ul", { class: "choices" }, choices),
+    el("ul", { class: "choices" }, choices, accepted),
     el("p", { class: "tag", dir: "auto" }, set.id[question]),
   ].filter(Boolean);
 }

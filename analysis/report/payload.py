@@ -176,6 +176,7 @@ def pack_set(questions: QuestionSet, gallery: Pictures, thumbnails: Pictures) ->
         **columns,
         "choices": [list(question.choices) if question else [] for question in known],
         "answer": [questions.answers[id] for id in questions.ids],
+        "accepted": [list(dict.fromkeys(question.answers)) if question else [] for question in known],
         "pictures": by_number[0],
         "thumbnails": by_number[1],
         "no_picture": questions.missing or _why_none(thumbnails),

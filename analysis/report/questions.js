@@ -130,11 +130,16 @@ class Questions {
     for (const row of this.rows) {
       const choice = predictions(row)[at];
       if (choice === NOT_EVALUATED) continue;
-      labels.set(choice, [...(labels.get(choice) || []), row.label]);
+      const said = (set.choices[at] || []).length || choice !== UNREADABLE ? choice : answerOf(set, row, at);
+      labels.set(said, [...(labels.get(said) || []), row.label]);
     }
     const choices = set.choices[at] || [];
     const items = choices.map((choice, index) => [index, `${LETTERS[index]}. ${choice}`]);
-    for (const choice of labels.keys()) if (choice >= choices.length) items.push([choice, letter(choice)]);
+    for (const choice of labels.keys()) {
+      if (typeof choice === "string") items.push([choice, choice]);
+      else if (choice >= choices.length) items.push([choice, letter(choice)]);
+    }
+    for (const answer of set.accepted[at] || []) items.push([-1, `accepted: ${answer}`]);
     const list = items.map(([index, text]) => el("li", { dir: "auto" }, text,
       index === set.answer[at] ? el("span", { class: "right" }, " \u2713 the answer") : null,
       labels.has(index) ? el("span", { class: "by", dir: "auto" }, "chosen by ", labels.get(index).join(", ")) : null));

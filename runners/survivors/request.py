@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.survivors import choice_name
 from runners.terminal.arguments import read_integer, read_list, read_value
-from tokensel.data import LETTERS, Question, draw_order, load_questions
+from tokensel.data import LETTERS, NO_CHOICE, Question, draw_order, load_questions
 from tokensel.data.protocol import Protocol
 from tokensel.errors import BadSampleError, TokenselError
 from tokensel.evaluation.grid_point import GridPoint
@@ -52,13 +52,14 @@ def read_request(given: dict[str, str]) -> Request:
     elif "data" in given:
         if "answer" in given:
             raise TokenselError("answer: the data set has its own; give it only with image=")
-        question, in_words, known = _question_of_data(given), False, True
+        question = _question_of_data(given)
+        in_words, known = question.form == "text", bool(question.choices or question.answers)
     else:
         raise TokenselError("image: give a picture and a question, or data=diagrams")
     question.load_image()
     correct = None
     if known:
-        correct = given["answer"] if in_words else choice_name(question, question.answer)
+        correct = _correct(given, question, in_words)
     return Request(question, in_words, points, output, correct)
 
 
@@ -93,6 +94,13 @@ def _own_question(given: dict[str, str]) -> tuple[Question, bool]:
     except BadSampleError as error:
         raise TokenselError(f"image={image}: cannot be read as a picture") from error
     return question, not choices
+
+
+def _correct(given: dict[str, str], question: Question, in_words: bool) -> str | None:
+    """The correct answer; None where only the question's benchmark knows it."""
+    if in_words:
+        return given["answer"] if "answer" in given else " / ".join(dict.fromkeys(question.answers)) or None
+    return None if question.answer == NO_CHOICE else choice_name(question, question.answer)
 
 
 def _own_answer(text: str, choices: tuple[str, ...]) -> int:

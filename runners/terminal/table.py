@@ -12,6 +12,8 @@ from tokensel.evaluation.sweep.results import EQUAL_COST, against_fastv, value_o
 from tokensel.evaluation.sweep.rows import TableRow
 
 _DASH = "-"
+# So many figures of a benchmark have columns; metrics.json has all.
+_MOST_FIGURES = 3
 
 
 def caption(results: Sequence[TableRow], hidden: Collection[str] = ()) -> str:
@@ -28,7 +30,8 @@ def caption(results: Sequence[TableRow], hidden: Collection[str] = ()) -> str:
     first = [f"Chance: {', '.join(sorted(chances)) or 'unknown'}."]
     if "vs fastv" not in hidden:
         at = "budget" if budgets else "kept"
-        first.append(f"vs fastv: percentage points on the same questions at the same {at}, exact McNemar p.")
+        test = "p of a paired bootstrap, as answers are right in part" if _is_soft(results) else "exact McNemar p"
+        first.append(f"vs fastv: percentage points on the same questions at the same {at}, {test}.")
         if any(_costs_differ(against_fastv(row, results)) for row in results):
             first.append(f"*: FLOPs more than {100 * EQUAL_COST:.0f}% from fastv's.")
     paragraphs = [first, _about_seeds(results), _about_times(results, hidden), _about_tokens(hidden)]
@@ -43,6 +46,11 @@ def caption(results: Sequence[TableRow], hidden: Collection[str] = ()) -> str:
         told = f"Up to {ties} of {worst.metrics['n']} answers hang on a tie, of the best two logits (margin below "
         paragraphs.append([f"{told}{NEAR_TIE:g}) or of the chosen tokens: rounding may change them."])
     return "\n".join(" ".join(sentences) for sentences in paragraphs if sentences)
+
+
+def _is_soft(results: Sequence[TableRow]) -> bool:
+    """Whether some answers are right in part."""
+    return any(answers.correct.dtype != bool for row in results for answers in row.answers)
 
 
 def _about_seeds(results: Sequence[TableRow]) -> list[str]:
@@ -154,12 +162,18 @@ def _settings(results: Sequence[TableRow]) -> list[Column]:
 
 
 def _own_columns(results: Sequence[TableRow]) -> list[Column]:
-    """The figures that only some data sets have."""
+    """The figures that only some data sets have; of a benchmark's own, the first ones."""
     own = {name: [_own_figure(row, name) for row in results] for name in ("score", "F1")}
-    return [
+    found = [
         Column(name, name, [_number(value, ".1f") for value in values], 90)
         for name, values in own.items()
         if any(value is not None for value in values)
+    ]
+    given = [row.metrics.get("benchmark") or {} for row in results]
+    names = dict.fromkeys(name for each in given for name, value in each.items() if type(value) in (int, float))
+    return found + [
+        Column(name, name.replace("_", "_\n", 1), [_number(each.get(name), ".4g") for each in given], 45)
+        for name in list(names)[:_MOST_FIGURES]
     ]
 
 

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from PIL import Image, ImageOps
 
-from tokensel.data import Question
+from tokensel.data import NO_CHOICE, Question
 from tokensel.errors import BadSampleError
+from tokensel.evaluation.marking import share_of
 from tokensel.evaluation.provenance import scrub
 from tokensel.evaluation.store import PointStore
 
@@ -65,7 +66,8 @@ def predictions(wandb: Any, point: Point, pictures: int) -> dict[str, Any]:
     drawings = []
     for index, record in enumerate(records):
         question = questions[record["id"]]
-        predicted = None if record["prediction"] is None else question.choices[record["prediction"]]
+        choice = record["prediction"]
+        predicted = record.get("text") if choice is None or not question.choices else question.choices[choice]
         picture = None
         if index < pictures:
             kept = [] if point.settings["method"] == "no_image" else record.get("positions")
@@ -76,9 +78,9 @@ def predictions(wandb: Any, point: Point, pictures: int) -> dict[str, Any]:
             question.id,
             question.text,
             " | ".join(question.choices),
-            question.choices[question.answer],
+            question.choices[question.answer] if question.answer != NO_CHOICE else " | ".join(question.answers),
             predicted,
-            bool(record["correct"]),
+            share_of(record) if "score" in record else bool(record["correct"]),
             record.get("margin"),
             picture,
         )

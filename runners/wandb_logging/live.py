@@ -18,6 +18,7 @@ from runners.wandb_logging.destination import Destination
 from runners.wandb_logging.runs import Run, point_run
 from runners.wandb_logging.starting import RUN_SECONDS, environment_for, start_run
 from runners.wandb_logging.trial import current_trial
+from tokensel.evaluation.marking import share_of
 from tokensel.evaluation.provenance import environment, scrub
 from tokensel.evaluation.sweep.plan import SweepPlan
 from tokensel.evaluation.sweep.work import GroupWork
@@ -148,7 +149,8 @@ class Progress:
     def __init__(self, point: Point) -> None:
         self.file = point.store.folder / "predictions.jsonl"
         self.asked = {question.id for question in point.questions}
-        self.place = self.answered = self.correct = self.before = 0
+        self.place = self.answered = self.before = 0
+        self.correct = 0.0
         self.began = time.monotonic()
         self.read()  # what an earlier start has answered
         self.before = self.answered
@@ -178,7 +180,7 @@ class Progress:
             return
         if record.get("id") in self.asked and not record.get("skipped"):
             self.answered += 1
-            self.correct += bool(record.get("correct"))
+            self.correct += share_of(record) or 0
 
 
 def gpu_figures() -> dict[str, float]:

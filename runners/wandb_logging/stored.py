@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tokensel.data import Question, draw_order, load_questions
+from tokensel.data import NO_CHOICE, Question, draw_order, load_questions
 from tokensel.data.prompts import LETTERS
 from tokensel.errors import TokenselError
 from tokensel.evaluation.digests import questions_digest
@@ -86,6 +86,8 @@ def _questions(name: str, options: str, digest: str) -> tuple[Question, ...]:
 
 
 def _letters_only(record: dict[str, Any]) -> Question:
-    """A question made from its stored prediction: no text, and letters instead of choices."""
+    """A question made from its stored prediction: no text, and letters instead of choices, if it has any."""
+    if record["answer"] is None:
+        return Question(record["id"], "", (), NO_CHOICE, image=None, form="text", answers=("",))
     count = 1 + max(record["answer"], record["prediction"] or 0)
     return Question(record["id"], "", tuple(LETTERS[:count]), record["answer"], image=None)
