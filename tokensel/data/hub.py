@@ -69,15 +69,22 @@ class Source:
 class ExamplePicture:
     """The picture of one example, read and decoded when called.
 
-    pictures: examples whose column "image" is not decoded.
+    Parameters:
+        pictures: examples whose column is not decoded
+        column: its name
+        place: of a column with lists of pictures, which of the list; None: the column has one picture each
     """
 
     pictures: Dataset
     index: int
+    column: str = "image"
+    place: int | None = None
 
     def __call__(self) -> Image.Image:
         """Raises FileNotFoundError if the picture's file is missing, ValueError if there is no picture."""
-        image = self.pictures[self.index]["image"]
+        image = self.pictures[self.index][self.column]
+        if self.place is not None:
+            image = image[self.place]
         if not has_picture(image):
             raise ValueError(f"example {self.index} has none")
         return Image.open(BytesIO(_content(image)))
@@ -89,11 +96,12 @@ def local_folder(path: str) -> Path | None:
     return folder if os.path.isdir(folder) else None
 
 
-def load_examples(source: Source, columns: tuple[str, ...]) -> Dataset:
-    """The examples of a split. Their column "image" holds encoded pictures, {"bytes", "path"} or None.
+def load_examples(source: Source, columns: tuple[str, ...], picture_columns: tuple[str, ...] = ("image",)) -> Dataset:
+    """The examples of a split. Its columns of pictures hold encoded ones, {"bytes", "path"} or None, or lists of these.
 
     Parameters:
         columns: the required columns
+        picture_columns: the columns of pictures; of these, the ones that exist
 
     Raises TokenselError for a folder, data set, split, configuration or revision that does not exist, a gated data set
     without access, an unreachable hub, and a missing column.
@@ -111,7 +119,10 @@ def load_examples(source: Source, columns: tuple[str, ...]) -> Dataset:
         if missing:
             present = ", ".join(examples.column_names)
             raise source.error(f"has no column {', '.join(missing)}; its columns are {present}")
-        return _undecoded(examples, source, datasets)
+        for column in picture_columns:
+            if column in examples.column_names:
+                examples = _undecoded(examples, column, source, datasets)
+        return examples
 
 
 def has_picture(image: EncodedImage | None) -> bool:
@@ -157,13 +168,16 @@ def _load(source: Source, datasets: Any) -> Dataset:
         raise _explained(source, error) from error
 
 
-def _undecoded(examples: Dataset, source: Source, datasets: Any) -> Dataset:
-    kind = examples.features["image"]
-    if isinstance(kind, datasets.Image):
-        return examples.cast_column("image", datasets.Image(decode=False))
-    if kind == datasets.Value("null") or (isinstance(kind, dict) and {"bytes", "path"} <= set(kind)):
+def _undecoded(examples: Dataset, column: str, source: Source, datasets: Any) -> Dataset:
+    kind = examples.features[column]
+    listed = isinstance(kind, datasets.List)
+    one = kind.feature if listed else kind
+    if isinstance(one, datasets.Image):
+        encoded = datasets.Image(decode=False)
+        return examples.cast_column(column, datasets.List(encoded) if listed else encoded)
+    if one == datasets.Value("null") or (isinstance(one, dict) and {"bytes", "path"} <= set(one)):
         return examples
-    raise source.error(f"column image holds {kind!r:.60}; pictures (datasets.Image) are needed")
+    raise source.error(f"column {column} holds {kind!r:.60}; pictures (datasets.Image) are needed")
 
 
 def _saved(source: Source, saved: Any, datasets: Any) -> Dataset:
