@@ -157,7 +157,7 @@ def test_every_key_of_every_file_is_tried():
         ("kept=[]", "kept=[]: must be an integer"),
         ("layout=[]", "layout=[]: choose one of compact"),
         ("logger=null", "logger=null: must be one name; choose from none, wandb"),
-        ("data=null,diagrams --multirun", "data=null: must be one name; choose from diagrams, easy_vqa"),
+        ("data=null,diagrams --multirun", "data=null: must be one name; choose from ai2d, chartqa"),
         (
             "logger=[none,wandb]",
             "logger=[none,wandb]: must be one name; choose from none, wandb; for several, write logger=",

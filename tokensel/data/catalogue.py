@@ -15,12 +15,21 @@ from tokensel.errors import TokenselError, as_typed, check_choice
 
 # "module:function". Strings, so that a data set's dependencies are imported only when it is loaded.
 DATASETS: dict[str, str] = {
+    "ai2d": "tokensel.data.ai2d:load_ai2d",
+    "chartqa": "tokensel.data.chartqa:load_chartqa",
     "diagrams": "tokensel.data.diagrams:load_diagrams",
     "easy_vqa": "tokensel.data.easy_vqa:load_easy_vqa",
+    "gqa": "tokensel.data.gqa:load_gqa",
+    "mmbench": "tokensel.data.mmbench:load_mmbench",
+    "mmbench_cn": "tokensel.data.mmbench:load_mmbench_cn",
     "mme": "tokensel.data.mme:load_mme",
+    "mmmu": "tokensel.data.mmmu:load_mmmu",
     "pope": "tokensel.data.pope:load_pope",
     "question_file": "tokensel.data.question_file:load_question_file",
     "scienceqa": "tokensel.data.scienceqa:load_scienceqa",
+    "seedbench": "tokensel.data.seedbench:load_seedbench",
+    "textvqa": "tokensel.data.textvqa:load_textvqa",
+    "vizwiz": "tokensel.data.vizwiz:load_vizwiz",
 }
 # What a type of an option is called in messages.
 _TYPE_WORDS: tuple[tuple[Any, str], ...] = (

@@ -46,18 +46,20 @@ class Source:
         split: the name of one of its splits
         config: the name of one of its configurations, for data sets with several; None: the default one
         revision: a branch, tag or commit on the hub; None: the newest
-        original: a description of the data set's original folder, for messages
+        original: a description of the data set's original folder, for messages; "" if there is none that works
     """
 
     path: str
     split: str
     config: str | None
     revision: str | None
-    original: str
+    original: str = ""
 
     @property
     def folders(self) -> str:
         """A description, for messages, of the folders that work without a network."""
+        if not self.original:
+            return "a folder that save_to_disk wrote, or a copy of the hub's"
         return f"a folder that save_to_disk wrote, a copy of the hub's, or {self.original}"
 
     def error(self, problem: str) -> TokenselError:

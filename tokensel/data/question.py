@@ -30,7 +30,8 @@ class Benchmark(Protocol):
     digest: of everything that decides its scores, for keys.
     """
 
-    digest: str
+    @property
+    def digest(self) -> str: ...
 
     def score(self, question: "Question", said: Said) -> tuple[float | None, Any]:
         """The answer's share of being right, from 0 to 1, None where the benchmark knows none for a single question;
@@ -65,6 +66,7 @@ class Question:
         until: texts that end a written answer, and are not part of it
         turns: later questions of the same conversation, without pictures
         benchmark: scores the answer instead of the form's own rule
+        group: questions of one group are scored together; a limit keeps them together
 
     Pictures stand before the text, in their order; with as many "<image>" in the text as there are pictures, at these.
 
@@ -93,6 +95,7 @@ class Question:
     until: tuple[str, ...] = ()
     turns: "tuple[Question, ...]" = ()
     benchmark: Benchmark | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         where = f"question {self.id}"
