@@ -152,24 +152,19 @@ def test_without_choices_the_answer_is_yes_or_no(load, answer):
         assert build_prompt(question) == f"Which is red?\n{YES_NO_INSTRUCTION}"
 
 
-TURN = [{"from": "human", "value": "And now?\nA. x\nB. y"}, {"from": "gpt", "value": "A"}]
-
-
 @pytest.mark.parametrize(
     ("written", "problem"),
     [
-        (entry(conversations=entry()["conversations"] + TURN), "has 2 turns of one speaker; one question"),
-        (entry(image=["a.png", "b.png"]), "image is a list of 2; one picture"),
-        (plain(images=["a.png", "b.png"]), "field 'images' is unknown; fields are id, image, question"),
-        (plain(turns=TURN), "field 'turns' is unknown"),
+        (plain(picture="a.png"), "field 'picture' is unknown; fields are id, image, images, question"),
+        (plain(answers=["B"]), "has both answer and answers; give one of them"),
         (entry("<image>\n<image>\nWhich is red?\nA. left\nB. right"), "has <image> inside its words"),
-        (plain(choices=[], answer="a cat"), "answer 'a cat'; 2 to 26 choices are needed, or the answer yes or no"),
+        (plain(choices=[], answer="B."), r"has 0 choices and the answer 'B\.'; give from 2 to 26 choices, or for"),
         (plain(choices="left"), "choices must be a list of texts"),
         (plain(choices=["left", ""]), "choices must be a list of texts"),
         (plain(choices=["B", "A"]), "answer 'B' may be more than one choice"),
         (plain(choices=["x", "x"], answer="x"), "answer 'x' may be more than one choice"),
         (plain(answer=1), "answer must be text, not int"),
-        ({"id": "7", "question": "?"}, "answer must be text, not missing"),
+        ({"id": "7", "question": "?"}, "has no answer; give the letter or text of a choice; without"),
         ({"id": "7", "text": "?"}, "has no question; an entry has question and answer, or conversations"),
     ],
 )
@@ -222,7 +217,7 @@ def test_a_picture_outside_the_folder_is_refused(load, path):
         ("no object", "entry 1: is a str"),
         ({k: v for k, v in entry().items() if k != "id"}, "entry 1: has no id"),
         (entry(id="x", conversations="none"), r"entry 1 \(id x\): has no list of conversations"),
-        (entry(id="x", conversations=[{"from": "human", "value": "?"}]), r"\(id x\): needs a turn"),
+        (entry(id="x", conversations=[{"from": "human", "value": "?"}]), r"\(id x\): needs turns from .* has human$"),
         (entry(id="x", conversations=[{"from": "human"}, None, {"from": "gpt", "value": 3}]), "needs a turn"),
         (entry("<image>\nWhich?", id="x"), r"\(id x\): has 0 choices"),
         (entry("<image>\nWhich?\nA. x", "A", id="x"), r"\(id x\): has 1 choices"),
@@ -263,5 +258,5 @@ def test_missing_files_and_options_are_named(load, tmp_path):
 
 def test_two_questions_of_one_id_are_an_error(tmp_path):
     (tmp_path / "q.json").write_text(json.dumps([entry(), entry()]))
-    with pytest.raises(TokenselError, match="question id 5 occurs more than once"):
+    with pytest.raises(TokenselError, match=r"q\.json: entry 1: id 5 occurs more than once, first in entry 0$"):
         load_questions("question_file", path=tmp_path / "q.json", image_folder=tmp_path)

@@ -1,23 +1,20 @@
 """One entry of a user's question file as a `Question`: in plain fields, or as a conversation in LLaVA's format."""
 
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokensel.data.prompts import INSTRUCTION, YES_NO_INSTRUCTION, read_answer
-from tokensel.data.question import LETTERS, YES_NO, Question
+from tokensel.data.conversation import read_conversation, without_instruction
+from tokensel.data.prompts import PICTURE
+from tokensel.data.question import Question
+from tokensel.data.question_answer import Malformed, read_form
 from tokensel.errors import TokenselError
 
+#: What one turn may have, in plain fields.
+TURN_FIELDS = ("question", "hint", "choices", "answer", "answers", "scorer", "instruction", "max_new_tokens")
 #: Of an entry in plain fields.
-FIELDS = ("id", "image", "question", "hint", "choices", "answer")
-_IMAGE = "<image>"
-_CONTEXT = "Context: "
-# The first line of a question of two lines: the second is the statement that it refers to.
-_FIRST_OF_TWO = re.compile(r"\?$|^Complete the ")
-#: Makes the error about an entry, from what is wrong with it.
-Malformed = Callable[[str], TokenselError]
+FIELDS = ("id", "image", "images", *TURN_FIELDS, "turns")
 
 
 def read_entry(entry: Any, where: str, folder: Path | None) -> Question:
@@ -27,8 +24,7 @@ def read_entry(entry: Any, where: str, folder: Path | None) -> Question:
         where: file and position, for messages
         folder: of the pictures
 
-    Raises TokenselError, which begins with `where` and the id, for an entry that is malformed or asks for more than one
-    answer about one picture.
+    Raises TokenselError, which begins with `where` and the id, for an entry that is malformed.
     """
 
     def malformed(problem: str) -> TokenselError:
@@ -40,93 +36,90 @@ def read_entry(entry: Any, where: str, folder: Path | None) -> Question:
     if not isinstance(id, str | int) or isinstance(id, bool) or id == "":
         raise malformed("has no id")
     where = f"{where} (id {id})"
-    if "conversations" in entry:
-        hint, text, choices, answer = _from_conversation(entry["conversations"], malformed)
-    elif "question" in entry:
-        hint, text, choices, answer = _from_fields(entry, malformed)
-    else:
+    plain = "conversations" not in entry
+    first, *later = _plain_turns(entry, malformed) if plain else read_conversation(entry["conversations"], malformed)
+    paths = _paths(entry, folder, malformed)
+    asked = _asked(first, len(paths), malformed, plain)
+    turns = [
+        Question(id=f"{id}#{number}", image=None, **_asked(turn, 0, _of_turn(number, malformed), plain))
+        for number, turn in enumerate(later, start=2)
+    ]
+    image = None if folder is None else [folder / path for path in paths]
+    return Question(id=str(id), image=image, image_id=",".join(paths), turns=tuple(turns), **asked)
+
+
+def _of_turn(number: int, malformed: Malformed) -> Malformed:
+    return lambda problem: malformed(f"turn {number}: {problem}")
+
+
+def _plain_turns(entry: Mapping[str, Any], malformed: Malformed) -> list[Mapping[str, Any]]:
+    """The fields of each turn, the entry's own first."""
+    if "question" not in entry:
         raise malformed("has no question; an entry has question and answer, or conversations as LLaVA's files")
-    if not text.strip():
-        raise malformed("has no question before its choices" if choices else "has an empty question")
-    if _IMAGE in text + hint:
-        raise malformed(f"has {_IMAGE} inside its words; one picture is allowed, before or after them")
-    index = _answer_index(answer, choices, malformed)
-    picture = entry.get("image")
-    if picture is not None:
-        picture = _inside(picture, folder, malformed)
-    return Question(
-        id=str(id),
-        text=text,
-        choices=choices or YES_NO,
-        answer=index,
-        image=None if picture is None or folder is None else folder / picture,
-        image_id=picture or "",
-        hint=hint,
-        form="choices" if choices else "yes_no",
-    )
-
-
-def _from_fields(entry: Mapping[str, Any], malformed: Malformed) -> tuple[str, str, tuple[str, ...], str]:
-    """Hint, question, choices and answer of an entry in plain fields."""
     if unknown := [name for name in entry if name not in FIELDS]:
         raise malformed(f"field {unknown[0]!r} is unknown; fields are {', '.join(FIELDS)}")
-    words = [entry.get(name) for name in ("hint", "question", "answer")]
-    for name, value in zip(("hint", "question", "answer"), words, strict=True):
-        if not isinstance(value, str) and (name != "hint" or value is not None):
-            raise malformed(f"{name} must be text, not {'missing' if value is None else type(value).__name__}")
-    hint, text, answer = (value or "" for value in words)
-    choices = entry.get("choices") or []
-    if not isinstance(choices, list) or not all(isinstance(each, str) and each.strip() for each in choices):
-        raise malformed("choices must be a list of texts")
-    if answer in choices:
-        named = [letter for letter, choice in zip(LETTERS, choices, strict=False) if choice == answer]
-        if len(named) > 1 or (answer in LETTERS[: len(choices)] and answer != named[0]):
-            raise malformed(f"answer {answer!r} may be more than one choice; give a letter that is no choice's text")
-        answer = named[0]
-    return hint, _without_image(text), tuple(choices), answer
-
-
-def _from_conversation(turns: Any, malformed: Malformed) -> tuple[str, str, tuple[str, ...], str]:
-    """Hint, question, choices and answer of a conversation of two turns."""
+    turns = entry.get("turns") or []
     if not isinstance(turns, list):
-        raise malformed("has no list of conversations")
-    spoken: dict[str, list[str]] = {"human": [], "gpt": []}
-    for turn in turns:
-        if isinstance(turn, dict) and turn.get("from") in spoken and isinstance(turn.get("value"), str):
-            spoken[turn["from"]].append(turn["value"])
-    human, gpt = spoken.values()
-    if not human or not gpt:
-        raise malformed('needs a turn from "human" and one from "gpt", each with a value')
-    if len(human) > 1 or len(gpt) > 1:
-        raise malformed(
-            f"has {max(len(human), len(gpt))} turns of one speaker; one question and its answer are allowed: "
-            "make each turn an entry of its own"
-        )
-    return *_split(_without_image(human[0])), gpt[0]
+        raise malformed(f"turns is a {type(turns).__name__}; a list of objects with question and answer is needed")
+    for number, turn in enumerate(turns, start=2):
+        if not isinstance(turn, Mapping):
+            raise malformed(f"turn {number}: is a {type(turn).__name__}; an object with question and answer is needed")
+        if unknown := [name for name in turn if name not in TURN_FIELDS]:
+            allowed = f"fields of a later turn are {', '.join(TURN_FIELDS)}"
+            raise malformed(f"turn {number}: field {unknown[0]!r} is unknown; {allowed}")
+    return [entry, *turns]
 
 
-def _answer_index(answer: str, choices: tuple[str, ...], malformed: Malformed) -> int:
-    """The index of the right choice; without choices, of the word yes or no in `YES_NO`."""
-    if not choices:
-        word = answer.strip().rstrip(".").capitalize()
-        if word not in YES_NO:
-            raise malformed(
-                f"has 0 choices and the answer {answer[:40]!r}; 2 to {len(LETTERS)} choices are needed, or the answer "
-                "yes or no (free text is not scored)"
-            )
-        return YES_NO.index(word)
-    if not 2 <= len(choices) <= len(LETTERS):
-        raise malformed(f"has {len(choices)} choices; from 2 to {len(LETTERS)} (lines A., B., ...) are needed")
-    index = read_answer(answer, len(choices))
-    if index is None:
-        raise malformed(f"answer {answer[:40]!r} is none of {', '.join(LETTERS[: len(choices)])}")
-    return index
+def _asked(fields: Mapping[str, Any], pictures: int, malformed: Malformed, plain: bool) -> dict[str, Any]:
+    """What one turn asks, as `Question` takes it.
+
+    pictures: how many it shows. plain: whether it has plain fields, not a conversation's words.
+    """
+    for name in ("question", "hint", "instruction"):
+        value = fields.get(name)
+        if not isinstance(value, str) and (name == "question" or value is not None):
+            raise malformed(f"{name} must be text, not {'missing' if value is None else type(value).__name__}")
+    longest = fields.get("max_new_tokens")
+    if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int) or longest < 1):
+        raise malformed(f"max_new_tokens {longest!r:.40} must be a whole number of at least 1")
+    hint, text = fields.get("hint") or "", _before_pictures(without_instruction(fields["question"]), pictures)
+    if not text.strip():
+        raise malformed("has no question before its choices" if fields.get("choices") else "has an empty question")
+    form = read_form(fields, malformed, by_text=plain)
+    _check_places("\n".join((hint, text, *form["choices"])).count(PICTURE), pictures, malformed)
+    limits = {"instruction": fields.get("instruction"), "max_new_tokens": longest}
+    return {"text": text, "hint": hint, **form, **limits}
+
+
+def _before_pictures(text: str, pictures: int) -> str:
+    """The words without the places of several pictures that all stand before them: that is where they are put."""
+    bare = text
+    for _ in range(pictures):
+        bare = bare.removeprefix(PICTURE).removeprefix("\n")
+    return bare if text.count(PICTURE) == pictures and PICTURE not in bare else text
+
+
+def _check_places(places: int, pictures: int, malformed: Malformed) -> None:
+    """Refuses words that name places of pictures, unless it is one for each of several."""
+    if not places or places == pictures > 1:
+        return
+    if pictures > 1:
+        raise malformed(f"has {places} {PICTURE} in its words and {pictures} pictures; write one for each, or none")
+    raise malformed(f"has {PICTURE} inside its words; one picture is allowed, before or after them")
+
+
+def _paths(entry: Mapping[str, Any], folder: Path | None, malformed: Malformed) -> list[str]:
+    """The normalised path of each picture, relative to the folder."""
+    one, several = entry.get("image"), entry.get("images")
+    if one is not None and several is not None:
+        raise malformed("has both image and images; give one of them")
+    if several is not None and not isinstance(several, list):
+        raise malformed(f"images is a {type(several).__name__}; a list of paths is needed")
+    given = several if several is not None else one if isinstance(one, list) else [] if one is None else [one]
+    return [_inside(picture, folder, malformed) for picture in given]
 
 
 def _inside(picture: Any, folder: Path | None, malformed: Malformed) -> str:
-    """The picture's normalised path relative to the folder."""
-    if isinstance(picture, list):
-        raise malformed(f"image is a list of {len(picture)}; one picture is allowed, as the text of its path")
     if not isinstance(picture, str) or not picture:
         raise malformed("image is not a path")
     if folder is None:
@@ -136,29 +129,3 @@ def _inside(picture: Any, folder: Path | None, malformed: Malformed) -> str:
     if os.path.isabs(path) or path.split(os.sep)[0] == "..":
         raise malformed(f"picture {picture} is outside {folder}")
     return path
-
-
-def _without_image(words: str) -> str:
-    """The words without the picture's place before or after them, and without an instruction that is added anyway."""
-    words = words.removeprefix(f"{_IMAGE}\n").removesuffix(f"\n{_IMAGE}")
-    return words.removesuffix(f"\n{INSTRUCTION}").removesuffix(f"\n{YES_NO_INSTRUCTION}")
-
-
-def _split(human: str) -> tuple[str, str, tuple[str, ...]]:
-    """Hint, question and choices of a human turn."""
-    lines = human.split("\n")
-    starts = [number for number, line in enumerate(lines) if line.startswith("A. ")]
-    before = starts[-1] if starts else len(lines)
-    choices: list[str] = []
-    for line in lines[before:]:
-        if len(choices) < len(LETTERS) and line.startswith(f"{LETTERS[len(choices)]}. "):
-            choices.append(line[3:])
-        else:
-            choices[-1] += f"\n{line}"
-
-    words = lines[:before]
-    first = -2 if len(words) > 2 and _FIRST_OF_TWO.search(words[-2]) else -1
-    hint, text = "\n".join(words[:first]), "\n".join(words[first:])
-    if hint.startswith(_CONTEXT) and hint != _CONTEXT and text.strip():
-        return hint.removeprefix(_CONTEXT), text, tuple(choices)
-    return "", "\n".join(words), tuple(choices)

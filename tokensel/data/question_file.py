@@ -5,12 +5,22 @@ An entry in plain fields:
 
     {"id": "5", "image": "5/image.png", "question": "Which is red?", "choices": ["left", "right"], "answer": "B"}
     {"id": "6", "image": "6/image.png", "question": "Is there a cat?", "answer": "yes"}
+    {"id": "7", "image": "7/image.png", "question": "How many cats?", "answers": ["2", "two"]}
+    {"id": "8", "images": ["8/a.png", "8/b.png"], "question": "Which has more cats?", "answer": "the second"}
+    {"id": "9", "question": "Is it red?", "answer": "no", "turns": [{"question": "What is it?", "answer": "blue"}]}
 
-"answer" is the letter of a choice or its text; without choices, it is yes or no. "hint", which is put before the
-question as its context, and "image" may be missing. A .csv file has the columns id, image, question, hint and answer,
-and for the choices A, B, C and so on; empty cells are missing.
+With "choices", "answer" is the letter of one or its text. Without, the answer yes or no makes a yes/no question; other
+answers, and a list of "answers", make one in free text, where "scorer", a name in `tokensel.data.scorers.SCORERS`, says
+how what is written is compared with them (exact). "hint" is put before the question as its context, "instruction"
+behind it in place of the protocol's; "max_new_tokens" bounds a written answer. Pictures stand before the words, or at
+the places of "<image>" in them, one for each of several. The later "turns" of a conversation have the same fields, but
+no pictures.
 
-An entry in the format of LLaVA's ScienceQA evaluation, in .json and .jsonl files:
+A .csv file has columns of the same names, without turns, and for the choices A, B, C and so on; empty cells are
+missing. Several answers or images in a cell are separated by "|".
+
+An entry in LLaVA's format, in .json and .jsonl files; each human turn is a question of its own, answered by the next of
+gpt:
 
     {"id": "5", "image": "5/image.png", "conversations": [
         {"from": "human", "value": "<image>\\nContext: ...\\nWhich is red?\\nA. left\\nB. right"},
@@ -29,7 +39,11 @@ from tokensel.data.question import LETTERS, Question
 from tokensel.data.question_entry import FIELDS, read_entry
 from tokensel.errors import TokenselError
 
-_COLUMNS = tuple(name for name in FIELDS if name != "choices")
+_COLUMNS = tuple(name for name in FIELDS if name not in ("choices", "turns"))
+# Columns with several values in a cell, and what separates them.
+_LISTS, _BETWEEN = ("answers", "images"), "|"
+# Mistakes of a file that are listed beside the first.
+_LISTED = 5
 
 
 def load_question_file(path: str | Path, image_folder: str | Path | None = None) -> list[Question]:
@@ -45,8 +59,8 @@ def load_question_file(path: str | Path, image_folder: str | Path | None = None)
     In either case `build_prompt` restores the entry's own words.
 
     Raises TokenselError, which names the file and the line or entry, for a file that is missing or malformed, a missing
-    image folder, a picture outside it, and an entry with several pictures, several turns or an answer in free text. A
-    missing picture is found by `Question.load_image`.
+    image folder, a picture outside it, and an id that occurs twice; with several malformed entries it tells what is
+    wrong with the first, and where the others are. A missing picture is found by `Question.load_image`.
     """
     path = Path(os.path.expanduser(path))
     folder = None if image_folder is None else Path(os.path.expanduser(image_folder))
@@ -54,11 +68,35 @@ def load_question_file(path: str | Path, image_folder: str | Path | None = None)
         raise TokenselError(f"data.path={path}: no such file; a .json, .jsonl or .csv file of questions is needed")
     if folder is not None and not os.path.isdir(folder):
         raise TokenselError(f"data.image_folder={folder}: no such folder")
-    return [read_entry(entry, where, folder) for where, entry in _entries(path)]
+    questions: dict[str, Question] = {}
+    first: dict[str, str] = {}
+    wrong: list[tuple[str, TokenselError]] = []
+    for where, entry in _entries(path):
+        try:
+            question = read_entry(entry, f"{path}: {where}", folder)
+            if question.id in questions:
+                raise TokenselError(
+                    f"{path}: {where}: id {question.id} occurs more than once, first in {first[question.id]}"
+                )
+            questions[question.id], first[question.id] = question, where
+        except TokenselError as error:
+            wrong.append((where, error))
+    if wrong:
+        raise _of_all(wrong)
+    return list(questions.values())
+
+
+def _of_all(wrong: list[tuple[str, TokenselError]]) -> TokenselError:
+    """The first error, and where the others are."""
+    (_, error), *others = wrong
+    if not others:
+        return error
+    places = ", ".join(where for where, _ in others[:_LISTED]) + (", ..." if len(others) > _LISTED else "")
+    return TokenselError(f"{error}; and {len(others)} more with mistakes: {places}")
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """Each entry, with a description of its position for messages."""
+    """Each entry, with its position."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -69,13 +107,13 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
     if path.suffix == ".jsonl":
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
-                yield f"{path}: line {number}", _parse(line, path, number)
+                yield f"line {number}", _parse(line, path, number)
         return
     entries = _parse(text, path, 1)
     if not isinstance(entries, list):
         raise TokenselError(f"data.path={path}: is a {type(entries).__name__}; a list of entries is needed")
     for number, entry in enumerate(entries):
-        yield f"{path}: entry {number}", entry
+        yield f"entry {number}", entry
 
 
 def _rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -88,14 +126,18 @@ def _rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise TokenselError(f"data.path={path}: line 1: {unusable}")
         line = rows.line_num + 1
         for row in rows:
-            where, line = f"{path}: line {line}", rows.line_num + 1
+            where, line = f"line {line}", rows.line_num + 1
             if None in row or None in row.values():
-                raise TokenselError(f"{where}: must have {len(columns)} cells, as many as line 1")
-            entry = {name: cell for name, cell in row.items() if cell and name not in tuple(LETTERS)}
+                raise TokenselError(f"{path}: {where}: must have {len(columns)} cells, as many as line 1")
+            entry: dict[str, Any] = {name: cell for name, cell in row.items() if cell and name not in tuple(LETTERS)}
             filled = [letter for letter in LETTERS if row.get(letter)]
             if filled != list(LETTERS[: len(filled)]):
-                raise TokenselError(f"{where}: has choices {', '.join(filled)}; they must be A, B, ... without a gap")
-            yield where, {"question": "", "answer": ""} | entry | {"choices": [row[letter] for letter in filled]}
+                told = f"has choices {', '.join(filled)}; they must be A, B, ... without a gap"
+                raise TokenselError(f"{path}: {where}: {told}")
+            entry |= {name: entry[name].split(_BETWEEN) for name in _LISTS if name in entry}
+            if (longest := entry.get("max_new_tokens", "")).isdecimal() and len(longest) < 10:
+                entry["max_new_tokens"] = int(longest)
+            yield where, {"question": ""} | entry | {"choices": [row[letter] for letter in filled]}
     except csv.Error as error:
         raise TokenselError(f"data.path={path}: line {line}: not valid CSV ({error})") from error
 
@@ -103,8 +145,11 @@ def _rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _problem_of(columns: list[str]) -> str:
     """What is wrong with the names of a .csv file's columns; "" if they can be used."""
     allowed = f"columns are {', '.join(_COLUMNS)}, and A, B, ... for choices"
-    if missing := [name for name in ("id", "question", "answer") if name not in columns]:
+    answer = "answer" if "answers" not in columns else "answers"
+    if missing := [name for name in ("id", "question", answer) if name not in columns]:
         return f"has no column {missing[0]}; {allowed}"
+    if "turns" in columns:
+        return "column turns is unknown; several turns need a .json or .jsonl file"
     if unknown := [name for name in columns if name not in (*_COLUMNS, *LETTERS)]:
         return f"column {unknown[0]!r} is unknown; {allowed}"
     if repeated := [name for name in columns if columns.count(name) > 1]:
