@@ -20,7 +20,6 @@ if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
 
 # The slowest files run first, so that no worker begins one when the other is nearly done.
 LONGEST = (
-    "test_notebooks",
     "test_sweep",
     "test_generation",
     "test_families",

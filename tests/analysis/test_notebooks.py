@@ -78,6 +78,7 @@ def figures(notebook):
     return [output for output in outputs(notebook) if "image/png" in output.get("data", {})]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_the_notebook_runs_from_top_to_bottom(started, name):
     folder, running = started

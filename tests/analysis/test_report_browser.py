@@ -504,6 +504,7 @@ def test_the_first_screen_has_the_sentence_the_chart_and_the_best_points(open_pa
     assert not driver.find_elements(By.CSS_SELECTOR, ".heatmaps")
 
 
+@pytest.mark.slow
 def test_a_hundred_points_of_two_thousand_questions_open_in_two_seconds(open_page, tmp_path):
     report = report_of(large(100, 2000), "large")
     path = tmp_path / "large.html"
