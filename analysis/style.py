@@ -39,6 +39,7 @@ class MethodStyle:
 STYLES = {
     "full": MethodStyle(BLACK, "*", "-"),
     "no_image": MethodStyle(BLACK, "X", "--"),
+    "downsample": MethodStyle(BLACK, "s", ":"),
     "fps": MethodStyle(BLUE, "o", "-"),
     "tome": MethodStyle(VERMILLION, "s", "-"),
     "fastv": MethodStyle(GREEN, "^", "-"),

@@ -168,7 +168,7 @@ def _options_by_method(methods: list[str], options: dict[str, Any]) -> dict[str,
     own: dict[str, dict[str, Any]] = {}
     for name in methods:
         kind = find_method(name)
-        if not kind.takes_kept():
+        if not kind.takes_kept() or kind.changes_picture:
             raise TokenselError(f"method={name}: chooses no visual tokens, so there are no survivors to draw")
         known = [field.name for field in fields(kind)]
         own[name] = {option: value for option, value in options.items() if option in known}

@@ -81,6 +81,11 @@ def reduce_tokens(
         num_layers=parts.num_layers,
         **method_options,
     )
+    if stages[0].method.changes_picture:
+        raise TokenselError(
+            f"method={stages[0].method.name!r}: makes pictures smaller before the model sees them, which a reduction "
+            "inside the model cannot; use it in a sweep"
+        )
     if image_mask is not None and (image_mask.ndim != 2 or image_mask.dtype != torch.bool):
         raise TokenselError(f"image_mask={image_mask.dtype} {list(image_mask.shape)}: must be a BoolTensor [B, T]")
     reduces = any(stage.layer < parts.num_layers and not stage.method.passes_through for stage in stages)

@@ -72,7 +72,7 @@ class Stage:
                 f"temperature={self.temperature}: must be a finite number above 0 that float32 can hold"
             )
         self._check_combination()
-        if method.passes_through:
+        if not method.takes_kept() and method.passes_through:
             return
         kept = read_kept(self.kept, method.min_kept, f" for method {method.name!r}")
         object.__setattr__(self, "kept", kept)

@@ -70,6 +70,16 @@ class GridPoint:
         kept: Any = self.kept[-1] if isinstance(self.kept, tuple) else self.kept
         return self.make_method().fixed_kept if kept is None else kept
 
+    @property
+    def picture_kept(self) -> Kept | None:
+        """To how many patches the pictures are reduced before the model sees them; None: they are not."""
+        return self.final_kept if self.make_method().changes_picture else None
+
+    @property
+    def in_model(self) -> "GridPoint":
+        """What is left to do inside the model once the pictures are reduced: nothing, where that is all."""
+        return self if self.picture_kept is None else GridPoint("full")
+
     def reduction(self) -> dict[str, Any]:
         """The keyword arguments of `reduce_tokens`, without the method."""
         names = ("kept", "agg_layer", "temperature", "aggregation", "layout", "position", "precision")
@@ -89,11 +99,13 @@ class GridPoint:
         if self.precision != "float32" and not method.passes_through:
             options["precision"] = self.precision
         reduced = dict.fromkeys((*names, "stages", "seed"))
+        if self.picture_kept is not None:
+            reduced["kept"] = _kept_setting(self.picture_kept)
         if not method.passes_through:
             first = stages[0]
             reduced |= {name: getattr(first, name) for name in names if name not in ("kept", "agg_layer")}
             kept = None if method.decides_count() else self.final_kept
-            reduced |= {"kept": kept_text(kept) if isinstance(kept, float) else kept, "agg_layer": first.layer}
+            reduced |= {"kept": _kept_setting(kept), "agg_layer": first.layer}
             if len(stages) > 1:
                 reduced["stages"] = self._stages_text(stages)
                 reduced["agg_layer"] = None if self.agg_layer is None else first.layer
@@ -109,3 +121,8 @@ class GridPoint:
         kept = [kept_text(stage.kept or 0) for stage in stages] if own else ["*"] * len(stages)
         layers = ["*" if self.agg_layer is None else str(stage.layer) for stage in stages]
         return " ".join(f"{count}@{layer}" for count, layer in zip(kept, layers, strict=True))
+
+
+def _kept_setting(kept: Kept | None) -> int | str | None:
+    """A count as it is, a share as text."""
+    return kept_text(kept) if isinstance(kept, float) else kept

@@ -8,7 +8,6 @@ piece.
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,12 +16,14 @@ import torch
 
 from tokensel.data import Question
 from tokensel.engine.checks import while_timing
+from tokensel.engine.kept import Kept
 from tokensel.engine.reduce import reduce_tokens
 from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
 from tokensel.engine.writing import Writer
-from tokensel.evaluation.answers import row_keys
+from tokensel.evaluation.downsample import with_downsampled
 from tokensel.evaluation.grid_point import GridPoint
+from tokensel.evaluation.timed_prompt import Runs, TimedPrompt
 from tokensel.models import LoadedModel
 from tokensel.models.families import picture_arguments
 
@@ -50,22 +51,32 @@ class LatencyMeter:
         decode_tokens: int = 4,
         compiled: bool = False,
     ) -> None:
+        self.loaded, self.question = loaded, question
         self.model, self.device = loaded.model, loaded.device
         self.repeats, self.warmup, self.decode_tokens = repeats, max(warmup, int(compiled)), decode_tokens
-        encoded = loaded.encode([question])
-        self.inputs: dict[str, Any] = loaded.arguments(encoded)
-        self.keys = row_keys([question], loaded.device)
-        # What methods are given beside the prompt.
-        self.about: dict[str, Any] = {
-            "row_keys": self.keys,
-            "questions": [loaded.protocol.question_text(question)],
-            "picture_sizes": encoded.picture_sizes,
-        }
+        self._prompts: dict[Kept | None, TimedPrompt] = {None: TimedPrompt.of(loaded, question)}
         self.tokenizer = loaded.processor.tokenizer
         self.split = SplitModel(loaded.model, compiled, text_multiple=1, tokenizer=self.tokenizer)
         self.writer = Writer(self.split) if self.split.graphs is not None else None
-        self._vision: list[float] | None = None
-        self._prefixes: dict[tuple[bool, int], State] = {}
+        self._vision: dict[Kept | None, list[float]] = {}
+        self._prefixes: dict[tuple[Kept | None, bool, int], State] = {}
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The model's keyword arguments for the question."""
+        return self._prompts[None].inputs
+
+    def _kept(self, point: GridPoint | None) -> Kept | None:
+        """The picture that a point's prompt has: that of this kept, or None for the question's own.
+
+        A picture that is scaled back costs what the question's own does, so that one is timed.
+        """
+        return None if point is None or self.loaded.family.fixed_size else point.picture_kept
+
+    def _prompt(self, kept: Kept | None) -> TimedPrompt:
+        if kept not in self._prompts:
+            self._prompts[kept] = TimedPrompt.of(self.loaded, with_downsampled(self.loaded, self.question, kept))
+        return self._prompts[kept]
 
     @property
     def not_compiled(self) -> dict[str, str]:
@@ -102,9 +113,11 @@ class LatencyMeter:
 
         tick: called after each run of a point, with the share of all its runs that this one is.
         """
-        full, failed = _Runs(), dict[int, Exception]()
+        full, failed = Runs(), dict[int, Exception]()
         # The point of method full shares the runs of the full model.
-        runs = [full if point.make_method().passes_through else _Runs() for point in points]
+        runs = [
+            full if point.make_method().passes_through and self._kept(point) is None else Runs() for point in points
+        ]
         contenders: list[int | None] = [None, *(index for index, run in enumerate(runs) if run is not full)]
         for repeat in range(-self.warmup, self.repeats):
             first = repeat % len(contenders)
@@ -130,12 +143,13 @@ class LatencyMeter:
                 found.append(error)
         return found
 
-    def _figures(self, point: GridPoint, runs: "_Runs", full: "_Runs") -> dict[str, Any]:
-        if self._vision is None:
-            self._vision = self._time_vision()
+    def _figures(self, point: GridPoint, runs: Runs, full: Runs) -> dict[str, Any]:
+        kept = self._kept(point)
+        if kept not in self._vision:
+            self._vision[kept] = self._time_vision(kept)
         return {
             "select_ms": _quartiles(self._time_selection(point)),
-            "vision_ms": _quartiles(self._vision),
+            "vision_ms": _quartiles(self._vision[kept]),
             "prefill_ms": _quartiles(runs.prefill),
             "decode_ms": _quartiles(np.ravel(runs.decode)),
             "total_ms": _quartiles(runs.total),
@@ -154,16 +168,17 @@ class LatencyMeter:
 
     def _run(self, point: GridPoint | None) -> tuple[float, list[float]]:
         """Milliseconds of one prefill and of each decoding step. point: None runs the full model."""
+        prompt = self._prompt(self._kept(point))
         reducing: AbstractContextManager[Any] = nullcontext()
-        if point is not None:
+        if point is not None and point.picture_kept is None:
             reducing = reduce_tokens(
-                self.model, point.make_method(), tokenizer=self.tokenizer, **self.about, **point.reduction()
+                self.model, point.make_method(), tokenizer=self.tokenizer, **prompt.about, **point.reduction()
             )
-        mask = self.inputs["attention_mask"]
+        mask = prompt.inputs["attention_mask"]
         length = mask.shape[1]
         with reducing:
             began = self._now()
-            output = self.model(**self.inputs, use_cache=True, logits_to_keep=1)
+            output = self.model(**prompt.inputs, use_cache=True, logits_to_keep=1)
             token = output.logits[:, -1:].argmax(-1)
             prefill = 1000 * (self._now() - began)
             steps = []
@@ -184,14 +199,15 @@ class LatencyMeter:
     def _run_compiled(self, writer: Writer, point: GridPoint | None) -> tuple[float, list[float]]:
         stages = [] if point is None else point.stages(self.split.num_layers)
         uses_vision = any(stage.method.reads_tower(self.model.config) for stage in stages)
-        pictures = picture_arguments(self.inputs)
+        prompt = self._prompt(self._kept(point))
+        pictures = picture_arguments(prompt.inputs)
         began = self._now()
         if uses_vision or not pictures:
-            state = self.split.embed(**self.inputs, **self.about, uses_vision=uses_vision)
+            state = self.split.embed(**prompt.inputs, **prompt.about, uses_vision=uses_vision)
         else:
-            prompt = {name: value for name, value in self.inputs.items() if name not in pictures}
+            words = {name: value for name, value in prompt.inputs.items() if name not in pictures}
             features = writer.features(pictures)
-            state = self.split.embed(**prompt, image_features=features, **self.about, pictures=pictures)
+            state = self.split.embed(**words, image_features=features, **prompt.about, pictures=pictures)
         decoding = writer.prefill(writer.begin(state, self.decode_tokens), stages)
         token = decoding.logits.argmax(-1, keepdim=True)
         prefill = 1000 * (self._now() - began)
@@ -202,8 +218,8 @@ class LatencyMeter:
             steps.append(1000 * (self._now() - began))
         return prefill, steps
 
-    def _time_vision(self) -> list[float]:
-        pictures = picture_arguments(self.inputs)
+    def _time_vision(self, kept: Kept | None) -> list[float]:
+        pictures = picture_arguments(self._prompt(kept).inputs)
         features = self.split.features if self.writer is None else self.writer.features
         return self._repeat(lambda: features(pictures)) if pictures else []
 
@@ -213,7 +229,7 @@ class LatencyMeter:
         uses_vision = any(stage.method.reads_tower(self.model.config) for stage in stages)
         if not stages:
             return []
-        state = self._prefix(uses_vision, stages[0].layer)
+        state = self._prefix(self._kept(point), uses_vision, stages[0].layer)
         total: list[float] = []
         for stage in stages:
             entering = self.split.run(state, stage.layer)
@@ -226,16 +242,17 @@ class LatencyMeter:
         # A fresh copy: a state caches what a selection computed from it.
         return self.split.reduce(state.followed_by(), stage)
 
-    def _prefix(self, uses_vision: bool, layer: int) -> State:
-        """The unreduced prompt on entering a layer, shared by all points."""
-        if (uses_vision, layer) not in self._prefixes:
-            before = self._prefix(uses_vision, 0) if layer else None
-            self._prefixes[uses_vision, layer] = (
-                self.split.embed(**self.inputs, **self.about, uses_vision=uses_vision)
-                if before is None
-                else self.split.run(before, layer)
+    def _prefix(self, kept: Kept | None, uses_vision: bool, layer: int) -> State:
+        """The unreduced prompt on entering a layer, shared by all points of this picture; see `_kept`."""
+        key = (kept, uses_vision, layer)
+        if key not in self._prefixes:
+            prompt = self._prompt(kept)
+            self._prefixes[key] = (
+                self.split.run(self._prefix(kept, uses_vision, 0), layer)
+                if layer
+                else self.split.embed(**prompt.inputs, **prompt.about, uses_vision=uses_vision)
             )
-        return self._prefixes[uses_vision, layer]
+        return self._prefixes[key]
 
     def _repeat(self, work: Callable[[], object]) -> list[float]:
         times = []
@@ -251,30 +268,6 @@ class LatencyMeter:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
-
-
-@dataclass
-class _Runs:
-    """The timed runs of one point or of the full model.
-
-    prefill   milliseconds of each run
-    decode    milliseconds of each step, a list per run
-    peak      largest peak memory of a run in bytes; None on a CPU
-    """
-
-    prefill: list[float] = field(default_factory=list)
-    decode: list[list[float]] = field(default_factory=list)
-    peak: int | None = None
-
-    def add(self, run: tuple[float, list[float]], peak: int | None) -> None:
-        self.prefill.append(run[0])
-        self.decode.append(run[1])
-        if peak is not None:
-            self.peak = max(self.peak or 0, peak)
-
-    @property
-    def total(self) -> np.ndarray:
-        return np.array(self.prefill) + np.array(self.decode).sum(1)
 
 
 def _quartiles(times: Any) -> dict[str, float] | None:

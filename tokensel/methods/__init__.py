@@ -11,6 +11,7 @@ from tokensel.methods.context import Context, ContextSource, Selection
 from tokensel.methods.dart import Dart
 from tokensel.methods.density import DensityPeaks
 from tokensel.methods.divprune import DivPrune
+from tokensel.methods.downsample import Downsample
 from tokensel.methods.fastervlm import FasterVLM
 from tokensel.methods.fastv import FastV
 from tokensel.methods.feather import Feather
@@ -49,6 +50,7 @@ __all__ = [
     "Dart",
     "DensityPeaks",
     "DivPrune",
+    "Downsample",
     "FarthestPoint",
     "FastV",
     "FasterVLM",

@@ -37,7 +37,8 @@ class Method:
     only_layer: the only agg_layer that the method supports; None: any.
     min_kept: the smallest kept that the method supports.
     fixed_kept: the only kept that the method supports; None: any.
-    passes_through: the method never reduces anything.
+    passes_through: the method never reduces anything inside the model.
+    changes_picture: `kept` says how far the picture is reduced before the model sees it; only sweeps can do that.
     returns_values: `select` computes what the survivors carry, so no aggregation and no layout="mask" is possible.
     uses_attention: `select` uses the previous layer's attention.
     uses_vision: `select` uses the vision tower.
@@ -52,6 +53,7 @@ class Method:
     min_kept: ClassVar[int] = 0
     fixed_kept: ClassVar[int | None] = None
     passes_through: ClassVar[bool] = False
+    changes_picture: ClassVar[bool] = False
     returns_values: ClassVar[bool] = False
     uses_attention: ClassVar[bool] = False
     uses_vision: ClassVar[bool] = False
@@ -103,7 +105,7 @@ class Method:
     @classmethod
     def takes_kept(cls) -> bool:
         """Whether `kept` can be chosen. It cannot where nothing is ever removed, or always the same number."""
-        return not cls.passes_through and cls.fixed_kept is None
+        return cls.changes_picture or (not cls.passes_through and cls.fixed_kept is None)
 
     def cut_off(self) -> int | None:
         """The decoder layer before which all remaining visual tokens are removed; None: no such layer."""

@@ -47,6 +47,10 @@ class Family:
         """
         return None
 
+    def patch_side(self, config: Any) -> int:
+        """How many pixels of a processed picture a visual token shows, on each side."""
+        return config.vision_config.patch_size
+
     def arrangement(self, llava: Any, pictures: Mapping[str, Any], cls: bool) -> Arrangement | None:
         """How patches of the vision tower become visual tokens; None: as in LLaVA-1.5. cls: the tower has a [CLS]."""
         return None if cls else Arrangement(pictures)
@@ -99,6 +103,9 @@ class Idefics3(Tiled):
         pixels = pictures.get("pixel_values")
         return None if pixels is not None and pixels.shape[1] == 1 else (1, 0)
 
+    def patch_side(self, config: Any) -> int:
+        return config.vision_config.patch_size * config.scale_factor
+
     def arrangement(self, llava: Any, pictures: Mapping[str, Any], cls: bool) -> Arrangement | None:
         return ShuffledTiles(llava, pictures)
 
@@ -114,6 +121,9 @@ class QwenVL(Family):
         merged = config.vision_config.spatial_merge_size
         shapes = {(int(rows) // merged, int(cols) // merged) for _, rows, cols in pictures["image_grid_thw"].tolist()}
         return shapes.pop() if len(shapes) == 1 else None
+
+    def patch_side(self, config: Any) -> int:
+        return config.vision_config.patch_size * config.vision_config.spatial_merge_size
 
     def arrangement(self, llava: Any, pictures: Mapping[str, Any], cls: bool) -> Arrangement | None:
         return MergedPatches(llava, pictures)

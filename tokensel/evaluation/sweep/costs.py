@@ -1,17 +1,19 @@
 """What a point costs, on the prompt of middling length: FLOPs, memory, and visual tokens that remain."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
 from tokensel.data import Question
+from tokensel.engine.kept import Kept
 from tokensel.engine.stages import Stage
 from tokensel.errors import BadSampleError
 from tokensel.evaluation.batches import order_questions
+from tokensel.evaluation.downsample import with_downsampled
 from tokensel.evaluation.flops import Cost, prefill_cost
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.models import LoadedModel
@@ -24,6 +26,7 @@ class CostedPrompt:
     """A prompt by its lengths, and the model that reads it. The same for all points, so that their costs compare.
 
     pictures: the processor's output for its pictures. device: cpu or cuda. bytes_per_value: of the KV cache.
+    downsampled: for points that reduce the picture first, the prompt with the picture of this kept.
     """
 
     config: Any
@@ -32,6 +35,7 @@ class CostedPrompt:
     pictures: Mapping[str, torch.Tensor]
     device: str
     bytes_per_value: int = 4
+    downsampled: Callable[[Kept], "CostedPrompt"] | None = field(default=None, compare=False, repr=False)
 
     @property
     def num_layers(self) -> int:
@@ -64,6 +68,9 @@ class CostedPrompt:
         the decoder's layers; tokens_left, visual tokens after the last stage; selection_counted: whether the FLOPs of
         selection are among them.
         """
+        if point.picture_kept is not None and self.downsampled is not None:
+            entering = self.downsampled(point.picture_kept).figures(point.in_model)
+            return entering | {"flops_ratio": entering["flops"] / self.full.total}
         stages = point.stages(self.num_layers)
         measured = Counter(tuple(record["kept"].items()) for record in records if record.get("kept"))
         costs = [
@@ -121,7 +128,12 @@ def costed_prompt(loaded: LoadedModel, question: Question | None, device: str | 
     encoded = loaded.encode([question])
     visual = int((encoded.input_ids == loaded.processor.image_token_id).sum())
     text = encoded.input_ids.shape[1] - visual
-    return replace(prompt, text_tokens=text, visual_tokens=visual, pictures=encoded.pictures)
+    smaller = partial(_downsampled_prompt, loaded, question, prompt.device)
+    return replace(prompt, text_tokens=text, visual_tokens=visual, pictures=encoded.pictures, downsampled=smaller)
+
+
+def _downsampled_prompt(loaded: LoadedModel, question: Question, device: str, kept: Kept) -> CostedPrompt:
+    return costed_prompt(loaded, with_downsampled(loaded, question, kept), device)
 
 
 def middle_question(loaded: LoadedModel, questions: Sequence[Question]) -> Question | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tokensel.data.protocol import CHOICES
 from tokensel.evaluation.statistics import compare_seeds
-from tokensel.evaluation.sweep.rows import TableRow, shared_answers
+from tokensel.evaluation.sweep.rows import WITHOUT_KEPT, TableRow, shared_answers
 
 # Settings that get a column only where points of one method differ in them.
 OPTIONAL = (
@@ -45,7 +45,7 @@ def fastv_beside(result: TableRow, results: Sequence[TableRow]) -> TableRow | No
 
     None for fastv itself, and if there is no such line.
     """
-    if not result.competes or result.setting["method"] == "fastv":
+    if not result.is_current or result.setting["method"] in (*WITHOUT_KEPT, "fastv"):
         return None
     fastv = [
         other

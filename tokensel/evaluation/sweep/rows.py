@@ -16,6 +16,8 @@ from tokensel.evaluation.stored_answers import StoredAnswers, shared_correct
 
 _PART_OF_SETTING = ("key", "protocol", "method_options", "budgets", "questions", "provenance")
 # Figures that seeds of one setting share, or of which the worst counts.
+# Controls that are the same whatever is kept.
+WITHOUT_KEPT = ("full", "no_image")
 _WORST = ("skipped", "near_ties", "n_tied_choice", "n_ties")
 
 
@@ -81,8 +83,12 @@ class TableRow:
     @property
     def competes(self) -> bool:
         """Whether it may be called the best: a complete point of current code that reduces visual tokens."""
-        reduces = self.setting["method"] not in ("full", "no_image")
-        return reduces and not self.error and not self.superseded and bool(self.metrics.get("n"))
+        return self.is_current and self.setting["method"] not in (*WITHOUT_KEPT, "downsample")
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is a complete point of current code."""
+        return not self.error and not self.superseded and bool(self.metrics.get("n"))
 
 
 def folder_rows(folder: Path) -> list[TableRow]:
