@@ -13,6 +13,7 @@ from PIL import Image
 
 from tokensel.choices import SCORINGS
 from tokensel.data import Question
+from tokensel.engine.kept import Kept
 from tokensel.engine.reduce import reduce_tokens
 from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
@@ -22,6 +23,7 @@ from tokensel.engine.writing import changes_answers
 from tokensel.errors import BadSampleError, TokenselError
 from tokensel.evaluation.answers import add_choice, add_ties, greedy_settings, read_answers, row_keys
 from tokensel.evaluation.batches import count_workers
+from tokensel.evaluation.downsample import downsampled, same_pictures
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.marking import record_of
 from tokensel.evaluation.ways import Group, Way, answer_group, way_of
@@ -100,43 +102,65 @@ class OnePass:
         alone = compiled or (stock and (scoring == "generate" or written))
         # How many batches may be computed at once.
         self.parallel = 1 if alone else count_workers(loaded, [point.make_method() for point in points])
+        # By point, to how many patches its pictures are reduced; points that agree share the vision tower's work.
+        self.pictures = [same_pictures(loaded, point.picture_kept) for point in points]
         self.answers: dict[tuple[str, int], list[int]] = {}
         self.asked: set[int] = set()
 
     def prepare(self, batch: Batch) -> Prepared:
         """Opens the pictures of a batch's open questions and makes the tensors. One thread at a time may call it."""
-        groups: dict[tuple[tuple[Any, ...], Way], list[Question]] = {}
-        pictures: dict[str, Image.Image] = {}
+        groups: dict[tuple[tuple[Any, ...], Way, Kept | None], list[Question]] = {}
+        pictures: dict[Kept | None, dict[str, Image.Image]] = {None: {}}
         bad: list[tuple[Question, BadSampleError]] = []
         for question in batch.questions:
-            if not batch.lacking([question]):
+            lacking = batch.lacking([question])
+            if not lacking:
                 continue
+            several = dict.fromkeys(self.pictures[index] for index in lacking) if question.pictures else [None]
             try:
-                ids = question.picture_ids
-                if any(id not in pictures for id in ids):
-                    pictures.update(zip(ids, self.loaded.load_images(question), strict=True))
                 # Rows of one tensor batch must hold equally many visual tokens.
-                shape = self.loaded.shape_of(question, [pictures[id] for id in ids])
+                shapes = {kept: self.loaded.shape_of(question, self.open(question, pictures, kept)) for kept in several}
             except BadSampleError as error:
                 bad.append((question, error))
                 continue
-            groups.setdefault((shape, way_of(question, self.scoring, self.slides)), []).append(question)
-        encoded = [self.encode(questions, way, pictures) for (_, way), questions in groups.items()]
+            way = way_of(question, self.scoring, self.slides)
+            for kept, shape in shapes.items():
+                groups.setdefault((shape, way, kept), []).append(question)
+        encoded = [self.encode(questions, way, pictures[kept], kept) for (_, way, kept), questions in groups.items()]
         return Prepared(batch, encoded, bad)
 
-    def encode(self, questions: list[Question], way: Way, pictures: dict[str, Image.Image]) -> Group:
+    def open(
+        self, question: Question, pictures: dict[Kept | None, dict[str, Image.Image]], kept: Kept | None
+    ) -> list[Image.Image]:
+        """A question's pictures, reduced to `kept` patches unless that is None.
+
+        pictures: by kept and picture id, those that were opened before; what is opened now is added.
+        """
+        ids, known = question.picture_ids, pictures.setdefault(kept, {})
+        if any(id not in known for id in ids):
+            if kept is None:
+                known.update(zip(ids, self.loaded.load_images(question), strict=True))
+            else:
+                whole = self.open(question, pictures, None)
+                known.update((id, downsampled(self.loaded, each, kept)) for id, each in zip(ids, whole, strict=True))
+        return [known[id] for id in ids]
+
+    def encode(
+        self, questions: list[Question], way: Way, pictures: dict[str, Image.Image], kept: Kept | None = None
+    ) -> Group:
         """The questions of one way as tensors. Only this thread uses the tokenizer, which is not safe to share."""
         encoded = self.loaded.encode(questions, pictures)
+        answers: list[list[int]] = []
+        options: list[list[list[int]]] = []
         if way.name == "letter":
-            return Group(questions, encoded, way, answer_ids=[self.answer_ids(question) for question in questions])
+            answers = [self.answer_ids(question) for question in questions]
         if way.name == "options":
             prompts = [self.loaded.prompt(question) for question in questions]
             options = [
                 [self.loaded.continuation(prompt, choice) for choice in question.choices]
                 for prompt, question in zip(prompts, questions, strict=True)
             ]
-            return Group(questions, encoded, way, option_ids=options)
-        return Group(questions, encoded, way)
+        return Group(questions, encoded, way, answers, options, kept)
 
     @torch.inference_mode()
     def compute(self, prepared: Prepared) -> Computed:
@@ -146,12 +170,16 @@ class OnePass:
             return computed
         for group in prepared.groups:
             lacking = prepared.batch.lacking(group.questions)
-            todo = [index for index in lacking if index not in computed.failures]
+            todo = [index for index in lacking if index not in computed.failures and self.serves(group, index)]
             if todo and self.is_stock(group.way):
                 self.generate(group, todo, computed)
             elif todo:
                 self.answer(group, todo, computed)
         return computed
+
+    def serves(self, group: Group, index: int) -> bool:
+        """Whether a group shows the pictures that a point is about."""
+        return not group.encoded.pictures or group.kept == self.pictures[index]
 
     def is_stock(self, way: Way) -> bool:
         """Whether only the stock model's generate() writes what it writes: with other settings than greedy, or where it
@@ -233,7 +261,7 @@ class OnePass:
         input_ids = inputs["input_ids"]
         keys = row_keys(group.questions, input_ids.device)
         for index in todo:
-            point = self.points[index]
+            point = self.points[index].in_model
             try:
                 if group.way.alone:
                     raise TokenselError(

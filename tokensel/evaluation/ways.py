@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tokensel.data import Question
+from tokensel.engine.kept import Kept
 from tokensel.engine.split import SplitModel, State
 from tokensel.engine.stages import Stage
 from tokensel.engine.writing import Decoding, Writer, stop_tokens
@@ -60,7 +61,7 @@ class Group:
     """Questions of a batch that run together, as tensors.
 
     answer_ids: by letters, the token ids that begin each question's answers. option_ids: by options, the token ids of
-    each of its options.
+    each of its options. kept: to how many patches its pictures are reduced; None: they are as they are.
     """
 
     questions: list[Question]
@@ -68,6 +69,7 @@ class Group:
     way: Way
     answer_ids: list[list[int]] = field(default_factory=list)
     option_ids: list[list[list[int]]] = field(default_factory=list)
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True)
