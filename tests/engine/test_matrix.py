@@ -14,7 +14,7 @@ from tokensel.engine.split import SplitModel
 from tokensel.engine.stages import make_stages
 
 VISUAL = 81
-BUILT_IN = sorted(METHODS)
+BUILT_IN = sorted(name for name, kind in METHODS.items() if not kind.changes_picture)
 TEXTS = (5, 9, 2)
 PADDED = (0, 2)  # the rows that are shorter than the longest
 FIXED = ("full", "no_image")

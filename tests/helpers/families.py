@@ -48,6 +48,7 @@ FAMILY_METHODS = [
     for family in FAMILIES
     for method in sorted(METHODS)
     if family in WITH_CLS or not METHODS[method].needs_cls
+    if not METHODS[method].changes_picture
     if (family, method) != ("vipllava", "flowcut")  # whose features are those of several layers
 ]
 QWEN = "<|vision_start|><|image_pad|><|vision_end|>"
