@@ -65,15 +65,15 @@ def compare(
     """
     rows, references = _rows_and_references(results, reference)
     titles = pool_titles(rows)
-    keys = {row["key"]: _keys(row) for row in rows[["key", "keys"]].to_dict("records")}
+    keys = {row["key"]: keys_of(row) for row in rows[["key", "keys"]].to_dict("records")}
     table = [
         row | {"pool_title": titles[pool]} | _against(answers, keys, row["key"], row["reference_key"], level, power)
-        for pool, answers in _pools(rows, predictions)
+        for pool, answers in answers_by_pool(rows, predictions)
         for row in _pairs(rows[rows["pool"] == pool], references[references["pool"] == pool], reference)
     ]
-    named = ["pool", "pool_title", "key", "reference_key", "reference", *_names(rows)]
+    named = ["pool", "pool_title", "key", "reference_key", "reference", *naming_columns(rows)]
     frame = pd.DataFrame(table, columns=[*named, "n", *_COMPARED, "note"])
-    frame = _typed(frame, dict.fromkeys(_COMPARED, "Float64") | {"n": "Int64", "b": "Int64", "c": "Int64"})
+    frame = typed_frame(frame, dict.fromkeys(_COMPARED, "Float64") | {"n": "Int64", "b": "Int64", "c": "Int64"})
     for _, same in frame.dropna(subset="p_value").groupby("pool"):
         frame.loc[same.index, "p_holm"] = holm(same["p_value"].tolist())
     return frame
@@ -109,14 +109,14 @@ def flip_counts(results: pd.DataFrame, predictions: pd.DataFrame, reference: str
     titles = pool_titles(rows)
     table = [
         row | {"pool_title": titles[pool]} | _flipped(answers, row["key"], row["reference_key"])
-        for pool, answers in _pools(rows, predictions)
+        for pool, answers in answers_by_pool(rows, predictions)
         for row in _pairs(rows[rows["pool"] == pool], references[references["pool"] == pool], reference)
         if row["reference_key"] is not None
     ]
     counted = ["n", *(flip.replace(" ", "_") for flip in FLIPS)]
-    named = ["pool", "pool_title", "key", "reference_key", "reference", *_names(rows)]
+    named = ["pool", "pool_title", "key", "reference_key", "reference", *naming_columns(rows)]
     frame = pd.DataFrame(table, columns=[*named, *counted])
-    return _typed(frame, dict.fromkeys(counted, "Int64"))
+    return typed_frame(frame, dict.fromkeys(counted, "Int64"))
 
 
 def by_group(results: pd.DataFrame, predictions: pd.DataFrame, group: str = "family") -> pd.DataFrame:
@@ -136,7 +136,7 @@ def by_group(results: pd.DataFrame, predictions: pd.DataFrame, group: str = "fam
     answered = predictions[~predictions["skipped"]]
     cells = []
     for row in rows[["key", "keys"]].to_dict("records"):
-        keys = _keys(row)
+        keys = keys_of(row)
         for name, same in answered[answered["key"].isin(keys)].groupby(group, observed=True):
             right = same["correct"].to_numpy()[None]
             if len(keys) > 1:
@@ -152,7 +152,7 @@ def by_group(results: pd.DataFrame, predictions: pd.DataFrame, group: str = "fam
     counted = pd.DataFrame(cells, columns=["key", "group", "n", "correct", "accuracy", "ci_low", "ci_high"])
     counted = counted.astype({"key": "string", "n": "Int64"})
     counted["correct"] = counted["correct"].astype("Float64").round().astype("Int64")
-    return rows[["pool", "pool_title", "key", *_names(rows)]].merge(counted, on="key", how="inner")
+    return rows[["pool", "pool_title", "key", *naming_columns(rows)]].merge(counted, on="key", how="inner")
 
 
 def _rows_and_references(results: pd.DataFrame, reference: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -166,12 +166,13 @@ def _rows_and_references(results: pd.DataFrame, reference: str) -> tuple[pd.Data
     return rows, references
 
 
-def _names(rows: pd.DataFrame) -> list[str]:
+def naming_columns(rows: pd.DataFrame) -> list[str]:
     """The columns that name a point for a reader."""
     return ["method", "kept", *SETTINGS, *option_columns(rows)]
 
 
-def _typed(frame: pd.DataFrame, types: dict[str, str]) -> pd.DataFrame:
+def typed_frame(frame: pd.DataFrame, types: dict[str, str]) -> pd.DataFrame:
+    """The frame with the types of `analysis.columns`, and of further columns."""
     return frame.astype({name: kind for name, kind in (COLUMN_TYPES | types).items() if name in frame.columns})
 
 
@@ -185,14 +186,14 @@ def _pairs(rows: pd.DataFrame, references: pd.DataFrame, reference: str) -> Iter
         fitting = fitting or [each for each in candidates if _same(each, row, "kept")]
         # min takes the first of equally good candidates, so the order of the table decides.
         chosen = min(fitting, key=partial(_mismatch, row), default=None)
-        named = {name: row[name] for name in ("pool", "key", *_names(rows))}
+        named = {name: row[name] for name in ("pool", "key", *naming_columns(rows))}
         note = "" if chosen else f"no {reference} at this {'kept' if pd.isna(row['budget']) else 'budget'}"
         cost = row["flops_ratio"] / chosen["flops_ratio"] if chosen else None
         found = {"reference": reference, "reference_key": chosen["key"] if chosen else None, "cost": cost}
         yield named | found | {"note": note}
 
 
-def _keys(row: Mapping[Hashable, Any]) -> list[str]:
+def keys_of(row: Mapping[Hashable, Any]) -> list[str]:
     """The keys of the points that a row stands for."""
     return [row["key"]] if pd.isna(row["keys"]) else row["keys"].split()
 
@@ -214,9 +215,10 @@ def _same(one: dict, other: dict, name: str) -> bool:
     return bool(one[name] == other[name])
 
 
-def _pools(rows: pd.DataFrame, predictions: Predictions) -> Iterator[tuple[str, AnswerMatrix]]:
+def answers_by_pool(rows: pd.DataFrame, predictions: Predictions) -> Iterator[tuple[str, AnswerMatrix]]:
+    """Yields each pool of the rows with the answers of its points."""
     for pool, same in rows.groupby("pool", sort=False):
-        keys = [key for row in same[["key", "keys"]].to_dict("records") for key in _keys(row)]
+        keys = [key for row in same[["key", "keys"]].to_dict("records") for key in keys_of(row)]
         yield str(pool), answer_matrix(keys, predictions)
 
 

@@ -53,7 +53,7 @@ def fastv_beside(result: TableRow, results: Sequence[TableRow]) -> TableRow | No
         if other.setting["method"] == "fastv"
         and other.competes
         and other.pool == result.pool
-        and other.setting["layout"] == result.setting["layout"]
+        and result.setting["layout"] in (None, other.setting["layout"])
         and (set(other.budgets) & set(result.budgets) or other.setting["kept"] == result.setting["kept"])
     ]
 
