@@ -14,6 +14,7 @@ a sweep wrote, so results can be analysed on a machine that cannot run the sweep
 
 from analysis.columns import pool_titles
 from analysis.literature import published
+from analysis.needs import by_need
 from analysis.paired import by_group, compare, flip_counts, flips
 from analysis.predictions import load_predictions, questions_of
 from analysis.ranking import ranking
@@ -21,6 +22,7 @@ from analysis.results import load_results
 
 __all__ = [
     "by_group",
+    "by_need",
     "compare",
     "flip_counts",
     "flips",

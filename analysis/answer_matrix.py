@@ -17,13 +17,13 @@ Predictions = pd.DataFrame | Mapping[str, StoredAnswers]
 class AnswerMatrix:
     """The predictions of one pool. Every array is [points, questions], with points in the order of keys.
 
-    prediction  int16: index of the choice, -1 for none
+    said        what tells answers apart, see `tokensel.evaluation.agreement`: the index of the choice, -1 for none
     right       bool: whether the prediction is correct; float32 where answers are right in part: their shares
     answered    bool: whether the point has a prediction for the question, and did not skip it
     """
 
     keys: list[str]
-    prediction: np.ndarray
+    said: np.ndarray
     right: np.ndarray
     answered: np.ndarray
 
@@ -34,12 +34,20 @@ class AnswerMatrix:
         return self.right[one][:, shared], self.right[other][:, shared]
 
     def pair(self, key: str, reference: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """Returns (right, right of reference), (prediction, prediction of reference) over the shared questions."""
+        """Returns (right, right of reference), (said, said by the reference) over the shared questions."""
         one, other = self.keys.index(key), self.keys.index(reference)
         shared = self.answered[one] & self.answered[other]
         both = [one, other]
-        right, prediction = self.right[both][:, shared], self.prediction[both][:, shared]
-        return (right[0], right[1]), (prediction[0], prediction[1])
+        right, told = self.right[both][:, shared], self.said[both][:, shared]
+        return (right[0], right[1]), (told[0], told[1])
+
+    def agreement(self, keys: Sequence[str], references: Sequence[str]) -> float | None:
+        """The share of equal answers, averaged over all pairs of seeds, over the questions that all answered."""
+        one, other = ([self.keys.index(key) for key in each] for each in (keys, references))
+        shared = self.answered[[*one, *other]].all(0)
+        if not shared.any():
+            return None
+        return float((self.said[one][:, None, shared] == self.said[other][None][:, :, shared]).mean())
 
 
 def answer_matrix(keys: list[str], predictions: Predictions) -> AnswerMatrix:
@@ -51,10 +59,14 @@ def answer_matrix(keys: list[str], predictions: Predictions) -> AnswerMatrix:
     for _, each in stored:
         asked[each.number[~each.skipped]] = True
     column = np.cumsum(asked) - 1  # of each question that any point answered
-    matrix = _empty(keys, int(asked.sum()), np.result_type(bool, *(each.correct.dtype for _, each in stored)))
+    right, told = (
+        np.result_type(least, *(getattr(each, name).dtype for _, each in stored))
+        for name, least in (("correct", bool), ("said", np.int16))
+    )
+    matrix = _empty(keys, int(asked.sum()), right, told)
     for row, each in stored:
         columns = column[each.number[~each.skipped]]
-        matrix.prediction[row, columns] = each.prediction[~each.skipped]
+        matrix.said[row, columns] = each.said[~each.skipped]
         matrix.right[row, columns] = each.correct[~each.skipped]
         matrix.answered[row, columns] = True
     return matrix
@@ -64,14 +76,14 @@ def _of_frame(keys: list[str], predictions: pd.DataFrame) -> AnswerMatrix:
     known = predictions[predictions["key"].isin(keys) & ~predictions["skipped"]]
     questions, names = pd.factorize(known["id"])
     cells = pd.Categorical(known["key"], categories=keys).codes, questions
-    matrix = _empty(keys, len(names), known["correct"].dtype)
-    matrix.prediction[cells] = known["prediction"].fillna(-1)
+    told = known["said"] if "said" in known else known["prediction"].fillna(-1).astype(np.int16)
+    matrix = _empty(keys, len(names), known["correct"].dtype, told.dtype)
+    matrix.said[cells] = told
     matrix.right[cells] = known["correct"]
     matrix.answered[cells] = True
     return matrix
 
 
-def _empty(keys: list[str], questions: int, kind: Any) -> AnswerMatrix:
+def _empty(keys: list[str], questions: int, right: Any, said: Any) -> AnswerMatrix:
     shape = len(keys), questions
-    prediction, right = np.full(shape, -1, dtype=np.int16), np.zeros(shape, dtype=kind)
-    return AnswerMatrix(keys, prediction, right, np.zeros(shape, dtype=bool))
+    return AnswerMatrix(keys, np.full(shape, -1, said), np.zeros(shape, right), np.zeros(shape, dtype=bool))

@@ -12,6 +12,8 @@ PROTOCOL = tuple(CHOICES)
 SETTINGS = ("agg_layer", "stages", "temperature", "aggregation", "layout", "position", "seed", "code")
 # Methods whose kept is fixed. They are compared with points of every kept.
 CONTROLS = ("full", "no_image")
+# Controls that are run at every kept, to compare methods with; none of them is named the best.
+AT_EVERY_KEPT = ("fastv", "random", "downsample")
 TIMES = ("select_ms", "vision_ms", "prefill_ms", "decode_ms", "total_ms")
 _IDENTITY = ("model", "model_revision", "dtype", "data", "data_options", "data_digest", "questions", "scoring")
 _QUARTILES = tuple(f"{time}_{quartile}" for time in TIMES for quartile in ("p25", "p50", "p75"))

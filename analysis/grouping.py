@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.columns import CONTROLS, SETTINGS, option_columns, pool_titles, tidy
+from analysis.columns import AT_EVERY_KEPT, CONTROLS, SETTINGS, option_columns, pool_titles, tidy
 
 _MAX_SHADES = 4  # settings of one method that get a shade each; with more settings, all get the same shade
 _MAX_NAMED = 6  # failed points that a note names
@@ -88,8 +88,8 @@ def series_of(rows: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame
 
 
 def _ranks(methods: pd.Series) -> pd.Series:
-    """Sort keys: methods by name, then fastv and random, then full and no_image."""
-    order: Callable[[str], tuple] = lambda name: (name in CONTROLS, name in ("fastv", "random"), name)  # noqa: E731
+    """Sort keys: methods by name, then controls of every kept, then full and no_image."""
+    order: Callable[[str], tuple] = lambda name: (name in CONTROLS, name in AT_EVERY_KEPT, name)  # noqa: E731
     return methods.map(order)
 
 

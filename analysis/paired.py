@@ -22,7 +22,18 @@ from tokensel.evaluation.statistics import (
 
 FLIPS = ("right to wrong", "wrong to right", "wrong to wrong")
 _DIFFERENCE = ("difference", "diff_low", "diff_high")
-_COMPARED = ("accuracy", "reference_accuracy", *_DIFFERENCE, "b", "c", "p_value", "p_holm", "detectable", "cost")
+_COMPARED = (
+    "accuracy",
+    "reference_accuracy",
+    *_DIFFERENCE,
+    "b",
+    "c",
+    "p_value",
+    "p_holm",
+    "detectable",
+    "cost",
+    "agreement",
+)
 
 
 def compare(
@@ -56,6 +67,8 @@ def compare(
     detectable                      smallest true difference, in percentage points, that n questions with this much
                                     disagreement would show with the given power; NA where no difference would, and
                                     for several seeds
+    agreement                       share of the answers that equal the reference's, right or wrong; of several seeds,
+                                    the mean over all pairs
     note                            why a point has no reference to be compared with; its figures are then NA
 
     The interval is Agresti and Min's (2005, "Simple improved confidence intervals for comparing matched proportions");
@@ -245,6 +258,7 @@ def _against(
         "diff_low": 100 * found.ci_low,
         "diff_high": 100 * found.ci_high,
         "p_value": found.p_value,
+        "agreement": answers.agreement(keys[key], keys[reference_key]),
     } | (_disagreement(one[0], other[0], level, power) if len(one) == len(other) == 1 else {})
 
 
@@ -260,9 +274,9 @@ def _disagreement(one: np.ndarray, other: np.ndarray, level: float, power: float
 
 
 def _flipped(answers: AnswerMatrix, key: str, reference_key: str) -> dict[str, int]:
-    (right, was_right), (prediction, was) = answers.pair(key, reference_key)
+    (right, was_right), (told, was) = answers.pair(key, reference_key)
     right, was_right = right >= 0.5, was_right >= 0.5
-    kinds = (was_right & ~right, ~was_right & right, ~was_right & ~right & (prediction != was))
+    kinds = (was_right & ~right, ~was_right & right, ~was_right & ~right & (told != was))
     counts = {flip.replace(" ", "_"): int(kind.sum()) for flip, kind in zip(FLIPS, kinds, strict=True)}
     return {"n": len(right)} | counts
 

@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.results import Source, load_results
 from tokensel.data import Question, draw_order, load_questions
 from tokensel.errors import TokenselError
+from tokensel.evaluation.agreement import said
 from tokensel.evaluation.digests import questions_digest
 from tokensel.evaluation.marking import share_of
 from tokensel.evaluation.question_ids import QuestionIds
@@ -21,6 +22,7 @@ from tokensel.evaluation.stored_answers import figured_places
 QUESTION = ("question", "choices", "hint", "subject", "topic", "family", "grade", "category", "image_id")
 _TYPES: dict[str, Any] = {"id": "string", "prediction": "Int16", "answer": "Int16", "margin": "Float64"}
 _TYPES |= {"correct": bool, "skipped": bool, "text": "string", "positions": object}
+_TYPES |= {"said": np.int16}
 
 
 def load_predictions(
@@ -42,6 +44,8 @@ def load_predictions(
     skipped             whether the question was skipped, or its answer is not scored by itself
     text                the written answer
     positions           indices of the kept visual tokens, where they were stored
+    said                equal where two answers to a question are the same: the prediction, or a number below -1 for
+                        what was written
 
     A point with figures has exactly the predictions that its figures were computed from. Any other point has all its
     stored predictions.
@@ -105,11 +109,14 @@ def _point(point: Mapping[Hashable, Any], order: Mapping[str, tuple]) -> dict[st
         share = share_of(record)
         column["correct"][-1] = bool(share) if share in (None, 0, 1) else share
         column["skipped"][-1] = bool(record.get("skipped")) or share is None
+        column["said"][-1] = said(record)
     ids = QuestionIds.shared()
     numbers = np.array([ids.numbers[id] for id in column["id"]], dtype=np.int32)
     places = figured_places(numbers, ids, metrics, Path(point["folder"]), order)
     whole = all(type(share) is bool for share in column["correct"])
     types = _TYPES if whole else _TYPES | {"correct": float}
+    if min(column["said"], default=0) < -1:
+        types = types | {"said": np.int64}
     return {name: pd.Series(column.pop(name), dtype=object).astype(kind).iloc[places] for name, kind in types.items()}
 
 

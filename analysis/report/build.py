@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.columns import pool_titles
+from analysis.columns import AT_EVERY_KEPT, pool_titles
 from analysis.report import payload
 from analysis.report.evaluation import Evaluation, TableRow, evaluations
 from analysis.report.findings import findings
+from analysis.report.needs import needs_view
 from analysis.report.overview import best_table, headline
 from analysis.report.page import Html, assemble, join, tag, to_json
 from analysis.report.pictures import Pictures
@@ -27,6 +28,7 @@ _SECTIONS = {
     "result": "Result",
     "findings": "Findings",
     "points": "All points",
+    "needs": "Blind, coarse and hard questions",
     "charts": "Charts",
     "pictures": "Kept visual tokens",
     "questions": "Questions",
@@ -71,7 +73,7 @@ def report_of(pools: Sequence[Evaluation], title: str, pictures: int = 300) -> R
         title=f"{title}: visual-token reduction",
         name=title,
         meta=_meta(pools),
-        nav=join(*(tag("a", text, href=f"#{name}") for name, text in _SECTIONS.items())),
+        nav=join(*(tag("a", text, href=f"#{name}") for name, text in _sections(pools).items())),
         body=_body(pools, {method: style["color"] for method, style in styles.items()}),
         data=data,
         scripts=SCRIPTS,
@@ -84,6 +86,11 @@ def report_of(pools: Sequence[Evaluation], title: str, pictures: int = 300) -> R
         questions=sum(len(packed["id"]) for packed in data["sets"]),
         pictures=sum(len(packed["pictures"]) + len(packed["thumbnails"]) for packed in data["sets"]),
     )
+
+
+def _sections(pools: Sequence[Evaluation]) -> dict[str, str]:
+    """The page's sections: without what no evaluation has."""
+    return {name: text for name, text in _SECTIONS.items() if name != "needs" or any(pool.needs for pool in pools)}
 
 
 def _data(pools: Sequence[Evaluation], styles: dict[str, dict[str, Any]], pictures: int) -> dict[str, Any]:
@@ -136,7 +143,7 @@ def _pool(
         for seed in row.seeds:
             one = payload.pack_row(seed, style, pool.along) | payload.pack_predictions(seed, questions)
             rows.append(one | {"part": True})
-    reduced = [row for row in pool.complete if not row.is_control and row.method not in ("fastv", "random")]
+    reduced = [row for row in pool.complete if not row.is_control and row.method not in AT_EVERY_KEPT]
     featured = min(reduced, key=lambda row: (row.kept or 0, row.label), default=None)
     return {
         "title": pool.title,
@@ -182,8 +189,10 @@ def _meta(pools: Sequence[Evaluation]) -> Html:
 
 
 def _body(pools: Sequence[Evaluation], colors: dict[str, str]) -> Html:
-    def section(name: str, *content: object) -> Html:
-        return tag("section", tag("h2", _SECTIONS[name]), *content, id=name)
+    shown = _sections(pools)
+
+    def section(name: str, *content: object) -> Html | None:
+        return tag("section", tag("h2", shown[name]), *content, id=name) if name in shown else None
 
     def each(part: Any) -> list[Html]:
         return [tag("div", part(pool), data_pool=str(index)) for index, pool in enumerate(pools)]
@@ -208,6 +217,7 @@ def _body(pools: Sequence[Evaluation], colors: dict[str, str]) -> Html:
             tag("p", _TABLE_NOTE, class_="note"),
             *each(lambda pool: join(points_table(pool, colors), without_figures(pool.rows))),
         ),
+        section("needs", *each(lambda pool: needs_view(pool, colors))),
         section("charts", tag("p", _CHARTS_NOTE, class_="note"), tag("div", id="charts-view")),
         section("pictures", tag("p", _PICTURES_NOTE, class_="note"), tag("div", id="pictures-view")),
         section("questions", tag("p", _QUESTIONS_NOTE, class_="note"), tag("div", id="questions-view")),
@@ -219,8 +229,9 @@ _TABLE_NOTE = (
     "Click a heading to sort. The page's address keeps what you chose, so a copied link shows the same view. "
     "Differences are percentage points on the same questions, with 95% intervals; p comes from McNemar's exact test, "
     "or from a paired bootstrap where answers are right in part. "
-    "First token is the median time to the first token, including the vision tower. Speed-up is the median of the full "
-    "model's time over the point's, measured in turn, so a busy machine slows both; it is not the medians' ratio. "
+    "Like full is the share of answers that equal the full model's, right or wrong. First token is the median time to "
+    "the first token, including the vision tower. Speed-up is the median of the full model's time over the point's, "
+    "measured in turn, so a busy machine slows both; it is not the medians' ratio. "
     "FLOPs are a share of the full model's; > marks a method without flops(), whose choice of tokens counts as free."
 )
 _CHARTS_NOTE = (

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.columns import CONTROLS, SETTINGS, option_columns
 from analysis.grouping import variants
+from analysis.needs import by_need
 from analysis.paired import compare
 from analysis.predictions import questions_of
 from analysis.report.rows import TableRow
@@ -21,7 +22,7 @@ from tokensel.evaluation.sweep.ranking import sentences
 from tokensel.evaluation.sweep.rows import table_rows
 
 REFERENCES = ("fastv", "random", "full")
-COMPARED = ("difference", "diff_low", "diff_high", "p_value", "p_holm", "detectable", "n", "b", "c")
+COMPARED = ("difference", "diff_low", "diff_high", "p_value", "p_holm", "detectable", "n", "b", "c", "agreement")
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Evaluation:
     questions   of the data set, with texts and pictures; empty if they cannot be loaded
     missing     why the questions cannot be loaded; "" if they can
     ranking     which points are best at equal kept or at equal cost, and which tie: one sentence for each
+    needs       the rows of `by_need`, without missing values
     along       the setting on the x axis of the charts: kept, or else agg_layer or temperature if several were run
     """
 
@@ -45,6 +47,7 @@ class Evaluation:
     missing: str
     along: str = "kept"
     ranking: list[str] = field(default_factory=list)
+    needs: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def points(self) -> list[TableRow]:
@@ -71,6 +74,7 @@ def evaluations(
     """
     answers = {key: point.answers for key, point in stored.items()}
     versus = _comparisons(results, answers)
+    needs = by_need(results, answers)
     made = []
     for pool, points in results.groupby("pool", sort=False):
         current = points[~points["superseded"].fillna(False)]
@@ -86,7 +90,9 @@ def evaluations(
         _make_labels_unique(rows)
         questions, missing = _questions(points)
         title = (titles or {}).get(str(pool)) or str(pool)
-        made.append(Evaluation(str(pool), title, rows, varying, questions, missing, along, _ranking(points, stored)))
+        ranked = _ranking(points, stored)
+        kinds = [known(record) for record in needs[needs["pool"] == pool].to_dict("records")]
+        made.append(Evaluation(str(pool), title, rows, varying, questions, missing, along, ranked, kinds))
     return sorted(made, key=lambda evaluation: -len(evaluation.complete))
 
 

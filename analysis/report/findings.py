@@ -15,7 +15,7 @@ def findings(evaluation: Evaluation) -> Html:
     rows = evaluation.complete
     if not rows:
         return tag("p", "No point of this evaluation is complete, so there is nothing to compare yet.", class_="lead")
-    reduced = [row for row in rows if not row.is_control and row.kept is not None]
+    reduced = [row for row in rows if not row.is_control and row.kept is not None and row.method != "downsample"]
     ranked = [sentence.partition(": ") for sentence in evaluation.ranking]
     items = [tag("li", tag("span", at, class_="at"), tag("span", f"{text}.")) for at, _, text in ranked]
     return join(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.charts import pareto_front
+from analysis.columns import AT_EVERY_KEPT
 from analysis.report.evaluation import Evaluation, TableRow
 from analysis.report.findings import NAMES, SIGNIFICANT, probability
 from analysis.report.page import Html, join, tag
@@ -42,13 +43,14 @@ def best_points(rows: Sequence[TableRow]) -> list[Best]:
             for row in priced or reduced
             if row.point["accuracy"] == accuracy and abs(cost[id(row)] - place) <= SAME_COST * place
         ]
-        equal.sort(key=lambda row: (cost[id(row)], row.method in ("fastv", "random"), row.label))
+        equal.sort(key=lambda row: (cost[id(row)], row.method in AT_EVERY_KEPT, row.label))
         best.append(Best(equal[0], equal[1:]))
     return best
 
 
 def _reduced(rows: Sequence[TableRow]) -> list[TableRow]:
-    return [row for row in rows if row.is_complete and not row.is_control and row.kept is not None]
+    reduced = [row for row in rows if row.is_complete and not row.is_control and row.kept is not None]
+    return [row for row in reduced if row.method != "downsample"]
 
 
 def _asked(row: TableRow) -> int:
@@ -61,7 +63,7 @@ def headline(evaluation: Evaluation) -> str:
     if not rows:
         return "No point of this evaluation is complete yet, so there is no result."
     full = next((row for row in rows if row.method == "full"), None)
-    own = [each for each in best_points(rows) if each.row.method not in ("fastv", "random")]
+    own = [each for each in best_points(rows) if each.row.method not in AT_EVERY_KEPT]
     chosen = (own or best_points(rows))[-1:]
     first = chosen[0].row if chosen else rows[0]
     questions = f"{first.point['n']} questions of {first.point.get('data', 'the data set')}"
@@ -85,7 +87,7 @@ def headline(evaluation: Evaluation) -> str:
 
 def _verdict(rows: Sequence[TableRow]) -> str:
     """Says in a few words which methods differ from FastV and from random choice."""
-    own = [row for row in rows if not row.is_control and row.method not in ("fastv", "random")]
+    own = [row for row in rows if not row.is_control and row.method not in AT_EVERY_KEPT]
     compared = {reference: [row for row in own if reference in row.versus] for reference in ("fastv", "random")}
     if not any(compared.values()):
         return "nothing was compared with FastV or random choice"

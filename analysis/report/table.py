@@ -109,6 +109,10 @@ def _columns(evaluation: Evaluation) -> list[Column]:
             p_value = _versus(reference, "p_value")
             name = f"vs_{reference}_p"
             columns.append(Column(name, "p", p_value, _probability, spoken=f"p {title}", rank=6 + 2 * rank))
+    if any("agreement" in row.versus.get("full", {}) for row in rows):
+        agreement = _versus("full", "agreement")
+        text: Callable[[Any, TableRow], str] = lambda value, row: f"{100 * value:.1f}%"  # noqa: E731
+        columns.append(Column("agreement", "like full", agreement, text, spoken="answers like the full model", rank=8))
     columns += [
         Column("prefill_ms_p50", "first token, ms", _figure("prefill_ms_p50"), _decimals(".1f"), rank=9),
         Column("speedup", "speed-up", _figure("speedup"), _decimals(".2f", "\u00d7"), rank=5),

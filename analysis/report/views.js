@@ -188,14 +188,16 @@ class Charts {
   costSpec(rows) {
     const name = this.cost, scale = { kv_bytes: 2 ** 20, flops_ratio: 0.01 }[name] || 1;
     const priced = name ? rows.filter((row) => this.costOf(row, name) != null && row.method !== "no_image") : [];
-    const reduced = priced.filter((row) => !row.control);
+    // Downsampled pictures may have all their tokens, and then cost as much as the full model.
+    const costly = (row) => row.method === "downsample" && row.figures.flops_ratio > 0.97;
+    const reduced = priced.filter((row) => !row.control && !costly(row));
     const timed = name && name.endsWith("_ms");
     // The full model costs far more: as a point it would squeeze the others together, so it is a horizontal line.
     const rules = priced.filter((row) => row.control).map((row) => ({ y: 100 * row.figures.accuracy, dash: "",
       text: `${row.series} ${percent(row.figures.accuracy)} at ${COSTS[name].format(this.costOf(row, name))}` }));
     // Points with fewer questions do not compete, as in the table of best points.
     const asked = (row) => row.figures.n + (row.figures.skipped || 0), most = Math.max(...reduced.map(asked));
-    const front = pareto(reduced.filter((row) => asked(row) === most)
+    const front = pareto(reduced.filter((row) => asked(row) === most && row.method !== "downsample")
       .map((row) => [this.costOf(row, name) / scale, 100 * row.figures.accuracy]));
     return {
       front, tallest: 400,

@@ -8,7 +8,7 @@ from rich.console import Console
 from runners.terminal.columns import TELLS_LINES_APART, Column, print_columns
 from tokensel.evaluation.summary import NEAR_TIE
 from tokensel.evaluation.sweep.ranking import comparisons_of, sentences
-from tokensel.evaluation.sweep.results import EQUAL_COST, against_fastv, value_of, varying_columns
+from tokensel.evaluation.sweep.results import EQUAL_COST, against_fastv, agreement_with_full, value_of, varying_columns
 from tokensel.evaluation.sweep.rows import TableRow
 
 _DASH = "-"
@@ -34,6 +34,8 @@ def caption(results: Sequence[TableRow], hidden: Collection[str] = ()) -> str:
         first.append(f"vs fastv: percentage points on the same questions at the same {at}, {test}.")
         if any(_costs_differ(against_fastv(row, results)) for row in results):
             first.append(f"*: FLOPs more than {100 * EQUAL_COST:.0f}% from fastv's.")
+    if "like full %" not in hidden:
+        first.append("like full: answers that equal the full model's, right or wrong.")
     paragraphs = [first, _about_seeds(results), _about_times(results, hidden), _about_tokens(hidden)]
     if budgets:
         paragraphs.append([f"kept is solved for the budget {', '.join(budgets)}."])
@@ -114,6 +116,8 @@ def _columns(results: Sequence[TableRow]) -> list[Column]:
     left = [_text(each.get("tokens_left")) for each in figures]
     # What remains is what was asked for, of every method that takes a kept.
     told_by_kept = all(_text(row.setting["kept"]) in (_DASH, text) for row, text in zip(results, left, strict=True))
+    agreeing = [agreement_with_full(row, results) for row in results]
+    like_full = [_number(None if share is None else 100 * share, ".1f") for share in agreeing]
     prefill = [_number((each.get("prefill_ms") or {}).get("p50"), ".1f") for each in figures]
     uncounted = [">" if each.get("selection_counted") is False else "" for each in figures]
     flops = [mark + _number(each.get("flops_ratio"), ".3f") for mark, each in zip(uncounted, figures, strict=True)]
@@ -135,6 +139,7 @@ def _columns(results: Sequence[TableRow]) -> list[Column]:
         *_own_columns(results),
         Column("vs fastv", "vs\nfastv", list(map(_difference, fastv)), 75),
         Column("p", "p", [_probability(value_of(each, "p_value")) for each in fastv], 70),
+        Column("like full %", "like\nfull %", like_full, 45),
         Column("prefill ms", "prefill\nms", prefill, 30),
         Column("speed-up", "speed\n-up", speedup, 60),
         Column("FLOPs ratio", "FLOPs\nratio", flops, 85),

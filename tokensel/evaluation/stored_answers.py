@@ -10,6 +10,7 @@ import numpy as np
 
 from tokensel.data import stable_hash
 from tokensel.errors import TokenselError
+from tokensel.evaluation.agreement import said
 from tokensel.evaluation.question_ids import IdSet, QuestionIds
 
 # So many questions of a point have their kept positions in memory, to be drawn. Sweeps store them for fewer.
@@ -26,6 +27,7 @@ class StoredAnswers:
     correct              bool; float32 where answers are right in part: their shares from 0 to 1
     skipped              bool: not asked, or not scored by itself
     prediction, answer   int16: indices into the choices; -1 for none, and for the letters that `runners.infer` stores
+    said                 equal where answers are the same, see `said`: prediction itself, or int64 where some are words
     positions            by number, the kept visual tokens of the first questions that have them
     """
 
@@ -35,6 +37,7 @@ class StoredAnswers:
     skipped: np.ndarray
     prediction: np.ndarray
     answer: np.ndarray
+    said: np.ndarray
     positions: Mapping[int, list[int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -42,7 +45,7 @@ class StoredAnswers:
 
     def take(self, places: np.ndarray | slice) -> "StoredAnswers":
         """The predictions at these places."""
-        names = ("number", "correct", "skipped", "prediction", "answer")
+        names = ("number", "correct", "skipped", "prediction", "answer", "said")
         columns: dict[str, Any] = {name: getattr(self, name)[places] for name in names}
         left = set(columns["number"][np.isin(columns["number"], list(self.positions))].tolist())
         return replace(self, **columns, positions={key: self.positions[key] for key in self.positions if key in left})
@@ -60,6 +63,7 @@ def read_answers(records: Iterable[Mapping[str, Any]]) -> StoredAnswers:
     numbers, prediction, answer = array("i"), array("h"), array("h")
     correct, skipped = bytearray(), bytearray()
     shares: dict[int, float] = {}  # by place, of the answers that are right in part
+    words: dict[int, int] = {}  # by place, of the answers that are no index of a choice
     positions: dict[int, list[int]] = {}
     number_of = known.ids.numbers
     for record in records:
@@ -74,25 +78,29 @@ def read_answers(records: Iterable[Mapping[str, Any]]) -> StoredAnswers:
         skipped.append(bool(record.get("skipped")) or score is None)
         for column, value in ((prediction, record.get("prediction")), (answer, record.get("answer"))):
             column.append(value if isinstance(value, int) else _NONE)
+        if prediction[-1] == _NONE or "turns" in record:
+            words[len(prediction) - 1] = said(record)
         if (kept := record.get("positions")) is not None and len(positions) < _MOST_POSITIONS:
             positions[number] = kept
+    choices = np.frombuffer(prediction, dtype=np.int16)
     return StoredAnswers(
         known.ids,
         number=np.frombuffer(numbers, dtype=np.int32),
-        correct=_right(correct, shares),
+        correct=_with(np.frombuffer(correct, dtype=bool), shares, np.float32),
         skipped=np.frombuffer(skipped, dtype=bool),
-        prediction=np.frombuffer(prediction, dtype=np.int16),
+        prediction=choices,
         answer=np.frombuffer(answer, dtype=np.int16),
+        said=_with(choices, {place: each for place, each in words.items() if each != _NONE}, np.int64),
         positions=positions,
     )
 
 
-def _right(correct: bytearray, shares: Mapping[int, float]) -> np.ndarray:
-    right = np.frombuffer(correct, dtype=bool)
-    if shares:
-        right = right.astype(np.float32)
-        right[list(shares)] = list(shares.values())
-    return right
+def _with(values: np.ndarray, others: Mapping[int, float], kind: Any) -> np.ndarray:
+    """The values with those at some places replaced by others of this kind; without any, the array itself."""
+    if others:
+        values = values.astype(kind)
+        values[list(others)] = list(others.values())
+    return values
 
 
 def figured_places(
@@ -155,3 +163,13 @@ def shared_correct(answers: Sequence[StoredAnswers]) -> np.ndarray:
         right[numbers] = each.correct[~each.skipped]
         row[:] = right[wanted]
     return found
+
+
+def agreement(one: StoredAnswers, other: StoredAnswers) -> float | None:
+    """The share of the questions that both answered to which both say the same; None if there are none."""
+    theirs, known = np.zeros(len(other.ids), dtype=other.said.dtype), np.zeros(len(other.ids), dtype=bool)
+    theirs[other.number[~other.skipped]] = other.said[~other.skipped]
+    known[other.number[~other.skipped]] = True
+    mine, numbers = one.said[~one.skipped], one.number[~one.skipped]
+    shared = known[numbers]
+    return float((mine[shared] == theirs[numbers[shared]]).mean()) if shared.any() else None

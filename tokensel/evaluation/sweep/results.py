@@ -6,6 +6,7 @@ from typing import Any
 
 from tokensel.data.protocol import CHOICES
 from tokensel.evaluation.statistics import compare_seeds
+from tokensel.evaluation.stored_answers import agreement
 from tokensel.evaluation.sweep.rows import WITHOUT_KEPT, TableRow, shared_answers
 
 # Settings that get a column only where points of one method differ in them.
@@ -78,6 +79,20 @@ def against_fastv(result: TableRow, results: Sequence[TableRow]) -> dict[str, fl
     return found | {"cost": mine / its if mine and its else 1.0}
 
 
+def agreement_with_full(result: TableRow, results: Sequence[TableRow]) -> float | None:
+    """The share of a line's answers that equal the full model's, right or wrong; of several seeds, their mean.
+
+    None for the full model itself, and where nothing can be compared.
+    """
+    full = [row for row in results if row.setting["method"] == "full" and row.is_current and row.pool == result.pool]
+    if not full or not result.metrics.get("n") or result.setting["method"] == "full":
+        return None
+    reference = max(full, key=lambda row: row.asked).answers[0]
+    shares = [agreement(each, reference) for each in result.answers]
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known) if known else None
+
+
 def varying_columns(results: Sequence[TableRow]) -> list[str]:
     """The optional settings, method options included, in which two lines of the same method differ.
 
@@ -121,6 +136,7 @@ def as_record(result: TableRow, results: Sequence[TableRow]) -> dict[str, Any]:
         "vs_fastv_points": value_of(fastv, "difference"),
         "vs_fastv_p": value_of(fastv, "p_value"),
         "vs_fastv_flops": value_of(fastv, "cost"),
+        "agreement": agreement_with_full(result, results),
         "error": result.error,
     }
 
