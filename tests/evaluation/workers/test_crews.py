@@ -106,7 +106,7 @@ class Forked(local._Process):
         return f"signal {-(self.child.exitcode or 0)}"
 
 
-GRID = ["kept=4", "method=fps", "controls=[full,fastv]", "limit=7", "batch_size=1", "logger=none"]
+GRID = ["kept=4", "method=fps", "controls=[full,downsample]", "limit=7", "batch_size=1", "logger=none"]
 
 
 def swept(folder, *more):
