@@ -20,6 +20,7 @@ DATASETS: dict[str, str] = {
     "diagrams": "tokensel.data.diagrams:load_diagrams",
     "easy_vqa": "tokensel.data.easy_vqa:load_easy_vqa",
     "gqa": "tokensel.data.gqa:load_gqa",
+    "lmms": "tokensel.data.lmms:load_lmms",
     "mmbench": "tokensel.data.mmbench:load_mmbench",
     "mmbench_cn": "tokensel.data.mmbench:load_mmbench_cn",
     "mme": "tokensel.data.mme:load_mme",

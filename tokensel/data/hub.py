@@ -159,7 +159,7 @@ def _load(source: Source, datasets: Any) -> Dataset:
     folder = local_folder(source.path)
     try:
         if folder is None:
-            _check_reachable(source, datasets)
+            check_reachable(source, datasets)
             return datasets.load_dataset(source.path, source.config, split=source.split, revision=source.revision)
         if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
             return datasets.load_dataset(str(folder), source.config, split=source.split)
@@ -167,7 +167,7 @@ def _load(source: Source, datasets: Any) -> Dataset:
     except TokenselError:
         raise
     except Exception as error:  # network, server, cache and disk raise errors of many classes
-        raise _explained(source, error) from error
+        raise explained(source, error) from error
 
 
 def _undecoded(examples: Dataset, column: str, source: Source, datasets: Any) -> Dataset:
@@ -195,7 +195,7 @@ def _saved(source: Source, saved: Any, datasets: Any) -> Dataset:
     return examples
 
 
-def _check_reachable(source: Source, datasets: Any) -> None:
+def check_reachable(source: Source, datasets: Any) -> None:
     """Raises within seconds if the hub does not answer or does not have the data set."""
     if os.path.isfile(os.path.expanduser(source.path)):
         raise source.error(f"is a file; {source.folders} is needed")
@@ -207,7 +207,7 @@ def _check_reachable(source: Source, datasets: Any) -> None:
         HfApi().dataset_info(source.path, revision=source.revision, timeout=_REACH_SECONDS)
 
 
-def _explained(source: Source, error: Exception) -> TokenselError:
+def explained(source: Source, error: Exception) -> TokenselError:
     """The error of `datasets` or the hub as one line that says what to set."""
     from datasets import config
     from datasets.exceptions import DatasetNotFoundError

@@ -1,0 +1,33 @@
+"""MMBench's rule for reading a choice out of an answer, without the judge that lmms-eval asks where the rule fails."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+
+def evaluator_of(aggregation: Callable[..., Any]) -> Any:
+    """lmms-eval's MMBench evaluator that an aggregation uses; None if it uses none."""
+    named = [
+        value
+        for name, value in getattr(aggregation, "__globals__", {}).items()
+        if name in aggregation.__code__.co_names and type(value).__name__ == "MMBench_Evaluator"
+    ]
+    return named[0] if named else None
+
+
+def share(evaluator: Any, item: dict[str, Any]) -> float:
+    """1.0 if the rule reads the right choice out of a single answer: of one turn of a circular question."""
+    return float(evaluator.prefetch_answer(dict(item)) == item["answer"])
+
+
+def undecided(evaluator: Any, items: list[dict[str, Any]]) -> int:
+    """How many answers name no choice by the rule."""
+    return sum(not evaluator.prefetch_answer(dict(item)) for item in items)
+
+
+@contextmanager
+def by_rule(evaluator: Any) -> Iterator[None]:
+    """In the block, an answer that names no choice by the rule is wrong."""
+    with patch.object(evaluator, "extract_answer_from_item", lambda item: ("", "")):
+        yield
