@@ -311,26 +311,25 @@ def test_a_limit_keeps_the_orders_of_a_question_together(hub):
         assert (len(some), len(partial) <= 1) == (limit, True)
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.sampled_from("xy")), max_size=12))
-def test_circular_accuracy_equals_a_slow_count(answers):
-    scored, seen = [], {}
-    for group, right, category in answers:
-        turn = sum(other.group == str(group) for other, _ in scored)
-        seen.setdefault(group, category)
-        id = str(group + turn * 1_000_000)
-        question = Question(id, "?", ("a", "b"), 0, None, group=str(group), category=seen[group])
-        scored.append((question, right))
-    figures = CircularEvaluation().figures(scored)
-    rights = {group: [right for g, right, _ in answers if g == group] for group in seen}
-    if not rights:
-        assert (figures["circular"], figures["vanilla"], figures["n_groups"]) == (None, None, 0)
-        return
-    assert figures["circular"] == pytest.approx(sum(all(each) for each in rights.values()) / len(rights))
-    assert figures["vanilla"] == pytest.approx(sum(each[0] for each in rights.values()) / len(rights))
-    assert figures["n_groups"] == len(rights)
-    for name, share in figures["categories"].items():
-        inside = [all(each) for group, each in rights.items() if seen[group] == name]
-        assert share == pytest.approx(sum(inside) / len(inside))
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=12), st.integers(1, 4))
+def test_circular_accuracy_equals_a_slow_count(answers, orders):
+    scored = []
+    for group, right in answers:
+        id = str(group + 1_000_000 * sum(other.group == str(group) for other, _ in scored))
+        fields = {"group": str(group), "category": "xy"[group % 2], "benchmark": CircularEvaluation(orders)}
+        scored.append((Question(id, "?", ("a", "b"), 0, None, **fields), right))
+    figures = CircularEvaluation(orders).figures(scored)
+    rights = {group: [right for g, right in answers if g == group] for group, _ in answers}
+    whole = {group: all(each) for group, each in rights.items() if len(each) == orders}
+
+    def share(of):
+        return pytest.approx(sum(of) / len(of)) if of else None
+
+    assert figures["circular"] == share(list(whole.values()))
+    assert figures["vanilla"] == share([each[0] for each in rights.values()])
+    assert figures["n_circular"] == len(whole)
+    by_category = {name: share([r for g, r in whole.items() if "xy"[g % 2] == name]) for name in "xy"}
+    assert figures["categories"] == {name: value for name, value in by_category.items() if value is not None}
 
 
 def test_a_named_choice_is_the_one_that_mmbenchs_own_matching_finds():
@@ -369,6 +368,6 @@ def test_a_named_choice_is_the_one_that_mmbenchs_own_matching_finds():
 
 
 def test_an_order_is_scored_by_the_letter_that_is_named():
-    question = Question("1000003", "?", ("cat", "dog"), 1, None, group="3", benchmark=CircularEvaluation())
+    question = Question("1000003", "?", ("cat", "dog"), 1, None, group="3", benchmark=CircularEvaluation(2))
     said = {"B": 1.0, "B. dog": 1.0, "It is a dog": 1.0, "A": 0.0, "": 0.0, "cat or dog": 0.0}
     assert {each: question.benchmark.score(question, each)[0] for each in said} == said

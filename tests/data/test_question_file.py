@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,19 @@ def test_scienceqa_splits_into_hint_question_and_choices(reference):
     assert len(two_lines) > 50
     assert all("\n" in question.text for question in questions if "Complete the " in question.text)
     assert not any("Complete the " in question.hint for question in questions)
+
+
+def test_scienceqas_words_are_the_same_in_plain_fields(reference, load):
+    _, questions = reference
+    lines = [
+        {"id": q.id, "image": q.image_id, "question": q.text, "hint": q.hint, "choices": q.choices}
+        # One question's choices are B, C, D, A: neither letter nor text alone says which is right.
+        | {"answer": f"{LETTERS[q.answer]}. {q.choices[q.answer]}" if "A" in q.choices else LETTERS[q.answer]}
+        for q in questions
+    ]
+    plain = load(text="\n".join(map(json.dumps, lines)), name="questions.jsonl")
+    assert [replace(q, image=None) for q in plain] == [replace(q, image=None) for q in questions]
+    assert list(map(build_prompt, plain)) == list(map(build_prompt, questions))
 
 
 def test_without_context_all_words_are_the_question(load):

@@ -12,10 +12,10 @@ Source: Liu et al., "MMBench: Is Your Multi-modal Model an All-around Player?", 
 https://arxiv.org/abs/2307.06281
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from tokensel.data.hub import ExamplePicture, Source, load_examples
 from tokensel.data.question import LETTERS, Question, Said
@@ -34,9 +34,13 @@ _NAMES = "ABCDE"
 
 @dataclass(frozen=True)
 class CircularEvaluation:
-    """Scores each order of a question's choices by itself; the figures are of whole groups of orders."""
+    """Scores each order of a question's choices by itself; the figures are of whole groups of orders.
 
-    digest: str = "MMBench, circular, 1"
+    orders: how many orders the question has in the data set.
+    """
+
+    orders: int
+    digest: ClassVar[str] = "MMBench, circular, 1"
 
     def score(self, question: Question, said: Said) -> tuple[float, bool]:
         """Whether this order is answered rightly, twice."""
@@ -44,26 +48,22 @@ class CircularEvaluation:
         return float(right), right
 
     def figures(self, scored: Sequence[tuple[Question, bool]]) -> dict[str, Any]:
-        """circular: the share of questions that are right in every order; vanilla: right in the data set's own order;
-        n_groups, the number of questions; categories, the circular accuracy of each. Without answers, shares are
-        None."""
-        groups: dict[str, list[bool]] = defaultdict(list)
-        category: dict[str, str] = {}
-        first: dict[str, bool] = {}
+        """circular: the share of questions that are right in every order, of the n_circular whose orders are all there;
+        vanilla: the share right in the data set's own order; categories: the circular accuracy of each. Shares of
+        nothing are None."""
+        groups: dict[str, list[tuple[Question, bool]]] = defaultdict(list)
         for question, right in scored:
-            groups[question.group].append(right)
-            category[question.group] = question.category
-            if question.id == question.group:
-                first[question.group] = right
-        whole = {group: all(rights) for group, rights in groups.items()}
-        by_category: dict[str, list[bool]] = defaultdict(list)
-        for group, right in whole.items():
-            by_category[category[group]].append(right)
+            groups[question.group].append((question, right))
+        whole: dict[str, list[bool]] = defaultdict(list)  # by category
+        for orders in groups.values():
+            question = orders[0][0]
+            if isinstance(question.benchmark, CircularEvaluation) and len(orders) == question.benchmark.orders:
+                whole[question.category].append(all(right for _, right in orders))
         return {
-            "circular": _share(list(whole.values())),
-            "vanilla": _share(list(first.values())),
-            "n_groups": len(groups),
-            "categories": {name: _share(rights) for name, rights in sorted(by_category.items())},
+            "circular": _share([right for rights in whole.values() for right in rights]),
+            "vanilla": _share([right for question, right in scored if question.id == question.group]),
+            "n_circular": sum(map(len, whole.values())),
+            "categories": {name: _share(rights) for name, rights in sorted(whole.items())},
         }
 
 
@@ -125,8 +125,11 @@ def _load(source: Source, circular: bool, instruction: str | None) -> list[Quest
         questions.append(_question(row, image, image_ids[index], source.split, instruction))
     first = [question for question in questions if question.id == question.group]
     if not circular:
-        return [replace(question, group="", benchmark=None) for question in first]
-    return questions if len(first) < len(questions) else [turned for each in first for turned in _rotations(each)]
+        return [replace(question, group="") for question in first]
+    if len(first) == len(questions):
+        questions = [turned for each in first for turned in _rotations(each)]
+    orders = Counter(question.group for question in questions)
+    return [replace(question, benchmark=CircularEvaluation(orders[question.group])) for question in questions]
 
 
 def _question(row: Row, image: ExamplePicture, image_id: str, split: str, instruction: str | None) -> Question:
@@ -148,7 +151,6 @@ def _question(row: Row, image: ExamplePicture, image_id: str, split: str, instru
         family=row.get("category"),
         category=row.get("L2-category"),
         instruction=instruction,
-        benchmark=CircularEvaluation(),
         group=str(int(index) % _STEP),
     )
 

@@ -54,7 +54,9 @@ def _index(answer: str, choices: tuple[str, ...], malformed: Malformed, by_text:
     if by_text and answer in choices:
         named = [letter for letter, choice in zip(LETTERS, choices, strict=False) if choice == answer]
         if len(named) > 1 or (answer in LETTERS[: len(choices)] and answer != named[0]):
-            raise malformed(f"answer {answer!r} may be more than one choice; give a letter that is no choice's text")
+            raise malformed(
+                f"answer {answer!r} may be more than one choice; give letter and text, as 'A. {choices[0]}'"
+            )
         return choices.index(answer)
     index = read_answer(answer, len(choices))
     if index is None:
