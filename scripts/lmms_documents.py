@@ -11,7 +11,7 @@ from PIL import Image as Pictures
 from PIL import ImageDraw
 
 from tokensel.data import LETTERS, Question
-from tokensel.data.diagrams import DEFAULT_FAMILIES, draw_diagram, draw_picture, load_diagrams
+from tokensel.data.diagrams import DEFAULT_FAMILIES, FAMILIES, draw_diagram, draw_picture, load_diagrams
 from tokensel.data.drawing import COLORS, PALETTE
 from tokensel.data.easy_vqa import load_easy_vqa
 
@@ -46,6 +46,13 @@ def in_words(count: int, families: tuple[str, ...] = DEFAULT_FAMILIES) -> Iterat
         index, family = divmod(number, len(families))
         item = draw_diagram(families[family], "test", index, inked=False).items[0]
         yield number, item.text, item.short, diagram(families[family], index)
+
+
+def diagram_words() -> set[str]:
+    """The answers in one word to questions about diagrams."""
+    return {
+        draw_diagram(family, "test", index, inked=False).items[0].short for family in FAMILIES for index in range(40)
+    }
 
 
 def yes_no_pairs() -> Iterator[tuple[Question, Question, Row]]:

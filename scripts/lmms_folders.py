@@ -7,9 +7,12 @@ pictures are the bundled diagrams and easy-VQA's, and the embedded model can ans
 machine without a network can try how a benchmark runs; their scores say nothing about the benchmark itself.
 
 FOLDER/shapes also has two task files of its own, shapes_choice.yaml and shapes_words.yaml, as a user would write them.
+FOLDER/tiny is the embedded model, with settings that end its answer after a word, as benchmarks expect it.
 """
 
 import argparse
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +25,7 @@ from lmms_documents import (
     Row,
     ai2d,
     chartqa,
+    diagram_words,
     gqa_pictures,
     gqa_questions,
     mmbench,
@@ -36,6 +40,10 @@ from lmms_documents import (
     vizwiz,
     vqav2,
 )
+from tokenizers import Tokenizer
+
+from tokensel.data.easy_vqa import ANSWERS
+from tokensel.models.loading import EMBEDDED
 
 TEXT, TEXTS, PICTURE = Value("string"), List(Value("string")), Image()
 INTEGER, FLOATS = Value("int32"), List(Value("float32"))
@@ -137,6 +145,24 @@ def is_picture(value: Any) -> bool:
     return isinstance(value, dict) and set(value) == {"bytes", "path"}
 
 
+def write_model(folder: Path) -> Path:
+    """Writes the embedded model with settings that end its answer after a word, too; returns its folder.
+
+    It was trained to predict one token, the letter or the word, and does not know that an answer ends there: the
+    letters that it comes with end an answer by its settings as well.
+    """
+    folder = Path(folder)
+    shutil.copytree(EMBEDDED["tiny"], folder, dirs_exist_ok=True)
+    file = folder / "generation_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    words = sorted({*(answer for kind in ANSWERS.values() for answer in kind), *diagram_words()})
+    ends = [tokenizer.encode(f" {word}", add_special_tokens=False).ids[-1] for word in words]
+    settings["eos_token_id"] = list(dict.fromkeys([*settings["eos_token_id"], *ends]))
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -148,6 +174,7 @@ def main() -> None:
         if task not in TASKS:
             parser.error(f"unknown task {task}; choose from {', '.join(TASKS)}")
         print(write_folder(task, args.folder / task, args.count))
+    print(write_model(args.folder / "tiny"))
 
 
 if __name__ == "__main__":

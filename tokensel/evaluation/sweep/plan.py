@@ -87,13 +87,14 @@ def make_plan(jobs: Sequence[SweepSettings]) -> SweepPlan:
     for job in jobs:
         group = Group(job.model, job.data, job.scoring, job.protocol())
         group = groups.setdefault(group.identity, group)
-        group.points.append(_planned(job))
+        group.points.append(plan_point(job))
     for group in groups.values():
         group.points = _with_controls(group.points, shared)
     return SweepPlan(shared, list(groups.values()))
 
 
-def _planned(job: SweepSettings) -> PlannedPoint:
+def plan_point(job: SweepSettings) -> PlannedPoint:
+    """The line of the table that one job asks for. Raises TokenselError for a setting that no model could run."""
     # If another process composed this job, a user's method is not registered here yet: it is loaded from its file.
     method = find_method(job.method.file or job.method.name)
     reduces = method.takes_kept()
