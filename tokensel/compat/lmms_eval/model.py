@@ -1,6 +1,7 @@
 """The class that lmms-eval runs: a checkpoint with one reduction, answered by the code of a sweep."""
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
@@ -80,18 +81,28 @@ class Tokensel(lmms):
 
         Raises BadSampleError for the first that cannot be asked, and whatever the method raises.
         """
-        # Questions of similar length are neighbours, so that a batch needs little padding.
-        order = sorted(asked, key=lambda each: (len(each.words), each.id))
-        chunks = [order[begin : begin + self.batch_size] for begin in range(0, len(order), self.batch_size)]
-        batches = (Batch([each.question() for each in chunk], lambda questions: [0]) for chunk in chunks)
+        cut: deque[list[Asked]] = deque()
         with (
             tqdm(total=len(asked), disable=self.rank != 0, desc="tokensel") as bar,
-            closing(prefetch(self._pass.prepare, batches)) as prepared,
+            closing(prefetch(self._pass.prepare, self._batches(asked, cut))) as prepared,
             closing(prefetch(self._pass.compute, prepared, self._pass.parallel)) as computed,
         ):
-            for chunk, done in zip(chunks, computed, strict=True):
-                yield from zip(chunk, _records(chunk, done), strict=True)
-                bar.update(len(chunk))
+            for done in computed:
+                batch = cut.popleft()
+                yield from zip(batch, _records(batch, done), strict=True)
+                bar.update(len(batch))
+
+    def _batches(self, asked: Sequence[Asked], cut: deque[list[Asked]]) -> Iterator[Batch]:
+        """Opens the questions' pictures batch by batch. cut: receives what each batch asks."""
+        # Questions of similar length are neighbours, so that a batch needs little padding.
+        order = sorted(asked, key=lambda each: (len(each.words), each.id))
+        for begin in range(0, len(order), self.batch_size):
+            chunk = [(each, each.question()) for each in order[begin : begin + self.batch_size]]
+            for without_picture in (False, True):  # the rows of a batch hold equally many visual tokens
+                alike = [pair for pair in chunk if (pair[1].image is None) == without_picture]
+                if alike:
+                    cut.append([each for each, _ in alike])
+                    yield Batch([question for _, question in alike], lambda questions: [0])
 
 
 def _records(chunk: Sequence[Asked], computed: Computed) -> list[dict[str, Any]]:
