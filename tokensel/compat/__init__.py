@@ -1,8 +1,8 @@
-"""The original research code's interface on a stock transformers model.
+"""The original research code's interface on a stock transformers model, and tokensel as a model of lmms-eval.
 
     from tokensel.compat import IMAGE_TOKEN_INDEX, load_pretrained_model, process_images, tokenizer_image_token
 
-May import engine and everything below it. Imported by runners.
+May import evaluation and everything below it. Imported by runners.
 """
 
 from importlib import import_module
