@@ -4,8 +4,8 @@ Of a folder, in this order:
 
     save_to_disk    FOLDER or FOLDER/CONFIGURATION, as `datasets` saved it
     the hub's copy  FOLDER with a README.md that lists the Parquet files of its configurations
-    Parquet files   SPLIT.parquet, SPLIT-00000-of-00001.parquet, SPLIT/*.parquet anywhere in FOLDER/CONFIGURATION, or in
-                    FOLDER where there is no such sub-folder
+    Parquet files   SPLIT.parquet, SPLIT-00000-of-00001.parquet, SPLIT/*.parquet in FOLDER/CONFIGURATION, or in FOLDER
+                    or its sub-folders where there is no such one
 """
 
 import re
@@ -67,7 +67,7 @@ class LocalData:
             return dict(loaded) if isinstance(loaded, DatasetDict) else {str(loaded.split or wanted[0]): loaded}
         files = self._listed_files(configuration) or _named_files(place)
         if not files:
-            raise self._error("has no data set: neither Parquet files nor those of save_to_disk")
+            raise self._error("has no data set: neither Parquet files nor save_to_disk's, nor a folder for this task")
         # Not load_dataset(FOLDER): with a README it finds what it once read from another folder of the same name.
         return dict(load_dataset("parquet", data_files=files))
 
@@ -110,7 +110,7 @@ def local_data(path: str | None, task: str) -> LocalData | None:
 def _named_files(place: Path) -> dict[str, list[str]]:
     """By split, the Parquet files: a file's split is its name without numbers, or the folder in which it lies."""
     files: dict[str, list[str]] = {}
-    for file in sorted(place.rglob("*.parquet")):
+    for file in sorted([*place.glob("*.parquet"), *place.glob("*/*.parquet")]):
         is_part = re.fullmatch(r"(part|data)?[-_.]?\d*(-of-\d+)?", file.stem) and file.parent != place
         split = file.parent.name if is_part else re.sub(r"-\d+-of-\d+$", "", file.stem)
         files.setdefault(split, []).append(str(file))
