@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.columns import FIGURES, PROTOCOL, SETTINGS, TIMES, pool_of, tidy, typed
+from tokensel.data import data_label
 from tokensel.engine.kept import count_of, read_kept
 from tokensel.errors import TokenselError
 from tokensel.evaluation.stored import StoredPoint, is_point, read_point, read_points
@@ -180,7 +181,7 @@ def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
         "model": model.get("path"),
         "model_revision": model.get("revision"),
         "dtype": model.get("dtype"),
-        "data": data.get("name"),
+        "data": data_label(data.get("name"), data.get("options")),
         "data_options": json.dumps(data.get("options") or {}, sort_keys=True),
         "data_digest": data.get("digest"),
         "questions": settings.get("questions"),

@@ -14,6 +14,7 @@ from runners.wandb_logging.content import Point, figures, predictions, without_s
 from runners.wandb_logging.destination import Destination
 from runners.wandb_logging.summary import files_of, sweep_values
 from runners.wandb_logging.trial import Trial
+from tokensel.data import data_label
 
 _RECORD = "wandb.json"
 
@@ -134,7 +135,8 @@ def _tags(settings: dict[str, Any]) -> tuple[str, ...]:
     """Method, kept, data set, scoring and model, each with at most the 64 characters that W&B allows."""
     model = str(without_secrets(settings["model"]["path"])).rstrip("/").rpartition("/")[2]
     kept = None if settings["kept"] is None else f"kept={settings['kept']}"
-    named = (settings["method"], kept, settings["data"]["name"], settings.get("scoring"), model)
+    data = data_label(settings["data"]["name"], settings["data"].get("options"))
+    named = (settings["method"], kept, data, settings.get("scoring"), model)
     return tuple(str(tag)[:64] for tag in named if tag)
 
 

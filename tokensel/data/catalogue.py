@@ -79,6 +79,12 @@ def load_questions(name: str, limit: int | None = None, **options: object) -> li
     return [question for question in questions if question.id in chosen]
 
 
+def data_label(name: str | None, options: Mapping[str, Any] | None) -> str | None:
+    """What tables call a data set: its name, and the task's where it holds several benchmarks, as in "lmms:pope"."""
+    task = (options or {}).get("task")
+    return f"{name}:{task}" if task else name
+
+
 def _check_types(loader: Callable[..., list[Question]], options: Mapping[str, object]) -> None:
     """Refuses a value of another type than the load function declares, and empty text."""
     hints = get_type_hints(loader)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tokensel.data import data_label
 from tokensel.data.protocol import CHOICES
 from tokensel.engine.kept import count_of, read_kept
 from tokensel.evaluation.statistics import seeded_accuracy
@@ -120,7 +121,8 @@ def _row(point: StoredPoint) -> TableRow:
     model, data = settings.get("model") or {}, settings.get("data") or {}
     # A checkpoint that was moved is still the same model.
     identity = {name: value for name, value in model.items() if name != "path"} | {"digest": data.get("digest")}
-    setting: dict[str, Any] = {"model": model.get("path"), "data": data.get("name"), "scoring": settings.get("scoring")}
+    label = data_label(data.get("name"), data.get("options"))
+    setting: dict[str, Any] = {"model": model.get("path"), "data": label, "scoring": settings.get("scoring")}
     setting |= {name: (settings.get("protocol") or {}).get(name) for name in CHOICES}
     setting |= {"budget": ", ".join(metrics.get("budgets") or ()) or None}
     names = (
