@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -254,3 +255,27 @@ def test_a_limit_of_a_file_with_all_forms_keeps_questions_whole(load, tmp_path):
     some = load_questions("question_file", path=path, image_folder=str(tmp_path), limit=len(FORMS) - 1)
     assert len(some) == len(FORMS) - 1
     assert [len(question.load_images()) for question in some] == [len(question.pictures) for question in some]
+
+
+def test_the_examples_of_the_documentation_read_as_it_says(load):
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8").partition("## Your own questions")[2]
+    lines = page.partition("```json\n")[2].partition("```")[0]
+    forms = [
+        (question.form, question.scorer, len(question.pictures), len(question.turns)) for question in load(text=lines)
+    ]
+    assert forms == [
+        ("choices", "exact", 1, 0),
+        ("yes_no", "exact", 1, 0),
+        ("text", "exact", 1, 0),
+        ("text", "relaxed", 1, 0),
+        ("text", "exact", 2, 0),
+        ("yes_no", "exact", 1, 1),
+    ]
+    table = page.partition("    id,image")[2].partition("\n\n")[0].replace("\n    ", "\n")
+    assert load(text=f"id,image{table}\n", name="questions.csv") == load(text=lines)[:3]
+    told = page.partition("    error: ")[2].partition("\n")[0]
+    first, second, third, *_ = lines.splitlines()
+    wrong = third.replace("}", ', "answer": "3"}')
+    with pytest.raises(TokenselError) as caught:
+        load(text="\n".join([first, second, wrong, *["{}" if n in (5, 9) else "" for n in range(4, 10)]]))
+    assert str(caught.value).endswith(told)
