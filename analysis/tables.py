@@ -6,6 +6,8 @@ from analysis.columns import CONTROLS, pool_titles, tidy
 from analysis.grouping import variants
 from tokensel.evaluation.sweep.results import EQUAL_COST
 
+_OF_KIND = (("n ", ""), ("", " % [95%]"))
+
 
 def accuracy_table(results: pd.DataFrame) -> pd.DataFrame:
     """Formats each point of `load_results` as one line of text.
@@ -51,6 +53,29 @@ def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
     table["p (Holm)"] = comparison["p_holm"].map(probability, na_action="ignore")
     table["detectable"] = comparison["detectable"].map("{:.1f}".format, na_action="ignore")
     return _shown(table.assign(note=comparison["note"].fillna("").mask(_unequal(comparison), _costs(comparison))))
+
+
+def need_table(needs: pd.DataFrame) -> pd.DataFrame:
+    """Formats `by_need`: a line for each point, and one column for each kind of questions.
+
+    Columns: pool, method, kept, setting, "at kept" (of the downsample, which full is shown with each of), and for each
+    kind n and the accuracy in percent with its interval.
+    """
+    table = _named(needs, needs["pool_title"]).drop(columns="n").assign(**{"at kept": needs["at_kept"]})
+    named = [name for name in table.columns if table[name].notna().any()]
+    shares = 100 * needs[["accuracy", "ci_low", "ci_high"]]
+    cells = [
+        "" if pd.isna(value) else _interval(value, low, high) for value, low, high in shares.itertuples(index=False)
+    ]
+    table = table[named].assign(key=needs["key"], need=needs["need"], n=needs["n"], cell=cells)
+    lines = []
+    for _, same in table.groupby([table["key"], needs["at_kept"]], sort=False, dropna=False):
+        line = {name: same[name].iloc[0] for name in named}
+        for kind, n, cell in zip(same["need"], same["n"], same["cell"], strict=True):
+            line |= {f"n {kind}": n, f"{kind} % [95%]": cell}
+        lines.append(line)
+    columns = [*named, *(f"{start}{kind}{end}" for kind in dict.fromkeys(table["need"]) for start, end in _OF_KIND)]
+    return _shown(pd.DataFrame(lines, columns=columns))
 
 
 def _unequal(comparison: pd.DataFrame) -> pd.Series:

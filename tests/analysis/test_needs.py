@@ -11,6 +11,7 @@ from helpers.results import answers, make_point
 from analysis import by_need, compare, load_predictions, load_results
 from analysis.report import build_report
 from analysis.results import load_with_points
+from analysis.tables import need_table
 from tokensel.evaluation.agreement import said
 from tokensel.evaluation.statistics import seeded_accuracy
 from tokensel.evaluation.store import PointStore
@@ -85,6 +86,21 @@ def test_every_point_is_split_by_the_downsample_of_its_own_kept(sweep):
         expected.ci_low,
         expected.ci_high,
     )
+
+
+def test_a_table_shows_each_point_in_one_line(sweep):
+    table = need_table(by_need(load_results(sweep), load_predictions(sweep)))
+    assert list(table.columns) == [
+        *("method", "kept", "at kept", "n blind", "blind % [95%]"),
+        *("n coarse", "coarse % [95%]", "n hard", "hard % [95%]"),
+    ]
+    assert len(table) == 6  # full at two kept, and two methods at each
+    line = table[(table["method"] == "fps") & (table["at kept"] == 16)].iloc[0]
+    found = by_hand("fps", FPS, SMALL[16], 16)
+    for kind in ("blind", "coarse", "hard"):
+        n, right, _ = found["fps", 16, kind]
+        assert line[f"n {kind}"] == n
+        assert line[f"{kind} % [95%]"].startswith(f"{100 * right / n:.1f} [")
 
 
 def test_without_downsample_only_blind_questions_are_told_apart(tmp_path):
