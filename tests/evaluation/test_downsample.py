@@ -13,7 +13,7 @@ from PIL import Image
 
 from tokensel import reduce_tokens
 from tokensel.data.protocol import Protocol
-from tokensel.errors import TokenselError
+from tokensel.errors import BadSampleError, TokenselError
 from tokensel.evaluation.downsample import downsampled, fitting_grid, same_pictures, with_downsampled
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.latency import LatencyMeter
@@ -184,6 +184,13 @@ def test_fewer_tokens_enter_where_pictures_vary_in_size(tmp_path):
     meter = LatencyMeter(loaded, question, repeats=2, warmup=0, decode_tokens=1)
     times = meter.measure_together(points[:2])
     assert times[0]["speedup"] == 1.0 != times[1]["speedup"]
+
+
+def test_a_picture_that_the_processor_refuses_is_a_bad_sample_also_without_other_points(tmp_path):
+    loaded = load_family("qwen2_5_vl").with_protocol(Protocol(image_aspect="crop"))
+    question = make_question("thin", 1, size=(28 * 201, 28))
+    with pytest.raises(BadSampleError, match="thin: its picture cannot be prepared"):
+        evaluate_points(loaded, tmp_path, [question], [GridPoint("downsample", 4)])
 
 
 @pytest.mark.parametrize("family", ["llava_next", "smolvlm"])

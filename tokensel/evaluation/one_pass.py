@@ -135,6 +135,8 @@ class OnePass:
         """A question's pictures, reduced to `kept` patches unless that is None.
 
         pictures: by kept and picture id, those that were opened before; what is opened now is added.
+
+        Raises BadSampleError for a picture that cannot be read or prepared.
         """
         ids, known = question.picture_ids, pictures.setdefault(kept, {})
         if any(id not in known for id in ids):
@@ -142,6 +144,7 @@ class OnePass:
                 known.update(zip(ids, self.loaded.load_images(question), strict=True))
             else:
                 whole = self.open(question, pictures, None)
+                self.loaded.shape_of(question, whole)  # raises for a picture that no processor takes
                 known.update((id, downsampled(self.loaded, each, kept)) for id, each in zip(ids, whole, strict=True))
         return [known[id] for id in ids]
 
