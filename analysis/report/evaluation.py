@@ -21,7 +21,7 @@ from tokensel.evaluation.stored_answers import StoredAnswers, read_answers
 from tokensel.evaluation.sweep.ranking import sentences
 from tokensel.evaluation.sweep.rows import table_rows
 
-REFERENCES = ("fastv", "random", "full")
+REFERENCES = ("fastv", "random", "downsample", "full")
 COMPARED = ("difference", "diff_low", "diff_high", "p_value", "p_holm", "detectable", "n", "b", "c", "agreement")
 
 

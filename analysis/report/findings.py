@@ -7,7 +7,7 @@ from analysis.report.page import Html, join, tag
 
 SIGNIFICANT = 0.05
 MAX_LISTED = 4
-NAMES = {"full": "the full model", "fastv": "FastV", "random": "random choice"}
+NAMES = {"full": "the full model", "fastv": "FastV", "random": "random choice", "downsample": "downsampling"}
 
 
 def findings(evaluation: Evaluation) -> Html:
@@ -22,6 +22,7 @@ def findings(evaluation: Evaluation) -> Html:
         tag("p", overall(evaluation)),
         tag("p", against(reduced, "fastv")),
         tag("p", against(reduced, "random")),
+        tag("p", against(reduced, "downsample")) if any("downsample" in row.versus for row in reduced) else None,
         tag("ul", *items, class_="findings", dir="auto") if items else None,
         tag("p", _caution(reduced), class_="note"),
     )
@@ -47,14 +48,14 @@ def overall(evaluation: Evaluation) -> str:
 def against(reduced: Sequence[TableRow], reference: str) -> str:
     """Summarises all comparisons with a reference at the same kept, corrected for their number."""
     name = NAMES[reference]
-    others = {"fastv", "random"} - {reference}
+    others = [other for other in ("fastv", "random") if other != reference]
     compared = [row for row in reduced if reference in row.versus and row.method not in others]
     if not compared:
         return f"No method can be compared with {name}: no point of {name} is complete at the same kept."
     significant = [row for row in compared if row.versus[reference]["p_holm"] < SIGNIFICANT]
     # FastV and random choice are compared with each other only in the list by kept.
     all_compared = len(compared) == len([row for row in reduced if reference in row.versus])
-    apart_from = "" if all_compared else f" (not counting {NAMES[others.pop()]})"
+    apart_from = "" if all_compared else f" (not counting {' and '.join(NAMES[other] for other in others)})"
     count = f"{len(compared)} comparison{'s' if len(compared) > 1 else ''} with {name} at the same kept{apart_from}"
     if not significant:
         return (

@@ -52,7 +52,7 @@ def summary(evaluation: Evaluation) -> str:
     said = [f"the full model answers {100 * full['accuracy']:.1f}%"] if full else []
     said += [f"{best['label']}, the best, {100 * best['accuracy']:.1f}%"] if best else []
     which = "hard ones" if kept is not None else "others"
-    return f"{text} Of the {which}, {' and '.join(said)}." if said else text
+    return f"{text} Of the {first[-1]['n']} {which}, {' and '.join(said)}." if said else text
 
 
 def _parts(cells: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:

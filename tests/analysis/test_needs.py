@@ -195,13 +195,14 @@ def test_the_report_has_the_split_only_where_the_controls_are_there(sweep, tmp_p
     # At 16 kept 2 of 10 are blind, 5 more coarse; of the hard ones (q7, q8, q9) full answers 2, fps and tome 1 each.
     assert "Of 10 questions, 20.0% are blind: they are answered without the picture. At 16 kept" in page.text
     assert "another 50.0% are coarse, as downsampling is enough, and 30.0% are hard." in page.text
-    assert "Of the hard ones, the full model answers 66.7% and fps, the best, 33.3%." in page.text
+    assert "Of the 3 hard ones, the full model answers 66.7% and fps, the best, 33.3%." in page.text
     assert "VTC-Bench" in page.text
+    assert "none of 4 comparisons with downsampling at the same kept has a corrected p" in page.text
     of(tmp_path / "bare", ("full", None, FULL), ("fps", 8, FPS))
     assert "Blind, coarse and hard" not in Page(build_report(tmp_path / "bare").html).text
     controls(tmp_path / "bare", downsample=False)
     text = Page(build_report(tmp_path / "bare").html).text
-    assert "Of 10 questions, 20.0% are blind: they are answered without the picture. Of the others, the full" in text
+    assert "Of 10 questions, 20.0% are blind: they are answered without the picture. Of the 8 others, the full" in text
     assert "the others are not told apart" in text
 
 
