@@ -1,4 +1,4 @@
-"""The figures of a task are those of lmms-eval's evaluator for the same answers."""
+"""A task's prompts, pictures and figures are those of lmms-eval's evaluator."""
 
 import json
 import random
@@ -12,13 +12,24 @@ from lmms_eval.api.instance import GenerationResult
 from lmms_folders import OWN_TASKS
 
 from tokensel.data import load_questions
+from tokensel.data.lmms.generation import writing_rule
 from tokensel.data.lmms.surroundings import contained
 
 SAID = ["yes", "no", "Yes.", "A", "B.", " (C)", "D. none of these", "teal", "red", "4", "4.1", "[0.1, 0.2, 0.5, 0.6]"]
 #: Answers from which MMBench's rule reads a choice: for others, lmms-eval asks a judge.
 DECIDED = ["A", "B", "C.", "(D)", "The answer is E"]
-COMMON = ["pope", "gqa", "mmbench_en_dev", "seedbench", "ai2d", "refcoco_bbox_rec_val", "shapes_choice"]
-OTHERS = ["textvqa_val", "scienceqa_img", "chartqa", "mme", "mmmu_val", "vqav2_val", "vizwiz_vqa_val", "shapes_words"]
+COMMON = ["gqa", "mmbench_en_dev", "seedbench", "ai2d", "refcoco_bbox_rec_val", "shapes_choice"]
+OTHERS = [
+    "pope",
+    "textvqa_val",
+    "scienceqa_img",
+    "chartqa",
+    "mme",
+    "mmmu_val",
+    "vqav2_val",
+    "vizwiz_vqa_val",
+    "shapes_words",
+]
 
 
 class Told:
@@ -27,12 +38,19 @@ class Told:
     rank, world_size, is_simple = 0, 1, True
 
     def __init__(self, answers):
-        self.answers, self.task_dict = answers, {}
+        self.answers, self.task_dict, self.asked = answers, {}, {}
 
     def generate_until(self, requests):
+        for request in requests:
+            words, settings, visuals, document, task, split = request.args
+            self.asked[document] = (words, settings, visuals(self.task_dict[task][split][document]))
         return [self.answers[request.doc_id] for request in requests]
 
     def loglikelihood(self, requests):
+        for request in requests:
+            words, continuation, visuals, document, task, split = request.args
+            shown = visuals(self.task_dict[task][split][document])
+            self.asked.setdefault(document, (words, [], shown))[1].append(continuation)
         # lmms-eval 0.7.3 makes a text of a bare pair.
         return [GenerationResult(self.answers[request.doc_id][request.idx]) for request in requests]
 
@@ -40,7 +58,7 @@ class Told:
         pass
 
 
-def by_lmms_eval(task, folder, answers, tmp_path, monkeypatch):
+def by_lmms_eval(task, folder, model, tmp_path, monkeypatch):
     """{"metric,filter": value}, by lmms-eval's evaluator on a data set of its own loading."""
     import datasets
     from lmms_eval.api.task import ConfigurableTask
@@ -62,19 +80,26 @@ def by_lmms_eval(task, folder, answers, tmp_path, monkeypatch):
         )
     arguments = SimpleNamespace(output_path=str(tmp_path), process_with_media=False, reasoning_tags=None)
     monkeypatch.chdir(tmp_path)
-    found = evaluate(
-        Told(answers),
-        {task: ConfigurableTask(config=config, model_name="tokensel")},
-        bootstrap_iters=0,
-        log_samples=False,
-        cli_args=arguments,
-        process_docs_parallel=1,
-    )["results"][task]
+    asked = ConfigurableTask(config=config, model_name="tokensel")
+    model.task_dict[task] = asked.dataset
+    once = {"bootstrap_iters": 0, "log_samples": False, "process_docs_parallel": 1}
+    found = evaluate(model, {task: asked}, cli_args=arguments, **once)["results"][task]
     return {key: value for key, value in found.items() if "," in key and "_stderr" not in key}
 
 
+def check_asked(question, words, settings, shown):
+    """A question has the prompt, the settings or options, and the pictures of lmms-eval's requests."""
+    assert question.text == words
+    if question.form == "options":
+        assert list(question.choices) == settings
+    else:
+        assert (question.max_new_tokens, question.until) == writing_rule(settings)
+    pictures = question.load_images()
+    assert [each.tobytes() for each in pictures] == [each.convert("RGB").tobytes() for each in shown]
+
+
 @pytest.mark.parametrize("task", [*COMMON, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
-def test_figures_are_those_of_lmms_evals_evaluator(folders, tmp_path, monkeypatch, task):
+def test_questions_and_figures_are_those_of_lmms_evals_evaluator(folders, tmp_path, monkeypatch, task):
     folder = folders("shapes" if task in OWN_TASKS else task)
     questions = load_questions("lmms", task=task, path=str(folder), include_path=str(folder))
     rng = random.Random(task)
@@ -92,7 +117,10 @@ def test_figures_are_those_of_lmms_evals_evaluator(folders, tmp_path, monkeypatc
     rng.shuffle(scored)
     ours = questions[0].benchmark.figures(scored)
     with contained():
-        theirs = by_lmms_eval(task, folder, answers, tmp_path, monkeypatch)
+        model = Told(answers)
+        theirs = by_lmms_eval(task, folder, model, tmp_path, monkeypatch)
+    for number, question in enumerate(questions):
+        check_asked(question, *model.asked[number])
     numbers = {key.split(",")[0]: value for key, value in theirs.items() if isinstance(value, int | float)}
     print("THEIRS", theirs)
     print("OURS", ours)

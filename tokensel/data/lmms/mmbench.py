@@ -2,18 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 from unittest.mock import patch
 
 
 def evaluator_of(aggregation: Callable[..., Any]) -> Any:
     """lmms-eval's MMBench evaluator that an aggregation uses; None if it uses none."""
-    named = [
-        value
-        for name, value in getattr(aggregation, "__globals__", {}).items()
-        if name in aggregation.__code__.co_names and type(value).__name__ == "MMBench_Evaluator"
-    ]
-    return named[0] if named else None
+    if not isinstance(aggregation, FunctionType):
+        return None
+    values = [aggregation.__globals__.get(name) for name in aggregation.__code__.co_names]
+    return next((value for value in values if type(value).__name__ == "MMBench_Evaluator"), None)
 
 
 def share(evaluator: Any, item: dict[str, Any]) -> float:

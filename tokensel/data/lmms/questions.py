@@ -6,7 +6,7 @@ from tokensel.data.lmms.find import check_form, find_config
 from tokensel.data.lmms.folders import local_data
 from tokensel.data.lmms.generation import writing_rule
 from tokensel.data.lmms.pictures import Pictures
-from tokensel.data.lmms.scoring import TaskScores
+from tokensel.data.lmms.scoring import TaskScores, check_judge
 from tokensel.data.lmms.surroundings import contained
 from tokensel.data.lmms.task import Task
 from tokensel.data.question import NO_CHOICE, Question
@@ -26,6 +26,8 @@ def questions_of(
     with contained():
         config = find_config(name, include_path)
         check_form(name, config)
+        if not judge:
+            check_judge(name, config)
         task = _task(name, path, config, model_name)
         scores = TaskScores(task, name, judge, metric)
         form = _writing(name, task, max_new_tokens) if task.OUTPUT_TYPE == "generate_until" else {}

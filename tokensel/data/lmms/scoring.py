@@ -36,7 +36,7 @@ class TaskScores:
 
     What it keeps of an answer is {filter: what `process_results` returned}, in JSON's types.
 
-    Raises TokenselError for a task that cannot be scored without a judge, and for an unknown metric.
+    Raises TokenselError for an unknown metric.
     """
 
     def __init__(self, task: Task, name: str, judge: bool = False, metric: str | None = None) -> None:
@@ -46,14 +46,6 @@ class TaskScores:
         if metric is not None:
             check_choice("data.metric", metric, self._aggregations)
         self._metric = metric
-        own = task.config.process_results
-        asked = reach(own).network if callable(own) else set()
-        if not asked and all(self._asks(each) for each in self._aggregations):
-            asked = {network for found in self._reach.values() for network in found.network}
-        if asked and not judge:
-            raise TokenselError(
-                f"data.task={name}: a judge on the network ({min(asked)}) scores it; set data.judge=true"
-            )
 
     @cached_property
     def digest(self) -> str:
@@ -125,14 +117,10 @@ class TaskScores:
     def _barred(self, metric: str) -> str:
         """Why a metric is not computed here; "" if it is."""
         found, function = self._reach[metric], self._aggregations[metric]
-        if self._asks(metric) and not self.judge:
-            return f"a judge on the network ({min(found.network)}) scores it; data.judge=true asks it"
+        if not self.judge and (judge := _judge_of(function)):
+            return f"a judge on the network ({judge}) scores it; data.judge=true asks it"
         only_file = not returns_value(function) or (found.writes and not _takes_args(function))
         return "is a file to submit, which only lmms-eval writes" if only_file else ""
-
-    def _asks(self, metric: str) -> bool:
-        """Whether a metric cannot do without a judge on the network."""
-        return bool(self._reach[metric].network) and mmbench.evaluator_of(self._aggregations[metric]) is None
 
     def _note(self, metric: str, values: list[Any]) -> str:
         evaluator = None if self.judge else mmbench.evaluator_of(self._aggregations[metric])
@@ -177,6 +165,16 @@ class TaskScores:
         return answer
 
 
+def check_judge(name: str, config: Mapping[str, Any]) -> None:
+    """Raises TokenselError for a task none of whose metrics can do without a judge on the network."""
+    judge = _judge_of(config.get("process_results"))
+    judges = [_judge_of(metric.get("aggregation")) for metric in config.get("metric_list") or ()]
+    if judge or (judges and all(judges)):
+        raise TokenselError(
+            f"data.task={name}: a judge on the network ({judge or judges[0]}) scores it; set data.judge=true"
+        )
+
+
 def as_json(value: Any) -> Any:
     """The value in JSON's types. Arrays become lists; a picture becomes a note that it was left out."""
     if isinstance(value, Mapping):
@@ -190,6 +188,13 @@ def as_json(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | float):
         return value
     return "<picture left out>" if hasattr(value, "getpixel") else str(value)
+
+
+def _judge_of(function: Any) -> str:
+    """The package by which a part of the scoring asks a judge, and cannot do without; "" if it asks none."""
+    if not callable(function) or mmbench.evaluator_of(function) is not None:
+        return ""
+    return min(reach(function).network, default="")
 
 
 def _answers(said: Said) -> list[Any]:
