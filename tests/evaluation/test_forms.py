@@ -188,6 +188,9 @@ def test_later_turns_follow_the_first_in_its_cache(loaded, tmp_path):
             shares = [turn.get("score", float(turn["correct"])) for turn in turns]
             share = rows[question.id].get("score", float(rows[question.id]["correct"]))
             assert share == pytest.approx(sum(shares) / 3)
+        by_turn = summarize(rows.values())["turn_accuracy"]
+        assert list(by_turn) == ["1", "2", "3"]
+        assert sum(by_turn.values()) / 3 == pytest.approx(summarize(rows.values())["accuracy"])
 
 
 def test_several_turns_are_refused_where_decoding_is_not_greedy(loaded, tmp_path, monkeypatch):

@@ -101,6 +101,7 @@ class StoredFields(_Fields):
     yes_no: dict[str, Any] | None = None
     benchmark: dict[str, Any] | None = None
     unscored: _Whole | None = None
+    turn_accuracy: dict[str, _Number] | None = None
     kept: _Whole | _Share | str | list[Any] | None = None
     agg_layer: _Whole | list[Any] | None = None
     seed: _Whole | None = None

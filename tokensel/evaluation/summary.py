@@ -25,6 +25,7 @@ def summarize(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     skipped          questions whose picture could not be read
     unscored         questions whose benchmark scores no single answer; missing where there are none
     accuracy         the mean of the answers' shares of being right; None if n is 0. ci_low, ci_high: its 95% interval
+    turn_accuracy    of questions with several turns, the mean share of the first answers, the second ones, and so on
     min_margin       the smallest distance between the best and the second-best logit
     near_ties        answers with a margin below NEAR_TIE: another processor's rounding may change them
     kept_mean        visual tokens that remain behind the last stage, averaged over the questions; None unless the
@@ -38,6 +39,7 @@ def summarize(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     count: Counter[str] = Counter()
     smallest: float | None = None
     total = squares = 0.0
+    turns: dict[int, list[float]] = {}
     for record in records:
         if record.get("skipped"):
             count["skipped"] += 1
@@ -48,6 +50,8 @@ def summarize(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         count["n"] += 1
         count["correct"] += share == 1
         total, squares = total + share, squares + share**2
+        for number, turn in enumerate(record.get("turns") or (), start=1):
+            turns.setdefault(number, []).append(share_of(turn) or 0.0)
         if (margin := record.get("margin")) is not None:
             smallest = margin if smallest is None else min(smallest, margin)
             count["margins"] += 1
@@ -62,6 +66,8 @@ def summarize(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     n, whole = count["n"], total == count["correct"]
     correct = count["correct"] if whole else None
     figures: dict[str, Any] = {"n": n, "correct": correct, "skipped": count["skipped"], "min_margin": smallest}
+    if turns:
+        figures["turn_accuracy"] = {str(number): sum(shares) / len(shares) for number, shares in turns.items()}
     if count["unscored"]:
         figures["unscored"] = count["unscored"]
     figures["near_ties"] = count["near_ties"] if count["margins"] else None
