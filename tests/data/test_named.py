@@ -149,8 +149,10 @@ def test_the_words_are_lmms_evals(name, hub):
 
 
 def test_textvqa_states_ocr_as_llava_does(hub):
-    hub("textvqa", [row | {"ocr_tokens": ["EXIT", "24"]} for row in rows("textvqa")])
-    (question, *_) = load_questions("textvqa", ocr=True)
+    first, *others = rows("textvqa")
+    hub("textvqa", [first | {"ocr_tokens": ["EXIT", "24"]}, *others])
+    question, other, *_ = load_questions("textvqa", ocr=True)
+    assert "\nReference OCR token: \n" in build_prompt(other)
     words = f"{rows('textvqa')[0]['question']}\nReference OCR token: EXIT, 24\n{YES_NO_INSTRUCTION}"
     assert build_prompt(question) == words
 
@@ -257,6 +259,9 @@ def test_gqas_pictures_are_found_by_name_in_another_folder(tmp_path, folders):
         lost.load_image()
     with pytest.raises(TokenselError, match=r"^data\.path=.*: has no column image; save the pictures with the quest"):
         load_questions("gqa", path=str(tmp_path / questions.configuration))
+    for config in ("test", "x" * 5000):
+        with pytest.raises(TokenselError, match=rf"^data\.config={config}_instructions: .* has testdev_balanced_inst"):
+            load_questions("gqa", path=folders("gqa"), config=config)
 
 
 def png(color: str) -> dict:

@@ -12,7 +12,10 @@ Source: Hudson and Manning, "GQA: A New Dataset for Real-World Visual Reasoning 
 CVPR 2019, https://arxiv.org/abs/1902.09506
 """
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -74,13 +77,18 @@ def load_gqa(
                 image=image,
                 image_id=picture,
                 split=source.split,
-                family=str((row.fields.get("types") or {}).get("structural") or ""),
+                family=_structure(row.fields.get("types")),
                 form="text",
                 answers=(row.text("answer"),),
                 scorer="gqa",
             )
         )
     return questions
+
+
+def _structure(types: Any) -> str:
+    """The structural type of a question, where the data set states it."""
+    return str(types.get("structural") or "") if isinstance(types, Mapping) else ""
 
 
 def _sources(path: str, split: str, config: str, revision: str | None) -> tuple[Source, Source | None]:
@@ -90,10 +98,15 @@ def _sources(path: str, split: str, config: str, revision: str | None) -> tuple[
     folder = local_folder(path)
     if folder is None:
         return questions, pictures
-    if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+    if _is_saved(folder):
         return replace(questions, config=None), None
     kept = [folder / str(source.config) for source in (questions, pictures)]
-    if all(any((each / name).is_file() for name in ("dataset_dict.json", "state.json")) for each in kept):
+    if all(map(_is_saved, kept)):
         saved = [replace(questions, path=str(each), config=None) for each in kept]
         return saved[0], saved[1]
     return questions, pictures
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote it; false also for a name that no folder can have."""
+    return any(os.path.isfile(folder / name) for name in ("dataset_dict.json", "state.json"))

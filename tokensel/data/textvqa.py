@@ -40,7 +40,8 @@ def load_textvqa(
     for index, row in each_row(examples, source):
         words = row.text("question")
         if ocr:
-            words += f"\nReference OCR token: {', '.join(map(str, row.fields['ocr_tokens'] or ()))}"
+            read = row.texts("ocr_tokens") if row.fields["ocr_tokens"] else ()
+            words += f"\nReference OCR token: {', '.join(read)}"
         questions.append(
             Question(
                 id=row.text("question_id"),
