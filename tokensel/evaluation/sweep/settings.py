@@ -129,7 +129,7 @@ class SweepSettings(Settings):
     )
     scoring: Annotated[str, among(SCORINGS)] = setting(
         "letter",
-        "letter: the option letters' logits; generate: an answer is written and read",
+        "of questions with choices; letter: their letters' logits; generate: an answer is written and read",
         one_of(SCORINGS),
         "group",
         True,
