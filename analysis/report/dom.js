@@ -51,7 +51,7 @@ function answered(row, question) {
 function answerOf(set, row, question) {
   const choice = predictions(row)[question];
   if (choice !== UNREADABLE || (set.choices[question] || []).length) return letter(choice);
-  return isCorrect(row, question) ? "a right answer in words" : "a wrong answer in words";
+  return isCorrect(row, question) ? "right, in words" : "wrong, in words";
 }
 
 function letter(choice) {

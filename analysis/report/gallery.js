@@ -82,7 +82,8 @@ class Gallery {
     const choice = predictions(row)[question], right = isCorrect(row, question);
     const alt = positions ? `visual tokens that ${row.label} kept` : "the whole picture";
     const offered = (set.choices[question] || [])[choice];
-    const said = answerOf(set, row, question) + (offered === undefined ? "" : `. ${offered}`);
+    const words = choice === UNREADABLE && !(set.choices[question] || []).length;
+    const said = words ? "an answer in words" : letter(choice) + (offered === undefined ? "" : `. ${offered}`);
     return el("figure", {},
       seenPicture(set.pictures[question], alt, positions, [this.pool.side, this.pool.side], row.color),
       el("figcaption", {}, el("b", {}, row.label),
@@ -96,8 +97,7 @@ function questionWords(set, question) {
   const choices = (set.choices[question] || []).map((choice, at) => el("li", { dir: "auto" },
     `${LETTERS[at]}. ${choice}`,
     at === set.answer[question] ? el("span", { class: "right" }, " \u2713 the answer") : null));
-  const accepted = (set.accepted[question] || []).map((answer) => el("li", { dir: "auto" }, answer,
-    el("span", { class: "right" }, " \u2713 accepted")));
+  const accepted = (set.accepted[question] || []).map((answer) => el("li", { dir: "auto" }, `accepted: ${answer}`));
   const hint = set.hint[question];
   return [
     hint ? el("p", { class: "note", dir: "auto" }, hint) : null,

@@ -3,6 +3,7 @@
 import base64
 import heapq
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -176,11 +177,19 @@ def pack_set(questions: QuestionSet, gallery: Pictures, thumbnails: Pictures) ->
         **columns,
         "choices": [list(question.choices) if question else [] for question in known],
         "answer": [questions.answers[id] for id in questions.ids],
-        "accepted": [list(dict.fromkeys(question.answers)) if question else [] for question in known],
+        "accepted": [_accepted(question) if question else [] for question in known],
         "pictures": by_number[0],
         "thumbnails": by_number[1],
         "no_picture": questions.missing or _why_none(thumbnails),
     }
+
+
+def _accepted(question: Question) -> list[str]:
+    """The accepted answers in words; each with how many of the people asked gave it, where some agree."""
+    counts = Counter(question.answers)
+    if len(counts) == len(question.answers):
+        return list(counts)
+    return [f"{answer} ({count} of {counts.total()})" for answer, count in counts.most_common()]
 
 
 def _why_none(thumbnails: Pictures) -> str:
