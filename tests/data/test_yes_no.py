@@ -407,3 +407,18 @@ def test_questions_of_other_forms_have_no_figures():
     assert yes_no_figures([row("1", 0)], [lettered]) == {}
     assert yes_no_figures([], []) == {}
     assert set(POPE_CATEGORIES) == set(POPE)
+
+
+def test_a_changed_copy_of_the_hubs_data_set_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n    path: data/test-*\n---\n"
+    (tmp_path / "README.md").write_text(card)
+    for count in (1, 3):
+        rows = [
+            {"id": str(k), "question_id": str(k), "question": "Is it?", "answer": "yes", "category": "random"}
+            | {"image": png("red"), "image_source": "a"}
+            for k in range(count)
+        ]
+        Dataset.from_list(rows, features=POPE_FEATURES).to_parquet(tmp_path / "data" / "test-00000-of-00001.parquet")
+        assert len(load_pope(str(tmp_path))) == count

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -162,7 +162,9 @@ def _load(source: Source, datasets: Any) -> Dataset:
             check_reachable(source, datasets)
             return datasets.load_dataset(source.path, source.config, split=source.split, revision=source.revision)
         if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
-            return datasets.load_dataset(str(folder), source.config, split=source.split)
+            return datasets.load_dataset(
+                str(folder), source.config, split=source.split, cache_dir=cache_of(folder, datasets)
+            )
         return _saved(source, datasets.load_from_disk(str(folder)), datasets)
     except TokenselError:
         raise
@@ -193,6 +195,20 @@ def _saved(source: Source, saved: Any, datasets: Any) -> Dataset:
     if examples is None:
         raise TokenselError(f"data.split={source.split}: {source.path} has {', '.join(splits)}")
     return examples
+
+
+def cache_of(folder: Path, datasets: Any) -> str:
+    """Where `datasets` keeps what it reads from a local folder: another place for each state of its files.
+
+    By itself it keeps a folder that has a README under the folder's name alone, and then takes a changed folder, or
+    another one of that name, for the one it knows.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        with suppress(OSError):  # a link to nothing; `datasets` says so if it needs it
+            state = file.stat()
+            digest.update(f"{file}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return os.path.join(datasets.config.HF_DATASETS_CACHE, "folders", digest.hexdigest()[:32])
 
 
 def check_reachable(source: Source, datasets: Any) -> None:

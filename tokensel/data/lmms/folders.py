@@ -3,7 +3,7 @@
 Of a folder, in this order:
 
     save_to_disk    FOLDER or FOLDER/CONFIGURATION, as `datasets` saved it
-    the hub's copy  FOLDER with a README.md that lists the Parquet files of its configurations
+    the hub's copy  FOLDER with a README.md that lists its configurations and their files
     Parquet files   SPLIT.parquet, SPLIT-00000-of-00001.parquet, SPLIT/*.parquet in FOLDER/CONFIGURATION, or in FOLDER
                     or its sub-folders where there is no such one
 """
@@ -14,17 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from tokensel.data.hub import local_folder
+from tokensel.data.hub import cache_of, local_folder
 from tokensel.errors import TokenselError, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _SAVED = ("dataset_dict.json", "state.json")
-# The header of a data set's README.md.
-_HEADER = re.compile(r"\A---\r?\n(.*?)\r?\n---", re.DOTALL)
+# In the header of a data set's README.md.
+_CONFIGURATIONS = re.compile(r"\A---\r?\n(?:.*\n)*?configs:")
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,7 @@ class LocalData:
         return found if split is None else found[split]
 
     def _found(self, configuration: str | None, wanted: list[str]) -> "dict[str, Dataset]":
+        import datasets
         from datasets import DatasetDict, load_from_disk
         from datasets.load import load_dataset  # `datasets.load_dataset` may be this object's own
 
@@ -65,30 +64,13 @@ class LocalData:
         if saved is not None:
             loaded = load_from_disk(str(saved))
             return dict(loaded) if isinstance(loaded, DatasetDict) else {str(loaded.split or wanted[0]): loaded}
-        files = self._listed_files(configuration) or _named_files(place)
+        readme = self.folder / "README.md"
+        if readme.is_file() and _CONFIGURATIONS.search(readme.read_text(encoding="utf-8")):
+            return dict(load_dataset(str(self.folder), configuration, cache_dir=cache_of(self.folder, datasets)))
+        files = _named_files(place)
         if not files:
             raise self._error("has no data set: neither Parquet files nor save_to_disk's, nor a folder for this task")
-        # Not load_dataset(FOLDER): with a README it finds what it once read from another folder of the same name.
         return dict(load_dataset("parquet", data_files=files))
-
-    def _listed_files(self, configuration: str | None) -> dict[str, list[str]]:
-        """By split, the Parquet files that the README lists for a configuration; {} without such a list."""
-        readme = self.folder / "README.md"
-        header = _HEADER.match(readme.read_text(encoding="utf-8")) if readme.is_file() else None
-        configs = ((yaml.safe_load(header[1]) if header else None) or {}).get("configs") or []
-        names = [str(each["config_name"]) for each in configs]
-        if not configs or (configuration is not None and configuration not in names):
-            return {}
-        default = next((each["config_name"] for each in configs if each.get("default")), "default")
-        name = configuration or (default if default in names else names[0])
-        listed = configs[names.index(name)].get("data_files") or []
-        parts = listed if isinstance(listed, list) else [{"split": "train", "path": listed}]
-        files: dict[str, list[str]] = {}
-        for part in parts:
-            patterns = [part["path"]] if isinstance(part["path"], str) else part["path"]
-            found = sorted(str(file) for pattern in patterns for file in self.folder.glob(pattern))
-            files[part["split"]] = [file for file in found if file.endswith(".parquet")]
-        return {split: each for split, each in files.items() if each}
 
     def _error(self, problem: str) -> TokenselError:
         return TokenselError(f"data.path={self.folder}: {problem}")
