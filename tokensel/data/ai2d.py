@@ -6,9 +6,9 @@ written by `save_to_disk` or cloned from the hub. The examples have no id: it is
 Source: Kembhavi et al., "A Diagram Is Worth a Dozen Images", ECCV 2016, https://arxiv.org/abs/1603.07396
 """
 
+from tokensel.data.examples import digests, each_example
 from tokensel.data.hub import ExamplePicture, Source, load_examples
 from tokensel.data.question import Question
-from tokensel.data.rows import digests, each_row
 
 
 def load_ai2d(
@@ -27,14 +27,14 @@ def load_ai2d(
     examples = load_examples(source, ("question", "options", "answer", "image"))
     pictures, image_ids = examples.select_columns(["image"]), digests(examples)
     questions = []
-    for index, row in each_row(examples, source):
-        choices = row.texts("options")
+    for index, example in each_example(examples, source):
+        choices = example.texts("options")
         questions.append(
             Question(
                 id=str(index),
-                text=row.text("question"),
+                text=example.text("question"),
                 choices=choices,
-                answer=row.choice("answer", choices),
+                answer=example.choice("answer", choices),
                 image=ExamplePicture(pictures, index),
                 image_id=image_ids[index],
                 split=source.split,

@@ -8,9 +8,9 @@ Source: Masry et al., "ChartQA: A Benchmark for Question Answering about Charts 
 2022 Findings, https://arxiv.org/abs/2203.10244
 """
 
+from tokensel.data.examples import digests, each_example
 from tokensel.data.hub import ExamplePicture, Source, load_examples
 from tokensel.data.question import NO_CHOICE, Question
-from tokensel.data.rows import digests, each_row
 
 #: As lmms-eval states it.
 INSTRUCTION = "Answer the question with a single word."
@@ -34,17 +34,17 @@ def load_chartqa(
     return [
         Question(
             id=str(index),
-            text=row.text("question"),
+            text=example.text("question"),
             choices=(),
             answer=NO_CHOICE,
             image=ExamplePicture(pictures, index),
             image_id=image_ids[index],
             split=source.split,
             form="text",
-            category=row.get("type"),
-            answers=(row.text("answer"),),
+            category=example.get("type"),
+            answers=(example.text("answer"),),
             scorer="relaxed",
             instruction=INSTRUCTION,
         )
-        for index, row in each_row(examples, source)
+        for index, example in each_example(examples, source)
     ]

@@ -20,9 +20,9 @@ from typing import Any
 
 from PIL import Image
 
+from tokensel.data.examples import each_example
 from tokensel.data.hub import ExamplePicture, Source, load_examples, local_folder
 from tokensel.data.question import NO_CHOICE, Question
-from tokensel.data.rows import each_row
 
 _COLUMNS = ("id", "imageId", "question", "answer")
 
@@ -65,21 +65,21 @@ def load_gqa(
     else:
         shown = examples.select_columns(["image"])
     questions = []
-    for index, row in each_row(examples, source):
-        picture = row.text("imageId")
+    for index, example in each_example(examples, source):
+        picture = example.text("imageId")
         image = pictures.get(picture, _NoPicture(picture)) if pictures_source else ExamplePicture(shown, index)
         questions.append(
             Question(
-                id=row.text("id"),
-                text=row.text("question"),
+                id=example.text("id"),
+                text=example.text("question"),
                 choices=(),
                 answer=NO_CHOICE,
                 image=image,
                 image_id=picture,
                 split=source.split,
-                family=_structure(row.fields.get("types")),
+                family=_structure(example.fields.get("types")),
                 form="text",
-                answers=(row.text("answer"),),
+                answers=(example.text("answer"),),
                 scorer="gqa",
             )
         )

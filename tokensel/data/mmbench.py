@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from tokensel.data.examples import Example, digests, each_example
 from tokensel.data.hub import ExamplePicture, Source, load_examples
 from tokensel.data.question import LETTERS, Question, Said
-from tokensel.data.rows import Row, digests, each_row
 
 #: As LLaVA states it in Chinese.
 INSTRUCTION_CN = "请直接回答选项字母。"
@@ -120,9 +120,9 @@ def _load(source: Source, circular: bool, instruction: str | None) -> list[Quest
     examples = load_examples(source, _COLUMNS)
     pictures, image_ids = examples.select_columns(["image"]), digests(examples)
     questions = []
-    for index, row in each_row(examples, source):
+    for index, example in each_example(examples, source):
         image = ExamplePicture(pictures, index)
-        questions.append(_question(row, image, image_ids[index], source.split, instruction))
+        questions.append(_question(example, image, image_ids[index], source.split, instruction))
     first = [question for question in questions if question.id == question.group]
     if not circular:
         return [replace(question, group="") for question in first]
@@ -132,34 +132,34 @@ def _load(source: Source, circular: bool, instruction: str | None) -> list[Quest
     return [replace(question, benchmark=CircularEvaluation(orders[question.group])) for question in questions]
 
 
-def _question(row: Row, image: ExamplePicture, image_id: str, split: str, instruction: str | None) -> Question:
-    choices = _choices(row)
-    index = row.text("index")
+def _question(example: Example, image: ExamplePicture, image_id: str, split: str, instruction: str | None) -> Question:
+    choices = _choices(example)
+    index = example.text("index")
     if not index.isdecimal():
-        raise row.error(f"index {index!r:.40} is not a number")
-    if not row.get("answer"):
-        raise row.no_answer()
-    hint, text = row.get("hint"), row.text("question")
+        raise example.error(f"index {index!r:.40} is not a number")
+    if not example.get("answer"):
+        raise example.no_answer()
+    hint, text = example.get("hint"), example.text("question")
     return Question(
         id=str(int(index)),
         text=f"{hint}\n{text}" if hint else text,
         choices=choices,
-        answer=row.choice("answer", choices),
+        answer=example.choice("answer", choices),
         image=image,
         image_id=image_id,
         split=split,
-        family=row.get("category"),
-        category=row.get("L2-category"),
+        family=example.get("category"),
+        category=example.get("L2-category"),
         instruction=instruction,
         group=str(int(index) % _STEP),
     )
 
 
-def _choices(row: Row) -> tuple[str, ...]:
-    found = [row.get(letter) for letter in "ABCD"]
+def _choices(example: Example) -> tuple[str, ...]:
+    found = [example.get(letter) for letter in "ABCD"]
     choices = tuple(each for each in found if each)
     if len(choices) < 2 or tuple(found[: len(choices)]) != choices:
-        raise row.error("has no choices A, B, ... without a gap")
+        raise example.error("has no choices A, B, ... without a gap")
     return choices
 
 

@@ -15,10 +15,10 @@ import ast
 import re
 from typing import Any
 
+from tokensel.data.examples import Example, each_example
 from tokensel.data.hub import ExamplePicture, Source, load_examples
 from tokensel.data.prompts import INSTRUCTION, YES_NO_INSTRUCTION
 from tokensel.data.question import NO_CHOICE, Question
-from tokensel.data.rows import Row, each_row
 
 _PICTURES = tuple(f"image_{number}" for number in range(1, 8))
 _COLUMNS = ("id", "question", "options", "answer", "question_type")
@@ -42,48 +42,48 @@ def load_mmmu(
     examples = load_examples(source, (*_COLUMNS, _PICTURES[0]), _PICTURES)
     pictures = examples.select_columns([column for column in _PICTURES if column in examples.column_names])
     questions = []
-    for index, row in each_row(examples, source, _PICTURES):
-        text, id = row.text("question"), row.text("id")
-        if row.text("answer") == "?":
-            raise row.no_answer()
-        is_open = row.text("question_type") == "open"
-        choices = () if is_open else _options(row)
+    for index, example in each_example(examples, source, _PICTURES):
+        text, id = example.text("question"), example.text("id")
+        if example.text("answer") == "?":
+            raise example.no_answer()
+        is_open = example.text("question_type") == "open"
+        choices = () if is_open else _options(example)
         named = sorted(set(_NAMED.findall("\n".join((text, *choices)))))
         if missing := [number for number in named if f"image_{number}" not in pictures.column_names]:
-            raise row.error(f"names <image {missing[0]}>, but there is no column image_{missing[0]}")
+            raise example.error(f"names <image {missing[0]}>, but there is no column image_{missing[0]}")
         subject = _OF_SUBJECT.fullmatch(id)
         questions.append(
             Question(
                 id=id,
                 text=text,
                 choices=choices,
-                answer=NO_CHOICE if is_open else row.choice("answer", choices),
+                answer=NO_CHOICE if is_open else example.choice("answer", choices),
                 image=[ExamplePicture(pictures, index, f"image_{number}") for number in named],
                 split=source.split,
-                topic=row.get("subfield"),
+                topic=example.get("subfield"),
                 form="text" if is_open else "choices",
                 category=subject[1] if subject else "",
-                **_answering(row, is_open),
+                **_answering(example, is_open),
             )
         )
     return questions
 
 
-def _answering(row: Row, is_open: bool) -> dict[str, Any]:
+def _answering(example: Example, is_open: bool) -> dict[str, Any]:
     """How a question is to be answered. The instruction follows an empty line, as in lmms-eval."""
     if not is_open:
         return {"instruction": f"\n{INSTRUCTION}"}
-    answers = _literal(row.text("answer"))
-    several = answers if isinstance(answers, list) and answers else [row.text("answer")]
+    answers = _literal(example.text("answer"))
+    several = answers if isinstance(answers, list) and answers else [example.text("answer")]
     writing = {"instruction": f"\n{YES_NO_INSTRUCTION}", "scorer": "mmmu", "max_new_tokens": 128}
     return writing | {"answers": tuple(map(str, several))}
 
 
-def _options(row: Row) -> tuple[str, ...]:
+def _options(example: Example) -> tuple[str, ...]:
     """The choices, which the data set has as the text of a list."""
-    options = _literal(row.get("options"))
+    options = _literal(example.get("options"))
     if not isinstance(options, list) or len(options) < 2 or not all(isinstance(each, str) for each in options):
-        raise row.error(f"options {row.get('options')!r:.40} must be a list of texts")
+        raise example.error(f"options {example.get('options')!r:.40} must be a list of texts")
     return tuple(options)
 
 

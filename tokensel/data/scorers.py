@@ -59,8 +59,8 @@ def anls(written: str, answers: Sequence[str]) -> float:
 def edit_distance(first: str, second: str) -> int:
     """The Levenshtein distance: how many characters to insert, delete or replace."""
     distances = list(range(len(second) + 1))  # of the part of `first` seen so far to each beginning of `second`
-    for row, one in enumerate(first, start=1):
-        diagonal, distances[0] = distances[0], row
+    for number, one in enumerate(first, start=1):
+        diagonal, distances[0] = distances[0], number
         for column, other in enumerate(second, start=1):
             changed = diagonal + (one != other)
             diagonal = distances[column]

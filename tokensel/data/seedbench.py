@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from pyarrow.compute import list_value_length
 
+from tokensel.data.examples import digests, each_example
 from tokensel.data.hub import ExamplePicture, Source, load_examples
 from tokensel.data.question import Picture, Question
-from tokensel.data.rows import digests, each_row
 from tokensel.errors import check_choice
 
 PARTS = ("image", "video", "all")
@@ -62,24 +62,26 @@ def load_seedbench(
     counts = list_value_length(examples.data.column("image")).to_pylist()
     image_ids = None if "data_id" in examples.column_names else digests(examples)
     questions = []
-    for index, row in each_row(examples, source):
-        if part not in ("all", row.get("data_type")):
+    for index, example in each_example(examples, source):
+        if part not in ("all", example.get("data_type")):
             continue
-        choices = tuple(row.text(name) for name in _CHOICES)
-        number = row.get("question_type_id")
+        choices = tuple(example.text(name) for name in _CHOICES)
+        number = example.get("question_type_id")
         # One that has lost its pictures is a bad sample when it is asked.
         shown: Sequence[Picture] = [ExamplePicture(pictures, index, place=k) for k in range(counts[index] or 1)]
         questions.append(
             Question(
-                id=row.text("question_id"),
-                text=row.text("question"),
+                id=example.text("question_id"),
+                text=example.text("question"),
                 choices=choices,
-                answer=row.choice("answer", choices),
+                answer=example.choice("answer", choices),
                 image=shown,
-                image_id=f"{row.get('data_type')}-{row.get('data_id')}" if image_ids is None else image_ids[index],
+                image_id=f"{example.get('data_type')}-{example.get('data_id')}"
+                if image_ids is None
+                else image_ids[index],
                 split=source.split,
                 family=_KINDS[int(number) - 1] if number in map(str, range(1, 13)) else number,
-                category=row.get("data_type"),
+                category=example.get("data_type"),
             )
         )
     return questions

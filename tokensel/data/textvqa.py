@@ -8,9 +8,9 @@ LLaVA's published accuracy is with the words that an OCR system read in the pict
 Source: Singh et al., "Towards VQA Models That Can Read", CVPR 2019, https://arxiv.org/abs/1904.08920
 """
 
+from tokensel.data.examples import digests, each_example
 from tokensel.data.hub import ExamplePicture, Source, load_examples
 from tokensel.data.question import NO_CHOICE, Question
-from tokensel.data.rows import digests, each_row
 
 _COLUMNS = ("question_id", "question", "image", "answers")
 
@@ -37,14 +37,14 @@ def load_textvqa(
     pictures = examples.select_columns(["image"])
     ids = examples["image_id"] if "image_id" in examples.column_names else digests(examples)
     questions = []
-    for index, row in each_row(examples, source):
-        words = row.text("question")
+    for index, example in each_example(examples, source):
+        words = example.text("question")
         if ocr:
-            read = row.texts("ocr_tokens") if row.fields["ocr_tokens"] else ()
+            read = example.texts("ocr_tokens") if example.fields["ocr_tokens"] else ()
             words += f"\nReference OCR token: {', '.join(read)}"
         questions.append(
             Question(
-                id=row.text("question_id"),
+                id=example.text("question_id"),
                 text=words,
                 choices=(),
                 answer=NO_CHOICE,
@@ -52,7 +52,7 @@ def load_textvqa(
                 image_id=str(ids[index] or ""),
                 split=source.split,
                 form="text",
-                answers=row.people(),
+                answers=example.people(),
                 scorer="textvqa",
                 max_new_tokens=128,  # as LLaVA's evaluation allows
             )

@@ -8,10 +8,10 @@ Source: Gurari et al., "VizWiz Grand Challenge: Answering Visual Questions from 
 https://arxiv.org/abs/1802.08218
 """
 
+from tokensel.data.examples import each_example
 from tokensel.data.hub import ExamplePicture, Source, load_examples
 from tokensel.data.prompts import YES_NO_INSTRUCTION
 from tokensel.data.question import NO_CHOICE, Question
-from tokensel.data.rows import each_row
 
 _COLUMNS = ("question_id", "image", "question", "answers")
 #: As LLaVA's evaluation and lmms-eval's state it.
@@ -37,18 +37,18 @@ def load_vizwiz(
     pictures = examples.select_columns(["image"])
     return [
         Question(
-            id=row.text("question_id"),
-            text=row.text("question"),
+            id=example.text("question_id"),
+            text=example.text("question"),
             choices=(),
             answer=NO_CHOICE,
             image=ExamplePicture(pictures, index),
             split=source.split,
             form="text",
-            category=row.get("category"),
-            answers=row.people(),
+            category=example.get("category"),
+            answers=example.people(),
             scorer="textvqa",
             instruction=INSTRUCTION,
             max_new_tokens=128,  # as LLaVA's evaluation allows
         )
-        for index, row in each_row(examples, source)
+        for index, example in each_example(examples, source)
     ]

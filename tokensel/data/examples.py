@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def each_row(examples: Dataset, source: Source, pictures: tuple[str, ...] = ("image",)) -> Iterator[tuple[int, Row]]:
+def each_example(
+    examples: Dataset, source: Source, pictures: tuple[str, ...] = ("image",)
+) -> Iterator[tuple[int, Example]]:
     """Each example's index, and its columns without those of pictures, which are not read."""
     hidden = [column for column in pictures if column in examples.column_names]
     for index, fields in enumerate(examples.remove_columns(hidden)):
-        yield index, Row(fields, f"data.path={source.path}: example {index}")
+        yield index, Example(fields, f"data.path={source.path}: example {index}")
 
 
-class Row:
+class Example:
     """The columns of one example. Every method raises TokenselError, in one line, for a value that cannot be used."""
 
     def __init__(self, fields: Mapping[str, Any], where: str) -> None:
