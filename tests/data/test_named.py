@@ -240,6 +240,17 @@ def test_an_unknown_part_of_seedbench_is_named(folders):
 # What only some have
 
 
+def test_seedbenchs_pictures_are_lists_or_refused(hub):
+    hub("seedbench", [row | {"image": row["image"][0]} for row in rows("seedbench")])
+    with pytest.raises(
+        TokenselError, match=r"^data\.path=lmms-lab/SEED-Bench: column image must hold a list of pictures"
+    ):
+        load_questions("seedbench")
+    hub("seedbench", drop=["data_id"])
+    first, second, *_ = load_questions("seedbench")
+    assert first.image_id != second.image_id  # digests of the pictures
+
+
 def test_seedbenchs_videos_are_several_pictures(folders):
     (video,) = load_questions("seedbench", path=folders("seedbench"), part="video")
     assert (video.category, len(video.load_images()), len(set(video.picture_ids))) == ("video", 2, 2)

@@ -11,6 +11,7 @@ https://arxiv.org/abs/2307.16125
 from collections.abc import Sequence
 
 from pyarrow.compute import list_value_length
+from pyarrow.types import is_list
 
 from tokensel.data.examples import digests, each_example
 from tokensel.data.hub import ExamplePicture, Source, load_examples
@@ -58,15 +59,17 @@ def load_seedbench(
     source = Source(str(path), str(split), config, revision)
     examples = load_examples(source, _COLUMNS)
     pictures = examples.select_columns(["image"])
-    # Of the lists alone: the pictures are 27 GB.
-    counts = list_value_length(examples.data.column("image")).to_pylist()
+    lists = pictures.with_format("arrow")[:]["image"]  # mapped into memory: no picture is read
+    if not is_list(lists.type):
+        raise source.error("column image must hold a list of pictures for each question")
+    counts = list_value_length(lists).to_pylist()
     image_ids = None if "data_id" in examples.column_names else digests(examples)
     questions = []
     for index, example in each_example(examples, source):
-        if part not in ("all", example.get("data_type")):
+        kind, number = example.get("data_type"), example.get("question_type_id")
+        if part not in ("all", kind):
             continue
         choices = tuple(example.text(name) for name in _CHOICES)
-        number = example.get("question_type_id")
         # One that has lost its pictures is a bad sample when it is asked.
         shown: Sequence[Picture] = [ExamplePicture(pictures, index, place=k) for k in range(counts[index] or 1)]
         questions.append(
@@ -76,12 +79,10 @@ def load_seedbench(
                 choices=choices,
                 answer=example.choice("answer", choices),
                 image=shown,
-                image_id=f"{example.get('data_type')}-{example.get('data_id')}"
-                if image_ids is None
-                else image_ids[index],
+                image_id=image_ids[index] if image_ids else f"{kind}-{example.get('data_id')}",
                 split=source.split,
                 family=_KINDS[int(number) - 1] if number in map(str, range(1, 13)) else number,
-                category=example.get("data_type"),
+                category=kind,
             )
         )
     return questions
