@@ -43,6 +43,7 @@ def by_need(results: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
     model answers, and asks whether downsampling by the same ratio answers them too. Here no question is left out.
     """
     rows = complete(results)
+    rows = rows[rows["pool"].isin(rows[rows["method"] == "no_image"]["pool"])]
     titles = pool_titles(rows)
     table = []
     for pool, answers in answers_by_pool(rows, predictions):
@@ -57,9 +58,7 @@ def by_need(results: pd.DataFrame, predictions: Predictions) -> pd.DataFrame:
 def _split(rows: pd.DataFrame, answers: AnswerMatrix) -> Iterator[tuple[dict, list[dict]]]:
     """For each point of a pool, and for full at each kept: its row, and one cell for each kind of questions."""
     records = rows.to_dict("records")
-    blind = next((row for row in records if row["method"] == "no_image"), None)
-    if blind is None:
-        return
+    blind = next(row for row in records if row["method"] == "no_image")
     controls = {row["kept"]: row for row in records if row["method"] == "downsample"}
     for row in records:
         if row["method"] in ("no_image", "downsample"):
