@@ -38,7 +38,7 @@ def needs_view(evaluation: Evaluation, colors: Mapping[str, str]) -> Html:
 
 
 def summary(evaluation: Evaluation) -> str:
-    """Writes how many questions are of which kind, and what the full model and the best method answer of the last."""
+    """Writes how many questions are of which kind, and what the full model and methods answer of the last."""
     part = _parts(evaluation.needs)[-1]
     first = max(_points(part), key=lambda cells: cells[0]["of"])
     kept, of = first[0].get("at_kept"), first[0]["of"]
@@ -46,11 +46,12 @@ def summary(evaluation: Evaluation) -> str:
     text = f"Of {of} questions, {shares[0]} are blind: they are answered without the picture."
     if kept is not None:
         text += f" At {kept} kept, another {shares[1]} are coarse, as downsampling is enough, and {shares[2]} are hard."
-    scored = [cells[-1] | {"label": _label(evaluation, cells[0])} for cells in _points(part) if cells[-1]["n"]]
-    full = next((cell for cell in scored if cell["method"] == "full"), None)
-    best = max((cell for cell in scored if cell["method"] != "full"), key=lambda cell: cell["accuracy"], default=None)
-    said = [f"the full model answers {100 * full['accuracy']:.1f}%"] if full else []
-    said += [f"{best['label']}, the best, {100 * best['accuracy']:.1f}%"] if best else []
+    scored = [cells[-1] for cells in _points(part) if cells[-1]["n"]]
+    full = next((cell["accuracy"] for cell in scored if cell["method"] == "full"), None)
+    accuracies = sorted(cell["accuracy"] for cell in scored if cell["method"] != "full")
+    others = list(dict.fromkeys(f"{100 * share:.1f}%" for share in accuracies))
+    said = [f"the full model answers {100 * full:.1f}%"] if full is not None else []
+    said += [f"methods answer {others[0]}" + (f" to {others[-1]}" if others[1:] else "")] if others else []
     which = "hard ones" if kept is not None else "others"
     return f"{text} Of the {first[-1]['n']} {which}, {' and '.join(said)}." if said else text
 
