@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.results import Source, load_results
-from tokensel.data import Question, draw_order, load_questions
+from tokensel.data import Question, data_name, draw_order, load_questions
 from tokensel.errors import TokenselError
 from tokensel.evaluation.agreement import said
 from tokensel.evaluation.digests import questions_digest
@@ -89,10 +89,10 @@ def questions_of(results: pd.DataFrame) -> list[Question]:
         raise TokenselError(
             f"questions_of: the results come from {len(sets)} data sets ({listed}); pass the rows of one"
         )
-    name, options, digest = sets.iloc[0]
-    questions = load_questions(name, **json.loads(options))
+    label, options, digest = sets.iloc[0]
+    questions = load_questions(data_name(label), **json.loads(options))
     if questions_digest(questions) != digest:
-        raise TokenselError(f"data={name}: its questions have changed since these results were made")
+        raise TokenselError(f"data={label}: its questions have changed since these results were made")
     return questions
 
 

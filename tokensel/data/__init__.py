@@ -9,7 +9,7 @@ A new data set is one file with a function that returns a list of `Question`, an
 May import errors and functional. Imported by models and every package above it.
 """
 
-from tokensel.data.catalogue import DATASETS, data_label, load_questions
+from tokensel.data.catalogue import DATASETS, data_label, data_name, load_questions
 from tokensel.data.order import draw_order, stable_hash
 from tokensel.data.question import FORMS, LETTERS, NO_CHOICE, YES_NO, Benchmark, Question
 
@@ -22,6 +22,7 @@ __all__ = [
     "Benchmark",
     "Question",
     "data_label",
+    "data_name",
     "draw_order",
     "load_questions",
     "stable_hash",

@@ -85,6 +85,11 @@ def data_label(name: str | None, options: Mapping[str, Any] | None) -> str | Non
     return f"{name}:{task}" if task else name
 
 
+def data_name(label: str) -> str:
+    """The name of the data set that `data_label` labelled."""
+    return label.partition(":")[0]
+
+
 def _check_types(loader: Callable[..., list[Question]], options: Mapping[str, object]) -> None:
     """Refuses a value of another type than the load function declares, and empty text."""
     hints = get_type_hints(loader)
