@@ -53,7 +53,7 @@ def read_options(arguments: Mapping[str, Any]) -> Options:
     values["logger"] = {"name": "none"}
     typed = {}
     for option, value in given.items():
-        key = _key(option, [field.name for field in fields(method)], method.name)
+        key = _key(option, [field.name for field in fields(method) if field.name != "seed"], method.name)
         typed[key] = option
         group, _, inner = key.rpartition(".")
         value = str(value) if key in _TEXTS and value is not None else value
