@@ -4,9 +4,9 @@
     python scripts/compare_with_lmms_eval.py FOLDER OUTPUT [TASK ...]
 
 FOLDER holds a data set for each task and the model, as lmms_folders.py makes them. OUTPUT receives the sweep, with all
-points of a task in one pass; then lmms-eval answers the same documents at some of these points. Prints for each task how
-many answers are equal, and the largest difference of the task's own scores, as a table in Markdown. Returns 1 where an
-answer or a score differs. A quarter of an hour on two cores.
+points of a task in one pass; then lmms-eval answers the same documents at some of these points. Prints for each task
+how many answers are equal, and the largest difference of the task's own scores, as a table in Markdown. Returns 1 where
+an answer or a score differs. A quarter of an hour on two cores.
 
     --points N   how many of the sweep's points lmms-eval repeats; the first is the full model
 """
@@ -167,6 +167,8 @@ def main() -> int:
     parser.add_argument("tasks", nargs="*", metavar="TASK")
     parser.add_argument("--points", type=int, default=3)
     args = parser.parse_args()
+    # `datasets` takes a folder for one that it has read before if their names are the same.
+    os.environ["HF_DATASETS_CACHE"] = str(args.output / "datasets")
     silence()
     tasks = args.tasks or [*PLACES, *OWN]
     sweep(tasks, args.folder, args.output)
