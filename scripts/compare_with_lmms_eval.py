@@ -8,7 +8,7 @@ points of a task in one pass; then lmms-eval answers the same documents at some 
 how many answers are equal, and the largest difference of the task's own scores, as a table in Markdown. Returns 1 where
 an answer or a score differs. A quarter of an hour on two cores.
 
-    --points N   how many of the sweep's points lmms-eval repeats; the first is the full model
+    --points N   how many of the sweep's points lmms-eval repeats; the first is the full model, the last random
 """
 
 import argparse
@@ -126,7 +126,7 @@ def compare(tasks: Sequence[str], folder: Path, output: Path, count: int) -> dic
     most = max(map(len, stored.values()))
     manager = TaskManager("ERROR", include_path=str(folder / "shapes"), model_name="tokensel")
     with data_in_place(folder):
-        for number in range(0, most, max(1, -(-most // count))):
+        for number in sorted({round(step * (most - 1) / max(1, count - 1)) for step in range(count)}):
             result = by_lmms_eval(tasks, options(stored[tasks[0]][number][0]), manager)
             for task in tasks:
                 add(found[task], task, stored[task][number], result)

@@ -1,15 +1,19 @@
 """tokensel as a model of lmms-eval: its answers are the stock model's under reduce_tokens, and mistakes are refused."""
 
 import io
+import json
+import os
 import subprocess
 import sys
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from helpers.checkpoints import make_questions, save_checkpoint
+from lmms_folders import write_folder
 from PIL import Image
 
 from tokensel import BadSampleError, TokenselError, reduce_tokens
@@ -212,3 +216,36 @@ def test_lmms_eval_finds_the_model_by_its_entry_point():
 def test_finding_the_model_loads_no_torch():
     check = "import sys, tokensel.compat.lmms_eval; sys.exit('torch' in sys.modules or 'lmms_eval' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_command_of_lmms_eval_runs_a_task_with_it(checkpoint, tmp_path):
+    folder = tmp_path / "lmms-lab-encoder" / "POPE"  # where the task looks for its data, from the current directory
+    write_folder("pope", folder, 2)
+    options = ",".join(f"{name}={value}" for name, value in (OPTIONS | {"pretrained": checkpoint}).items())
+    command = [sys.executable, "-m", "lmms_eval", "--model", "tokensel", "--model_args", options, "--tasks", "pope"]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    place = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    said = subprocess.run(
+        [*command, "--batch_size", "3", "--output_path", "out", "--log_samples"],
+        cwd=tmp_path,
+        env=os.environ | offline | place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr[-2000:]
+    assert "pope_accuracy" in said.stdout
+    (file,) = tmp_path.glob("out/**/*samples_pope.jsonl")
+    written = {each["doc_id"]: each["filtered_resps"][0] for each in map(json.loads, file.read_text().splitlines())}
+    rows = datasets.load_dataset("parquet", data_files=str(folder / "data" / "*.parquet"))["train"]
+    words = "{}\nAnswer the question using a single word or phrase."
+    documents = [{"words": words.format(row["question"]), "shown": [row["image"]]} for row in rows]
+    model = make_model(checkpoint, documents)
+    model.task_dict = {"pope": {"test": documents}}
+    rules = {"max_new_tokens": 128, "until": ["\n\n"]}
+    asked = [
+        request("generate_until", each["words"], rules, lambda each: each["shown"], number, "pope", "test")
+        for number, each in enumerate(documents)
+    ]
+    assert [written[number] for number in range(2)] == model.generate_until(asked)
