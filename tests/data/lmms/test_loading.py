@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import time
 
 import datasets
@@ -75,6 +76,11 @@ def test_documents_become_questions_with_their_numbers_and_the_tasks_words(own):
     assert (questions[1].form, questions[1].instruction, questions[1].split) == ("text", "", "test")
     assert (questions[1].max_new_tokens, questions[1].until) == (7, (".",))
     assert own(generation_kwargs={"max_new_tokens": 7}, option={"max_new_tokens": 3})[0].max_new_tokens == 3
+
+
+def test_examples_stand_before_the_question_where_the_task_wants_some(own):
+    examples = {"num_fewshot": 1, "fewshot_split": "test", "fewshot_config": {"sampler": "first_n"}}
+    assert own(**examples)[2].text == "What is 0? 0\n\nWhat is 2?"
 
 
 def test_equal_pictures_have_one_id_unless_the_task_looks_at_more_of_the_document(own):
@@ -328,6 +334,23 @@ def test_the_digest_follows_the_tasks_settings_code_and_scoring(own):
     ]
     assert len(set(digests)) == 5
     assert own()[0].benchmark.digest == digests[0]
+
+
+def test_without_lmms_eval_the_commands_that_install_it_are_told(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(("lmms_eval", "tokensel.data.lmms.questions"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lmms_eval", None)
+    for name in ("find", "task", "scoring"):
+        monkeypatch.delitem(sys.modules, f"tokensel.data.lmms.{name}", raising=False)
+    with pytest.raises(
+        TokenselError, match=r"^data=lmms: needs lmms-eval .*; install it by: pip install --no-deps lmms-"
+    ):
+        load_questions("lmms", task="pope")
+
+
+def test_a_task_must_be_named():
+    with pytest.raises(TokenselError, match=r"^data.task: data=lmms requires this option$"):
+        load_questions("lmms", task=None)
 
 
 @pytest.mark.slow

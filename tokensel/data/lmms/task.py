@@ -70,7 +70,7 @@ class Task(ConfigurableTask):
         return self.config.test_split if self.has_test_docs() else self.config.validation_split
 
     def _load(self, local: LocalData) -> None:
-        fewshot = self.config.fewshot_split if self.config.num_fewshot else None
+        fewshot = self.config.fewshot_split if self.config.num_fewshot or self.config.fewshot_config else None
         wanted = [split for split in (self.split, fewshot) if split]
         found = local.splits(self.DATASET_NAME, wanted)
         documents = {split: found[split] for split in wanted}
