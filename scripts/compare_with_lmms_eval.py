@@ -129,7 +129,9 @@ def compare(tasks: Sequence[str], folder: Path, output: Path, count: int) -> dic
         for number in sorted({round(step * (most - 1) / max(1, count - 1)) for step in range(count)}):
             result = by_lmms_eval(tasks, options(stored[tasks[0]][number][0]), manager)
             for task in tasks:
-                add(found[task], task, stored[task][number], result)
+                point = stored[task][number]
+                assert options(point[0]) == options(stored[tasks[0]][number][0]), f"{output}: must be a new folder"
+                add(found[task], task, point, result)
     return found
 
 

@@ -237,7 +237,7 @@ def test_the_command_of_lmms_eval_runs_a_task_with_it(checkpoint, tmp_path):
     assert said.returncode == 0, said.stderr[-2000:]
     assert "pope_accuracy" in said.stdout
     (file,) = tmp_path.glob("out/**/*samples_pope.jsonl")
-    written = {each["doc_id"]: each["filtered_resps"][0] for each in map(json.loads, file.read_text().splitlines())}
+    written = {each["doc_id"]: each["filtered_resps"] for each in map(json.loads, file.read_text().splitlines())}
     rows = datasets.load_dataset("parquet", data_files=str(folder / "data" / "*.parquet"))["train"]
     words = "{}\nAnswer the question using a single word or phrase."
     documents = [{"words": words.format(row["question"]), "shown": [row["image"]]} for row in rows]
@@ -248,4 +248,4 @@ def test_the_command_of_lmms_eval_runs_a_task_with_it(checkpoint, tmp_path):
         request("generate_until", each["words"], rules, lambda each: each["shown"], number, "pope", "test")
         for number, each in enumerate(documents)
     ]
-    assert [written[number] for number in range(2)] == model.generate_until(asked)
+    assert [written[number] for number in range(2)] == [text.strip() for text in model.generate_until(asked)]
