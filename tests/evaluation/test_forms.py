@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from tokensel import TokenselError, reduce_tokens
 from tokensel.data import NO_CHOICE, Question
+from tokensel.data.protocol import Protocol
 from tokensel.evaluation.answers import row_keys
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.statistics import (
@@ -157,9 +158,10 @@ def test_a_benchmark_scores_what_was_said(loaded, tmp_path):
 @pytest.mark.parametrize("scoring", ["letter", "generate"])
 def test_several_pictures_are_reduced_each_by_itself(loaded, tmp_path, scoring):
     questions = [
-        replace(q, image=[lambda index=index: picture(index), lambda index=index: picture(9 + index)], image_id="")
+        replace(q, image=[lambda index=index: picture(index // 2), lambda index=index: picture(9 + index // 2)])
         for index, q in enumerate(make_questions(3))
     ]
+    assert questions[0].picture_ids == questions[1].picture_ids  # two questions about the same two pictures
     found, failures = evaluate_points(loaded, tmp_path, questions, POINTS, scoring=scoring, batch_size=3)
     assert not failures
     for point, rows in zip(POINTS, found, strict=True):
@@ -178,6 +180,9 @@ def test_later_turns_follow_the_first_in_its_cache(loaded, tmp_path):
     later = Question("", "and is it red ?", (), NO_CHOICE, None, form="text", answers=("x",), max_new_tokens=NEW)
     choice = Question("", "which one ?", ("it", "red"), 1, None, max_new_tokens=NEW)
     questions = in_words(3, turns=(later, choice))
+    # At the first point the second answer is right, and no other.
+    right = replace(later, answers=(conversation_by_hand(loaded, POINTS[0], questions[0])[1],))
+    questions[0] = replace(questions[0], turns=(right, choice))
     found, failures = evaluate_points(loaded, tmp_path, questions, POINTS, batch_size=3)
     assert not failures
     for point, rows in zip(POINTS, found, strict=True):
@@ -188,9 +193,18 @@ def test_later_turns_follow_the_first_in_its_cache(loaded, tmp_path):
             shares = [turn.get("score", float(turn["correct"])) for turn in turns]
             share = rows[question.id].get("score", float(rows[question.id]["correct"]))
             assert share == pytest.approx(sum(shares) / 3)
+        if point is POINTS[0]:
+            assert rows["q0"]["score"] == pytest.approx(1 / 3)
         by_turn = summarize(rows.values())["turn_accuracy"]
         assert list(by_turn) == ["1", "2", "3"]
         assert sum(by_turn.values()) / 3 == pytest.approx(summarize(rows.values())["accuracy"])
+
+
+def test_later_turns_are_worded_as_llava_does(loaded):
+    later = Question("", "and ?", (), NO_CHOICE, None, form="text", answers=("x",), instruction="")
+    question = Question("q", "what ?", (), NO_CHOICE, None, form="text", answers=("x",), instruction="", turns=(later,))
+    prompt = Protocol(conv="vicuna_v1").conversation(question, loaded.processor, ["a cat"])
+    assert prompt.partition(" USER: ")[2] == "what ? ASSISTANT: a cat</s>USER: and ? ASSISTANT:"
 
 
 def test_several_turns_are_refused_where_decoding_is_not_greedy(loaded, tmp_path, monkeypatch):
