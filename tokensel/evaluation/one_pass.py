@@ -125,7 +125,7 @@ class OnePass:
                 continue
             way = way_of(question, self.scoring, self.slides)
             for kept, shape in shapes.items():
-                groups.setdefault((shape, way, kept), []).append(question)
+                groups.setdefault(((len(question.pictures), *shape), way, kept), []).append(question)
         encoded = [self.encode(questions, way, pictures[kept], kept) for (_, way, kept), questions in groups.items()]
         return Prepared(batch, encoded, bad)
 
