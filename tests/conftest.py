@@ -2,8 +2,10 @@
 tensors gain nothing from two."""
 
 import gc
+import logging
 import os
 import tempfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -57,7 +59,13 @@ def pytest_configure(config):
     settings.load_profile("tokensel")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items):
+    for item in items:
+        # Of a large matrix, `pytest` runs a half, always the same one; `pytest -m slow` the other.
+        if item.get_closest_marker("half") and zlib.crc32(item.name.encode()) % 2:
+            item.add_marker(pytest.mark.slow)
+
     def place(item):
         return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
 
@@ -70,6 +78,37 @@ def pytest_collection_finish():
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
     gc.enable()
+
+
+class Logged(logging.Handler):
+    """What was logged. pytest's own plugin for that costs a millisecond a test, as some libraries have hundreds of
+    loggers."""
+
+    def __init__(self):
+        super().__init__()
+        self.records, self.levels = [], {}
+
+    def emit(self, record):
+        record.message = record.getMessage()
+        self.records.append(record)
+
+    @property
+    def messages(self):
+        return [record.message for record in self.records]
+
+    def set_level(self, level, logger):
+        self.levels.setdefault(logger, logging.getLogger(logger).level)
+        logging.getLogger(logger).setLevel(level)
+
+
+@pytest.fixture
+def caplog():
+    logged, root = Logged(), logging.getLogger()
+    root.addHandler(logged)
+    yield logged
+    root.removeHandler(logged)
+    for name, level in logged.levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture

@@ -32,7 +32,10 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="the browser tests need chromium and chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (BROWSER and DRIVER), reason="the browser tests need chromium and chromedriver"),
+]
 DESKTOP, PHONE = (1280, 900), (390, 844)
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run")
 
@@ -504,7 +507,6 @@ def test_the_first_screen_has_the_sentence_the_chart_and_the_best_points(open_pa
     assert not driver.find_elements(By.CSS_SELECTOR, ".heatmaps")
 
 
-@pytest.mark.slow
 def test_a_hundred_points_of_two_thousand_questions_open_in_two_seconds(open_page, tmp_path):
     report = report_of(large(100, 2000), "large")
     path = tmp_path / "large.html"

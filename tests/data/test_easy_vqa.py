@@ -98,8 +98,7 @@ def test_a_limit_must_be_a_count(limit):
         (
             "easyvqa",
             {},
-            "data=easyvqa: unknown; choose one of diagrams, easy_vqa, mme, pope, question_file, scienceqa; "
-            "did you mean easy_vqa?",
+            f"data=easyvqa: unknown; choose one of {', '.join(DATASETS)}; did you mean easy_vqa?",
         ),
         ("easy_vqa", {"splits": "test"}, "data.splits: data=easy_vqa has no such option; its options are split"),
         ("easy_vqa", {"split": "val"}, "data.split=val: unknown; choose one of test, train"),

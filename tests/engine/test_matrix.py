@@ -61,6 +61,7 @@ def test_a_padded_batch_equals_its_rows_alone(method, kept):
         assert (together - whole).abs().amax() > 1e-3, "nothing was reduced"
 
 
+@pytest.mark.half
 @pytest.mark.parametrize(
     ("kept", "dtype"),
     [(1, torch.float32), (8, torch.float32), (64, torch.float32), (8, torch.bfloat16), (8, torch.float16)],
@@ -111,6 +112,7 @@ def prompts_of(dtype):
 
 
 @torch.no_grad()
+@pytest.mark.half
 @pytest.mark.parametrize(
     ("kept", "dtype"), [(1, torch.bfloat16), (8, torch.bfloat16), (64, torch.bfloat16), (8, torch.float16)]
 )

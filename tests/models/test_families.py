@@ -86,6 +86,7 @@ def test_nothing_changes_bit_for_bit_where_nothing_is_removed(loaded, family):
 
 
 @torch.no_grad()
+@pytest.mark.half
 @pytest.mark.parametrize("method", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_method_decodes_with_a_cache_as_without_and_batched_as_alone(loaded, family, method):
@@ -136,6 +137,7 @@ CASES = [
 
 
 @torch.no_grad()
+@pytest.mark.half
 @pytest.mark.parametrize(("family", "method"), CASES)
 def test_every_method_chooses_alike_batched_and_alone(embedded, family, method):
     split, prompts, alone = embedded(family)

@@ -64,6 +64,7 @@ def test_its_tokenizer_encodes_any_text(tiny, text):
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == kept
 
 
+@pytest.mark.slow
 def test_it_sees(tiny, tmp_path):
     """With the picture accuracy is more than 25 points higher than without; without it, near chance."""
     questions = load_questions("diagrams", limit=24)
@@ -95,6 +96,7 @@ def some_easy_vqa(split):
     return load_easy_vqa(split)[::20]
 
 
+@pytest.mark.slow
 def test_a_stopped_training_continues(tmp_path, monkeypatch):
     for module in (train, gallery):  # ten readings of 38,000 questions cost seconds
         monkeypatch.setattr(module, "load_easy_vqa", some_easy_vqa)

@@ -138,6 +138,7 @@ def test_workers_give_the_files_of_one_process_and_times(expected, forked, tmp_p
         assert point.metrics["flops"] > 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_loses_and_doubles_nothing(expected, forked, tmp_path, capsys, monkeypatch):
     received, answers, killed = Connection.recv, [], []
 
@@ -167,6 +168,7 @@ def test_a_worker_that_is_killed_loses_and_doubles_nothing(expected, forked, tmp
     assert "ended (signal 9); what it had begun is done again" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_figures_of_answers_that_an_earlier_start_has_stored_name_a_worker(expected, forked, tmp_path, capsys):
     assert swept(tmp_path, "workers=local", "latency.repeats=0")[0] == 0
     folder = tmp_path / "sweep" / next(iter(expected))
@@ -179,6 +181,7 @@ def test_the_figures_of_answers_that_an_earlier_start_has_stored_name_a_worker(e
     assert after["flops"] == before["flops"]
 
 
+@pytest.mark.slow
 def test_no_times_are_taken_where_devices_differ(expected, forked, tmp_path, capsys, monkeypatch):
     began = Answering._begin
 

@@ -1,6 +1,6 @@
 """Real workers, each in processes of its own, answer as one process does: of this machine, of Ray, of submitit.
 
-They take two minutes, so `pytest` leaves them out; `pytest -m slow -n 0` runs them.
+They take two minutes, so `pytest` leaves them out; `pytest -m slow` runs them.
 """
 
 import importlib.util
