@@ -152,6 +152,7 @@ def test_bfloat16_rows_choose_almost_alike_alone_and_in_a_padded_batch(method):
 
 
 @torch.no_grad()
+@pytest.mark.half
 @pytest.mark.parametrize("method", BUILT_IN)
 def test_generation_with_a_cache_equals_recomputing(method):
     model = model_of(torch.float32)

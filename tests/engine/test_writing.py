@@ -84,6 +84,7 @@ def cached_of(model):
     return Writer(uncompiled_split(model))
 
 
+@pytest.mark.half
 @pytest.mark.parametrize(
     ("method", "attention"),
     [

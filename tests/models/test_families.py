@@ -182,6 +182,7 @@ def test_methods_that_need_one_cls_are_refused_where_there_is_none(loaded, famil
             loaded(family).model(**inputs)
 
 
+@pytest.mark.half
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pictures_of_any_shape_are_evaluated_alike_in_every_batch(loaded, family, tmp_path):
     sizes = [(100, 60), (60, 100), (56, 56), (100, 60), (200, 50), (60, 100)]
