@@ -29,10 +29,8 @@ from tokensel.models import load_model
 POINTS = [
     GridPoint("full"),
     GridPoint("no_image", agg_layer=0),
-    GridPoint("fps", kept=4, agg_layer=0),
-    GridPoint("tome", kept=5, agg_layer=2),
+    GridPoint("tome", kept=5, agg_layer=0),
     GridPoint("fastv", kept=4, agg_layer=2),
-    GridPoint("random", kept=4, agg_layer=4, seed=3),
 ]
 NEW = 5
 

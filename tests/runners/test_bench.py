@@ -22,6 +22,8 @@ from tokensel.evaluation.flops import Cost
 from tokensel.evaluation.latency import LatencyMeter
 from tokensel.models import load_model
 
+pytestmark = pytest.mark.slow
+
 QUARTILES = {"p25", "p50", "p75"}
 # The packages of a machine with nothing but torch and transformers.
 BARE = {"tokensel", "runners", "torch", "transformers", "numpy"}

@@ -263,6 +263,7 @@ def push(folder, *arguments, mode="offline"):
         return sync.main([str(folder), *arguments])
 
 
+@pytest.mark.slow
 def test_a_repeated_push_has_the_same_ids_and_figures_as_the_sweep(folder, capsys):
     assert len(log(folder)) == 3
     logged, _ = kinds(offline_runs(folder))
@@ -291,6 +292,7 @@ def test_a_repeated_push_has_the_same_ids_and_figures_as_the_sweep(folder, capsy
             assert run.summary["kept_tokens.filenames"] == same.summary["kept_tokens.filenames"]
 
 
+@pytest.mark.slow
 def test_a_push_goes_to_the_sweeps_project_unless_another_is_given(folder, capsys):
     log(folder, project="mine")
     assert push(folder) == 0
