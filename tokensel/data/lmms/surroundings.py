@@ -15,7 +15,9 @@ from PIL import Image, ImageFile
 
 from tokensel.errors import TokenselError
 
-_INSTALL = "pip install --no-deps lmms-eval==0.7.3 && pip install loguru pytz evaluate sacrebleu tenacity accelerate openpyxl"
+_INSTALL = (
+    "pip install --no-deps lmms-eval==0.7.3 && pip install loguru pytz evaluate sacrebleu tenacity accelerate openpyxl"
+)
 
 
 def load_module(name: str) -> ModuleType:
