@@ -22,6 +22,10 @@ if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
 
 # The slowest files run first, so that no worker begins one when the other is nearly done.
 LONGEST = (
+    "test_engines",
+    "test_lmms_eval",
+    "test_notebooks",
+    "test_report_browser",
     "test_sweep",
     "test_wandb",
     "test_writing",
@@ -50,7 +54,6 @@ LONGEST = (
     "test_wrong_values",
     "test_show",
     "test_named",
-    "test_lmms_eval",
     "test_store",
     "test_train",
 )
