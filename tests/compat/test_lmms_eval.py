@@ -220,6 +220,7 @@ def test_finding_the_model_loads_no_torch():
 
 @pytest.mark.slow
 def test_the_command_of_lmms_eval_runs_a_task_with_it(checkpoint, tmp_path):
+    pytest.importorskip("pytablewriter", reason="lmms-eval's command prints its table with pytablewriter")
     folder = tmp_path / "lmms-lab-encoder" / "POPE"  # where the task looks for its data, from the current directory
     write_folder("pope", folder, 2)
     options = ",".join(f"{name}={value}" for name, value in (OPTIONS | {"pretrained": checkpoint}).items())

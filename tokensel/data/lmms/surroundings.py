@@ -16,8 +16,7 @@ from PIL import Image, ImageFile
 from tokensel.errors import TokenselError
 
 _INSTALL = (
-    "pip install --no-deps lmms-eval==0.7.3 && "
-    "pip install loguru pytz evaluate sacrebleu tenacity accelerate openpyxl pytablewriter"
+    "pip install --no-deps lmms-eval==0.7.3 && pip install loguru pytz evaluate sacrebleu tenacity accelerate openpyxl"
 )
 
 
