@@ -1,0 +1,72 @@
+"""What differs between model families: how a picture becomes visual tokens, and which positions they get."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokensel.models.arrangement import Arrangement
+
+# Arguments of a forward with one value per prompt token, rather than per picture.
+ALONG_PROMPT = ("mm_token_type_ids", "token_type_ids")
+
+
+class Family:
+    """LLaVA-1.5 and models like it: every picture becomes one square grid with the same number of visual tokens.
+
+    `pictures` always holds what a processor returns besides the prompt: pixel_values and its companions, with one entry
+    per picture.
+
+    Attributes:
+        fixed_size: every picture has the same number of visual tokens, so a prompt can be tokenized before its picture
+            is opened
+        several_pictures: prompts with several pictures are tested
+    """
+
+    fixed_size = True
+    several_pictures = True
+
+    def for_processor(self, images: list[Any]) -> list[Any]:
+        """The pictures, one per prompt, in the form that the family's processor expects."""
+        return images
+
+    def features(self, llava: Any, pictures: Mapping[str, Any]) -> list[Tensor]:
+        """The visual tokens of each picture as the decoder receives them: [N, D] each."""
+        arguments = {name: value for name, value in pictures.items() if name not in ALONG_PROMPT}
+        return list(llava.get_image_features(**arguments, return_dict=True).pooler_output)
+
+    def grid(self, config: Any, pictures: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Rows and columns of the pictures' visual tokens.
+
+        None stands for a square grid, (1, 0) for no single grid: the tokens then count as one row in reading order.
+        """
+        return None
+
+    def patch_side(self, config: Any) -> int:
+        """How many pixels of a processed picture a visual token shows, on each side."""
+        return config.vision_config.patch_size
+
+    def arrangement(self, llava: Any, pictures: Mapping[str, Any], cls: bool) -> Arrangement | None:
+        """How patches of the vision tower become visual tokens; None: as in LLaVA-1.5. cls: the tower has a [CLS]."""
+        return None if cls else Arrangement(pictures)
+
+    def position_ids(self, llava: Any, input_ids: Tensor, mask: Tensor | None, pictures: Mapping[str, Any]) -> Tensor:
+        """Position ids of a left-padded prompt: LongTensor[B, T], or [3, B, T] if the rotary embedding has 3 axes."""
+        if mask is None:
+            return torch.arange(input_ids.shape[1], device=input_ids.device).expand(input_ids.shape[0], -1)
+        return (mask.long().cumsum(1) - 1).clamp_min(0)
+
+    def along_prompt(self, input_ids: Tensor, config: Any) -> dict[str, Tensor]:
+        """Further arguments of the forward with one value per prompt token."""
+        return {}
+
+    def take(self, pictures: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+        """The entries of the pictures at `rows`, in that order."""
+        return {name: value[list(rows)] for name, value in pictures.items()}
+
+
+def picture_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a forward that hold its pictures."""
+    names = ("pixel_values", "image_sizes", "image_grid_thw", "pixel_attention_mask", "batch_num_images")
+    return {name: arguments[name] for name in names if arguments.get(name) is not None}
