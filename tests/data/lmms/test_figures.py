@@ -16,7 +16,7 @@ from tokensel.data.lmms.generation import writing_rule
 from tokensel.data.lmms.surroundings import contained
 
 SAID = ["yes", "no", "Yes.", "A", "B.", " (C)", "D. none of these", "teal", "red", "4", "4.1", "[0.1, 0.2, 0.5, 0.6]"]
-#: Answers from which MMBench's rule reads a choice: for others, lmms-eval asks a judge.
+#: Answers from which every rule reads a choice: about others, MMBench asks a judge and MMMU guesses.
 DECIDED = ["A", "B", "C.", "(D)", "The answer is E"]
 COMMON = ["gqa", "mmbench_en_dev", "seedbench", "ai2d", "refcoco_bbox_rec_val", "shapes_choice"]
 OTHERS = [
@@ -108,7 +108,7 @@ def test_questions_and_figures_are_those_of_lmms_evals_evaluator(folders, tmp_pa
         if question.form == "options":
             answers.append([(rng.random(), rng.random() < 0.5) for _ in question.choices])
         else:
-            answers.append(rng.choice(DECIDED if "mmbench" in task else SAID))
+            answers.append(rng.choice(DECIDED if task.startswith(("mmbench", "mmmu")) else SAID))
     stored = [
         json.loads(json.dumps(each.benchmark.score(each, said)[1]))
         for each, said in zip(questions, answers, strict=True)
@@ -122,8 +122,6 @@ def test_questions_and_figures_are_those_of_lmms_evals_evaluator(folders, tmp_pa
     for number, question in enumerate(questions):
         check_asked(question, *model.asked[number])
     numbers = {key.split(",")[0]: value for key, value in theirs.items() if isinstance(value, int | float)}
-    print("THEIRS", theirs)
-    print("OURS", ours)
     assert numbers
     assert set(ours) - {"left_out"} == set(numbers)
     assert {key: ours[key] for key in numbers} == pytest.approx(numbers, rel=0, abs=1e-9)

@@ -1,7 +1,9 @@
 """A task's answers are scored by its own code, without network, files or waits, and kept as JSON."""
 
+import random
 import time
 
+import numpy as np
 import pytest
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed; docs/lmms_eval.md says how")
@@ -29,6 +31,30 @@ def most(values):
     found = question.benchmark.figures([(question, kept)])
     assert found["half"] == 0.5
     assert found["left_out"] == {"points": "could not be computed (TypeError: 'float' object is not subscriptable)"}
+
+
+def test_a_guess_depends_on_the_question_alone_and_disturbs_no_other_draw(own):
+    code = """
+import random
+import numpy as np
+def score(doc, results):
+    return {"right": [random.random(), np.random.rand()]}
+def mean(values):
+    return sum(map(sum, values)) / len(values) + random.random()
+"""
+    metrics = [{"metric": "right", "aggregation": "@code.mean@", "higher_is_better": True}]
+    questions = own(code, process_results="@code.score@", metric_list=metrics)[:3]
+    random.seed(1)
+    np.random.seed(1)
+    expected = random.random(), np.random.rand()
+    random.seed(1)
+    np.random.seed(1)
+    kept = [scores(question, "unclear")[1] for question in questions]
+    assert kept == [scores(question, "unclear")[1] for question in questions[::-1]][::-1]
+    assert len({each["none"]["right"][place] for each in kept for place in (0, 1)}) == 6
+    scored = list(zip(questions, kept, strict=True))
+    assert questions[0].benchmark.figures(scored) == questions[0].benchmark.figures(scored)
+    assert (random.random(), np.random.rand()) == expected
 
 
 def test_a_share_can_come_from_the_aggregation_but_never_from_one_that_writes(own, tmp_path):

@@ -7,7 +7,7 @@ from tokensel.data.lmms.folders import local_data
 from tokensel.data.lmms.generation import writing_rule
 from tokensel.data.lmms.pictures import Pictures
 from tokensel.data.lmms.scoring import TaskScores, check_judge
-from tokensel.data.lmms.surroundings import contained
+from tokensel.data.lmms.surroundings import contained, repeatable
 from tokensel.data.lmms.task import Task
 from tokensel.data.question import NO_CHOICE, Question
 from tokensel.errors import TokenselError, first_line
@@ -23,7 +23,7 @@ def questions_of(
     max_new_tokens: int | None,
 ) -> list[Question]:
     """See `tokensel.data.lmms.load_lmms`."""
-    with contained():
+    with contained(), repeatable(name):
         config = find_config(name, include_path)
         check_form(name, config)
         if not judge:

@@ -17,7 +17,7 @@ from lmms_eval.api.reasoning import strip_reasoning_tags
 
 from tokensel.data.lmms import mmbench
 from tokensel.data.lmms.judges import reach, returns_value
-from tokensel.data.lmms.surroundings import contained
+from tokensel.data.lmms.surroundings import contained, repeatable
 from tokensel.data.lmms.task import Task
 from tokensel.data.question import Question, Said
 from tokensel.errors import TokenselError, check_choice, first_line
@@ -27,7 +27,7 @@ _REPORTED = ("refcoco_ACC@0.5",)
 
 
 class TaskScores:
-    """The `Benchmark` of a task's questions.
+    """The `Benchmark` of a task's questions. Where a task guesses, its guess depends on the question alone.
 
     Parameters:
         name: the task's
@@ -60,7 +60,7 @@ class TaskScores:
         requests = [SimpleNamespace(resps=[each], filtered_resps={}) for each in _answers(said)]
         results: dict[str, Any] = {}
         try:
-            with contained():
+            with contained(), repeatable(question.id):
                 for ensemble in self.task._filters:
                     ensemble.apply(requests, [document] * len(requests))
                     answers = [self._stripped(each.filtered_resps[ensemble.name]) for each in requests]
@@ -70,7 +70,8 @@ class TaskScores:
                 f"question {question.id}: process_results of data.task={self.name} failed "
                 f"({type(error).__name__}: {first_line(error)})"
             ) from error
-        return self._share(next(iter(results.values()))), as_json(results)
+        with repeatable(question.id):
+            return self._share(next(iter(results.values()))), as_json(results)
 
     def figures(self, scored: Sequence[tuple[Question, Any]]) -> dict[str, Any]:
         """The task's metrics, of the answers in the order of the documents.
@@ -108,7 +109,7 @@ class TaskScores:
         """As lmms-eval's evaluator; files that it writes beside are deleted."""
         function = self._aggregations[metric]
         evaluator = mmbench.evaluator_of(function)
-        with contained(), tempfile.TemporaryDirectory() as folder:
+        with contained(), repeatable(metric), tempfile.TemporaryDirectory() as folder:
             if _takes_args(function):
                 function = partial(function, args=SimpleNamespace(output_path=folder))
             with nullcontext() if evaluator is None or self.judge else mmbench.by_rule(evaluator):
