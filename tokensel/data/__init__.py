@@ -12,15 +12,18 @@ May import errors and functional. Imported by models and every package above it.
 from tokensel.data.catalogue import DATASETS, data_label, data_name, load_questions
 from tokensel.data.order import draw_order, stable_hash
 from tokensel.data.question import FORMS, LETTERS, NO_CHOICE, YES_NO, Benchmark, Question
+from tokensel.data.video import FRAMES, Video
 
 __all__ = [
     "DATASETS",
     "FORMS",
+    "FRAMES",
     "LETTERS",
     "NO_CHOICE",
     "YES_NO",
     "Benchmark",
     "Question",
+    "Video",
     "data_label",
     "data_name",
     "draw_order",

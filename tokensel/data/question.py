@@ -1,16 +1,16 @@
-"""What a question is: its text, choices, right answer and pictures."""
+"""What a question is: its text, choices, right answer and pictures or video."""
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from PIL import Image
 
+from tokensel.data.picture import Picture, read_picture
 from tokensel.data.scorers import SCORERS
-from tokensel.errors import BadSampleError, TokenselError, check_choice, first_line
+from tokensel.data.video import FRAMES, Video
+from tokensel.errors import BadSampleError, TokenselError, check_choice
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 FORMS = ("choices", "yes_no", "text", "options")
@@ -18,7 +18,6 @@ YES_NO = ("Yes", "No")
 #: The answer of a question whose answer is no choice of its own.
 NO_CHOICE = -1
 
-Picture = Image.Image | str | Path | Callable[[], Image.Image]
 #: What a model said: its words; or of form options, each option's mean negative log-likelihood per token, and whether
 #: greedy decoding would write it.
 Said = str | Sequence[tuple[float, bool]]
@@ -45,14 +44,15 @@ class Benchmark(Protocol):
 
 @dataclass(frozen=True)
 class Question:
-    """One question about a picture, with the fields of ScienceQA.
+    """One question about a picture or a video, with the fields of ScienceQA.
 
     Parameters:
         answer: index into choices; NO_CHOICE of form text, and where a benchmark knows the answer
         image: a PIL image, a path, or a function without arguments that returns an image; a sequence of these for
             several pictures; None: no picture
-        image_id: equal for two questions if and only if they show the same pictures. Such questions share vision
-            features, and form one cluster in clustered confidence intervals. If empty, the question's own id is used
+        image_id: equal for two questions if and only if they show the same pictures or the same video. Such questions
+            share vision features, and form one cluster in clustered confidence intervals. If empty, the question's own
+            id is used
         family: kind of question within its data set
         form: how it is worded and scored. choices: lettered; yes_no: one word, choices are YES_NO; text: free text;
             options: the likeliest of the choices, as continuations of the prompt
@@ -67,11 +67,14 @@ class Question:
         turns: later questions of the same conversation, without pictures
         benchmark: scores the answer instead of the form's own rule
         group: questions of one group are scored together; a limit keeps them together
+        video: shown instead of pictures; image is None
+        frames: how many frames of the video are shown, at most; see `tokensel.data.video.uniform_indices`
 
     Pictures stand before the text, in their order; with as many "<image>" in the text as there are pictures, at these.
 
     Raises TokenselError for an answer that is not an index of choices, more choices than letters, an unknown form or
-    scorer, a yes_no question with other choices, free text without accepted answers, or turns with pictures.
+    scorer, a yes_no question with other choices, free text without accepted answers, a video beside pictures or without
+    frames, or turns with pictures or a video.
     """
 
     id: str
@@ -96,6 +99,8 @@ class Question:
     turns: "tuple[Question, ...]" = ()
     benchmark: Benchmark | None = None
     group: str = ""
+    video: Video | None = None
+    frames: int = FRAMES
 
     def __post_init__(self) -> None:
         where = f"question {self.id}"
@@ -113,8 +118,12 @@ class Question:
             raise TokenselError(f"{where}: answer {self.answer} is not an index of its {len(self.choices)} choices")
         if self.form == "choices" and len(self.choices) > len(LETTERS):
             raise TokenselError(f"{where}: has {len(self.choices)} choices; at most {len(LETTERS)} are allowed")
-        if any(turn.pictures or turn.turns for turn in self.turns):
-            raise TokenselError(f"{where}: its later turns must have no pictures and no turns of their own")
+        if any(turn.is_visual or turn.turns for turn in self.turns):
+            raise TokenselError(f"{where}: its later turns must have no pictures, no video and no turns of their own")
+        if self.video and self.pictures:
+            raise TokenselError(f"{where}: has a video and {len(self.pictures)} picture(s); give one of the two")
+        if self.frames < 1:
+            raise TokenselError(f"{where}: frames={self.frames}: must be 1 or more")
         pictures = self.pictures
         if len(pictures) < 2:  # one picture of a list is like one alone
             object.__setattr__(self, "image", pictures[0] if pictures else None)
@@ -131,8 +140,18 @@ class Question:
         )
 
     @property
+    def is_visual(self) -> bool:
+        """Whether it shows anything: pictures or a video."""
+        return self.video is not None or bool(self.pictures)
+
+    @property
     def picture_ids(self) -> tuple[str, ...]:
-        """For each picture, what equal pictures of other questions have too."""
+        """For each picture, what equal pictures of other questions have too.
+
+        Of a video one id, which the same frames of the same video share.
+        """
+        if self.video:
+            return (f"{self.image_id}#{self.frames} frames",)
         count = len(self.pictures)
         return (self.image_id,) * count if count < 2 else tuple(f"{self.image_id}#{k}" for k in range(count))
 
@@ -154,44 +173,22 @@ class Question:
             raise BadSampleError(f"question {self.id}: has no picture", question_id=self.id)
         return self._load(self.pictures[0])
 
+    def load_frames(self) -> list[Image.Image]:
+        """The chosen frames of its video in RGB, see `Video.load_frames`; none without a video.
+
+        Raises BadSampleError, which names the question, for a video that is missing or broken; TokenselError if it is a
+        file and no decoder is installed.
+        """
+        with self._named_errors():
+            return self.video.load_frames(self.frames) if self.video else []
+
     def _load(self, picture: Picture) -> Image.Image:
+        with self._named_errors():
+            return read_picture(picture)
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
         try:
-            if isinstance(picture, str | Path):
-                if os.path.exists(picture) and not os.path.isfile(picture):
-                    raise ValueError("is not a file")  # a pipe would be read for ever
-                with Image.open(picture) as opened:
-                    return _decoded(opened)
-            return _decoded(picture() if callable(picture) else picture)
-        except FileNotFoundError as error:
-            raise BadSampleError(
-                f"question {self.id}: picture {error.filename or picture} does not exist", question_id=self.id
-            ) from error
-        except Exception as error:  # PIL's decoders raise errors of many classes for damaged files
-            source = picture if isinstance(picture, str | Path) else "in memory"
-            raise BadSampleError(
-                f"question {self.id}: picture {source} cannot be read ({first_line(error)})", question_id=self.id
-            ) from error
-
-
-def _decoded(image: Image.Image) -> Image.Image:
-    # PIL decodes lazily: without load(), a truncated file would fail later, in the image processor.
-    image.load()
-    return _in_8_bits(image).convert("RGB")
-
-
-def _in_8_bits(image: Image.Image) -> Image.Image:
-    """The picture, with 16-bit grey values and floats from 0 to 1 scaled to 0 .. 255: PIL would make them white or
-    black.
-
-    Raises ValueError for other values of more than 8 bits.
-    """
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-        return image
-    values = np.asarray(image, dtype=np.float64)
-    least, largest = values.min(), values.max()
-    # Older releases of PIL open PNGs of 16 bits in mode I, which is of 32 bits.
-    full = 1.0 if image.mode == "F" else 255.0 if image.mode == "I" and image.format != "PNG" else 65535.0
-    if not (least >= 0 and largest <= full):
-        kind = "floats" if image.mode == "F" else "integers"
-        raise ValueError(f"its pixels are {kind} from {least:g} to {largest:g}; convert it to 8 bits")
-    return Image.fromarray(np.rint(values * (255 / full)).astype(np.uint8))
+            yield
+        except BadSampleError as error:
+            raise BadSampleError(f"question {self.id}: {error}", question_id=self.id) from error.__cause__

@@ -15,7 +15,8 @@ from pyarrow.types import is_list
 
 from tokensel.data.examples import digests, each_example
 from tokensel.data.hub import ExamplePicture, Source, load_examples
-from tokensel.data.question import Picture, Question
+from tokensel.data.picture import Picture
+from tokensel.data.question import Question
 from tokensel.errors import check_choice
 
 PARTS = ("image", "video", "all")
