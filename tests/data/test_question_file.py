@@ -169,7 +169,7 @@ def test_without_choices_the_answer_is_yes_or_no(load, answer):
 @pytest.mark.parametrize(
     ("written", "problem"),
     [
-        (plain(picture="a.png"), "field 'picture' is unknown; fields are id, image, images, question"),
+        (plain(picture="a.png"), "field 'picture' is unknown; fields are id, image, images, video, question"),
         (plain(answers=["B"]), "has both answer and answers; give one of them"),
         (entry("<image>\n<image>\nWhich is red?\nA. left\nB. right"), "has <image> inside its words"),
         (plain(choices=[], answer="B."), r"has 0 choices and the answer 'B\.'; give from 2 to 26 choices, or for"),

@@ -146,7 +146,7 @@ MISTAKES = [
     ({"question": 5, "answer": "yes"}, "question must be text, not int"),
     ({"hint": ["x"], "answer": "yes"}, "hint must be text, not list"),
     ({"instruction": 1, "answer": "yes"}, "instruction must be text, not int"),
-    ({"colour": "red", "answer": "yes"}, "field 'colour' is unknown; fields are id, image, images, question, hint,"),
+    ({"colour": "red", "answer": "yes"}, "field 'colour' is unknown; fields are id, image, images, video, question,"),
     ({}, "has no answer; give the letter or text of a choice; without choices, yes or no, or accepted answers in"),
     ({"answer": 2}, "answer must be text, not int"),
     ({"answer": " "}, "answers must be a list of texts, none of them empty"),
@@ -232,7 +232,7 @@ def test_an_id_that_occurs_twice_is_told_with_both_places(load):
     [
         (
             "id,question\n",
-            "line 1: has no column answer; columns are id, image, images, question, hint, answer, answers",
+            "line 1: has no column answer; columns are id, image, images, video, question, hint, answer, answers",
         ),
         ("id,question,answer,turns\n", "line 1: column turns is unknown; several turns need a .json or .jsonl file"),
         ("id,question,answer,max_new_tokens\n1,What?,x,many\n", "line 2 (id 1): max_new_tokens 'many' must be a whole"),

@@ -15,10 +15,13 @@ from helpers.checkpoints import save_checkpoint, save_question_file
 from helpers.forks import start_fork
 
 from tokensel import METHODS
-from tokensel.data import DATASETS, Question
+from tokensel.data import DATASETS, Question, load_questions
 from tokensel.evaluation.digests import questions_digest
 from tokensel.evaluation.keys import PACKAGE, ROOT, code_digest, library_sources
 from tokensel.evaluation.source_graph import imported_modules, imports_of, in_package
+from tokensel.evaluation.sweep.groups import DataSettings, ModelSettings
+from tokensel.evaluation.sweep.plan import Group
+from tokensel.evaluation.sweep.work import _shared_settings
 from tokensel.methods.user import load_method
 
 REPOSITORY = PACKAGE.parent
@@ -241,3 +244,17 @@ def test_another_word_or_answer_changes_the_questions_digest():
 
     variants = [{}, {"text": "who?"}, {"choices": ("a", "c")}, {"answer": 1}, {"image_id": "p"}, {"hint": "h"}]
     assert len({digest(**change) for change in variants}) == len(variants)
+
+
+def test_frames_of_videos_are_part_of_the_key_only_where_there_are_videos(tmp_path):
+    def options(entry, frames):
+        (tmp_path / "questions.jsonl").write_text(json.dumps({"id": "1", "question": "?", "answer": "yes"} | entry))
+        data = DataSettings(name="question_file", path=str(path), image_folder=str(tmp_path), frames=frames)
+        questions = load_questions(data.name, **data.options)
+        shared = _shared_settings(Group(ModelSettings(), data, "letter"), "revision", questions)
+        return shared["data"]["options"].get("frames"), shared["data"]["digest"]
+
+    path = tmp_path / "questions.jsonl"
+    assert options({"image": "a.png"}, 4) == options({"image": "a.png"}, 8)
+    assert options({"video": "a"}, 4)[0] == 4
+    assert options({"video": "a"}, 4)[1] != options({"video": "a"}, 8)[1]

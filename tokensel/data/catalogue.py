@@ -25,6 +25,7 @@ DATASETS: dict[str, str] = {
     "mmbench_cn": "tokensel.data.mmbench:load_mmbench_cn",
     "mme": "tokensel.data.mme:load_mme",
     "mmmu": "tokensel.data.mmmu:load_mmmu",
+    "moving_shapes": "tokensel.data.moving_shapes:load_moving_shapes",
     "pope": "tokensel.data.pope:load_pope",
     "question_file": "tokensel.data.question_file:load_question_file",
     "scienceqa": "tokensel.data.scienceqa:load_scienceqa",

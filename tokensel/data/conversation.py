@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tokensel.data.prompts import INSTRUCTION, PICTURE, YES_NO_INSTRUCTION
+from tokensel.data.prompts import INSTRUCTION, PICTURE, VIDEO, YES_NO_INSTRUCTION
 from tokensel.data.question import LETTERS
 from tokensel.data.question_answer import Malformed
 
@@ -13,9 +13,11 @@ _CONTEXT = "Context: "
 _FIRST_OF_TWO = re.compile(r"\?$|^Complete the ")
 
 
-def read_conversation(turns: Any, malformed: Malformed) -> list[Mapping[str, Any]]:
+def read_conversation(turns: Any, malformed: Malformed, video: bool = False) -> list[Mapping[str, Any]]:
     """The hint, question, choices and answer of each human turn, answered by the turn of gpt behind it. Turns of other
     speakers are ignored.
+
+    video: whether the conversation is about one.
     """
     if not isinstance(turns, list):
         raise malformed("has no list of conversations")
@@ -31,16 +33,17 @@ def read_conversation(turns: Any, malformed: Malformed) -> list[Mapping[str, Any
         raise malformed(f'needs turns from "human" and "gpt" in alternation, each with a value; has {told}')
     words = [value for _, value in spoken]
     return [
-        {**_split(without_instruction(human)), "answer": gpt}
+        {**_split(without_instruction(human, video)), "answer": gpt}
         for human, gpt in zip(words[::2], words[1::2], strict=True)
     ]
 
 
-def without_instruction(words: str) -> str:
-    """The words without the place of one picture before or after them, and without an instruction that is added
-    anyway."""
-    if words.count(PICTURE) == 1:
-        words = words.removeprefix(f"{PICTURE}\n").removesuffix(f"\n{PICTURE}")
+def without_instruction(words: str, video: bool = False) -> str:
+    """The words without the place of one picture or video before or after them, and without an instruction that is
+    added anyway."""
+    for place in (PICTURE, VIDEO) if video else (PICTURE,):
+        if words.count(place) == 1:
+            words = words.removeprefix(f"{place}\n").removesuffix(f"\n{place}")
     return words.removesuffix(f"\n{INSTRUCTION}").removesuffix(f"\n{YES_NO_INSTRUCTION}")
 
 

@@ -8,6 +8,8 @@ INSTRUCTION = "Answer with the option's letter from the given choices directly."
 YES_NO_INSTRUCTION = "Answer the question using a single word or phrase."
 #: Where the pictures stand in a text.
 PICTURE = "<image>"
+#: Where a video stands in the words of some training files; others write PICTURE.
+VIDEO = "<video>"
 READINGS = ("llava", "lmms", "exact")
 
 _STATED_ANSWER = re.compile(r"The answer is ([A-Z])\.")

@@ -6,23 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from tokensel.data.conversation import read_conversation, without_instruction
-from tokensel.data.prompts import PICTURE
+from tokensel.data.prompts import PICTURE, VIDEO
 from tokensel.data.question import Question
 from tokensel.data.question_answer import Malformed, read_form
+from tokensel.data.video import FRAMES, Video
 from tokensel.errors import TokenselError
 
 #: What one turn may have, in plain fields.
 TURN_FIELDS = ("question", "hint", "choices", "answer", "answers", "scorer", "instruction", "max_new_tokens")
 #: Of an entry in plain fields.
-FIELDS = ("id", "image", "images", *TURN_FIELDS, "turns")
+FIELDS = ("id", "image", "images", "video", *TURN_FIELDS, "turns")
 
 
-def read_entry(entry: Any, where: str, folder: Path | None) -> Question:
+def read_entry(entry: Any, where: str, folder: Path | None, frames: int = FRAMES) -> Question:
     """The question of an entry, which has "conversations" or the plain fields; see `tokensel.data.question_file`.
 
     Parameters:
         where: file and position, for messages
-        folder: of the pictures
+        folder: of the pictures and videos
+        frames: of a video, how many are shown
 
     Raises TokenselError, which begins with `where` and the id, for an entry that is malformed.
     """
@@ -37,15 +39,22 @@ def read_entry(entry: Any, where: str, folder: Path | None) -> Question:
         raise malformed("has no id")
     where = f"{where} (id {id})"
     plain = "conversations" not in entry
-    first, *later = _plain_turns(entry, malformed) if plain else read_conversation(entry["conversations"], malformed)
-    paths = _paths(entry, folder, malformed)
-    asked = _asked(first, len(paths), malformed, plain)
+    paths, film = _paths(entry, folder, malformed), _film(entry, folder, malformed)
+    first, *later = (
+        _plain_turns(entry, malformed)
+        if plain
+        else read_conversation(entry["conversations"], malformed, film is not None)
+    )
+    asked = _asked(first, len(paths), malformed, plain, film is not None)
     turns = [
         Question(id=f"{id}#{number}", image=None, **_asked(turn, 0, _of_turn(number, malformed), plain))
         for number, turn in enumerate(later, start=2)
     ]
     image = None if folder is None else [folder / path for path in paths]
-    return Question(id=str(id), image=image, image_id=",".join(paths), turns=tuple(turns), **asked)
+    if film is not None and folder is not None:
+        asked |= {"video": Video(folder / film), "frames": frames}
+    image_id = ",".join(paths) if film is None else film
+    return Question(id=str(id), image=image, image_id=image_id, turns=tuple(turns), **asked)
 
 
 def _of_turn(number: int, malformed: Malformed) -> Malformed:
@@ -70,10 +79,13 @@ def _plain_turns(entry: Mapping[str, Any], malformed: Malformed) -> list[Mapping
     return [entry, *turns]
 
 
-def _asked(fields: Mapping[str, Any], pictures: int, malformed: Malformed, plain: bool) -> dict[str, Any]:
+def _asked(
+    fields: Mapping[str, Any], pictures: int, malformed: Malformed, plain: bool, video: bool = False
+) -> dict[str, Any]:
     """What one turn asks, as `Question` takes it.
 
-    pictures: how many it shows. plain: whether it has plain fields, not a conversation's words.
+    pictures: how many it shows. plain: whether it has plain fields, not a conversation's words. video: whether it shows
+    one.
     """
     for name in ("question", "hint", "instruction"):
         value = fields.get(name)
@@ -82,11 +94,14 @@ def _asked(fields: Mapping[str, Any], pictures: int, malformed: Malformed, plain
     longest = fields.get("max_new_tokens")
     if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int) or longest < 1):
         raise malformed(f"max_new_tokens {longest!r:.40} must be a whole number of at least 1")
-    hint, text = fields.get("hint") or "", _before_pictures(without_instruction(fields["question"]), pictures)
+    hint, text = fields.get("hint") or "", _before_pictures(without_instruction(fields["question"], video), pictures)
     if not text.strip():
         raise malformed("has no question before its choices" if fields.get("choices") else "has an empty question")
     form = read_form(fields, malformed, by_text=plain)
-    _check_places("\n".join((hint, text, *form["choices"])).count(PICTURE), pictures, malformed)
+    words = "\n".join((hint, text, *form["choices"]))
+    _check_places(words.count(PICTURE), pictures, malformed)
+    if video and VIDEO in words:
+        raise malformed(f"has {VIDEO} inside its words; one is allowed, before or after them")
     limits = {"instruction": fields.get("instruction"), "max_new_tokens": longest}
     return {"text": text, "hint": hint, **form, **limits}
 
@@ -119,13 +134,23 @@ def _paths(entry: Mapping[str, Any], folder: Path | None, malformed: Malformed) 
     return [_inside(picture, folder, malformed) for picture in given]
 
 
-def _inside(picture: Any, folder: Path | None, malformed: Malformed) -> str:
+def _film(entry: Mapping[str, Any], folder: Path | None, malformed: Malformed) -> str | None:
+    """The normalised path of the video, relative to the folder; None if there is none."""
+    film = entry.get("video")
+    if film is None:
+        return None
+    if pictures := [name for name in ("image", "images") if entry.get(name) is not None]:
+        raise malformed(f"has both {pictures[0]} and video; give one of them")
+    return _inside(film, folder, malformed, "video")
+
+
+def _inside(picture: Any, folder: Path | None, malformed: Malformed, kind: str = "picture") -> str:
     if not isinstance(picture, str) or not picture:
-        raise malformed("image is not a path")
+        raise malformed(f"{'image' if kind == 'picture' else kind} is not a path")
     if folder is None:
-        raise malformed(f"has the picture {picture}, so data.image_folder is needed")
+        raise malformed(f"has the {kind} {picture}, so data.image_folder is needed")
     # Only the name is checked, symbolic links are not resolved: users may link pictures into the folder.
     path = os.path.normpath(picture)
     if os.path.isabs(path) or path.split(os.sep)[0] == "..":
-        raise malformed(f"picture {picture} is outside {folder}")
+        raise malformed(f"{kind} {picture} is outside {folder}")
     return path

@@ -8,13 +8,14 @@ An entry in plain fields:
     {"id": "7", "image": "7/image.png", "question": "How many cats?", "answers": ["2", "two"]}
     {"id": "8", "images": ["8/a.png", "8/b.png"], "question": "Which has more cats?", "answer": "the second"}
     {"id": "9", "question": "Is it red?", "answer": "no", "turns": [{"question": "What is it?", "answer": "blue"}]}
+    {"id": "10", "video": "10.mp4", "question": "Does the cat jump?", "answer": "yes"}
 
 With "choices", "answer" is the letter of one or its text. Without, the answer yes or no makes a yes/no question; other
 answers, and a list of "answers", make one in free text, where "scorer", a name in `tokensel.data.scorers.SCORERS`, says
 how what is written is compared with them (exact). "hint" is put before the question as its context, "instruction"
 behind it in place of the protocol's; "max_new_tokens" bounds a written answer. Pictures stand before the words, or at
-the places of "<image>" in them, one for each of several. The later "turns" of a conversation have the same fields, but
-no pictures.
+the places of "<image>" in them, one for each of several. A "video" is a file or a folder of frames. The later "turns"
+of a conversation have the same fields, but no pictures or video.
 
 A .csv file has columns of the same names, without turns, and for the choices A, B, C and so on; empty cells are
 missing. Several answers or images in a cell are separated by "|".
@@ -37,6 +38,8 @@ from typing import Any
 from tokensel.data.json_text import JSONTextError, parse_json
 from tokensel.data.question import LETTERS, Question
 from tokensel.data.question_entry import FIELDS, read_entry
+from tokensel.data.video import FRAMES
+from tokensel.data.video_file import find_reader
 from tokensel.errors import TokenselError
 
 _COLUMNS = tuple(name for name in FIELDS if name not in ("choices", "turns"))
@@ -46,12 +49,15 @@ _LISTS, _BETWEEN = ("answers", "images"), "|"
 _LISTED = 5
 
 
-def load_question_file(path: str | Path, image_folder: str | Path | None = None) -> list[Question]:
+def load_question_file(
+    path: str | Path, image_folder: str | Path | None = None, frames: int = FRAMES
+) -> list[Question]:
     """The questions of a file, in its order.
 
     Parameters:
         path: a .json, .jsonl or .csv file; see the module's docstring
-        image_folder: the folder that each "image" is relative to; needed only if an entry has one
+        image_folder: the folder that each "image" and "video" is relative to; needed only if an entry has one
+        frames: how many frames of a video are shown, see `tokensel.data.video.uniform_indices`
 
     In a conversation, the choices are the last lines, from the last line that begins with "A. ". If the first line
     begins with the word "Context:", the lines before the choices contain hint and question with nothing between them:
@@ -60,7 +66,8 @@ def load_question_file(path: str | Path, image_folder: str | Path | None = None)
 
     Raises TokenselError, which names the file and the line or entry, for a file that is missing or malformed, a missing
     image folder, a picture outside it, and an id that occurs twice; with several malformed entries it tells what is
-    wrong with the first, and where the others are. A missing picture is found by `Question.load_image`.
+    wrong with the first, and where the others are; also for frames below 1, and for a video file where no decoder is
+    installed. A missing picture or video is found by `Question.load_image` and `Question.load_frames`.
     """
     path = Path(os.path.expanduser(path))
     folder = None if image_folder is None else Path(os.path.expanduser(image_folder))
@@ -68,22 +75,34 @@ def load_question_file(path: str | Path, image_folder: str | Path | None = None)
         raise TokenselError(f"data.path={path}: no such file; a .json, .jsonl or .csv file of questions is needed")
     if folder is not None and not os.path.isdir(folder):
         raise TokenselError(f"data.image_folder={folder}: no such folder")
+    if frames < 1:
+        raise TokenselError(f"data.frames={frames}: must be at least 1")
     questions: dict[str, Question] = {}
     first: dict[str, str] = {}
     wrong: list[tuple[str, TokenselError]] = []
     for where, entry in _entries(path):
         try:
-            question = read_entry(entry, f"{path}: {where}", folder)
+            question = read_entry(entry, f"{path}: {where}", folder, frames)
             if question.id in questions:
                 raise TokenselError(
                     f"{path}: {where}: id {question.id} occurs more than once, first in {first[question.id]}"
                 )
+            _check_decoder(question, f"{path}: {where} (id {question.id})")
             questions[question.id], first[question.id] = question, where
         except TokenselError as error:
             wrong.append((where, error))
     if wrong:
         raise _of_all(wrong)
     return list(questions.values())
+
+
+def _check_decoder(question: Question, where: str) -> None:
+    """Refuses a video file where none can be read; a missing one is a bad sample, as a missing picture is."""
+    if question.video is not None and question.video.is_file and os.path.exists(str(question.video.source)):
+        try:
+            find_reader()
+        except TokenselError as error:
+            raise TokenselError(f"{where}: {error}") from error
 
 
 def _of_all(wrong: list[tuple[str, TokenselError]]) -> TokenselError:

@@ -10,7 +10,8 @@ _PLAIN = Question("", "", ("yes", "no"), 0, None)
 
 
 def questions_digest(questions: Sequence[Question]) -> str:
-    """A digest of all questions. Pictures count by their ids: the data set's code or files determine the rest."""
+    """A digest of all questions. Pictures and videos count by their ids: the data set's code or files determine the
+    rest."""
     digest = hashlib.sha256()
     for question in sorted(questions, key=lambda question: question.id):
         parts = (
@@ -32,6 +33,8 @@ def _beyond_choices(question: Question) -> Iterator[str]:
     for name in ("answers", "scorer", "instruction", "max_new_tokens", "until"):
         if (value := getattr(question, name)) != getattr(_PLAIN, name):
             yield f"{name}={value!r}"
+    if question.video is not None:
+        yield f"video={question.frames}"
     if question.benchmark is not None:
         yield f"benchmark={question.benchmark.digest}"
     if question.turns:

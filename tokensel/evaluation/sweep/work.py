@@ -187,7 +187,10 @@ def _solve_budgets(work: GroupWork) -> None:
 
 def _shared_settings(group: Group, revision: str, questions: list[Question]) -> dict[str, Any]:
     """The part of the key that a group's points share."""
-    data = {"name": group.data.name, "options": group.data.options, "digest": questions_digest(questions)}
+    options = dict(group.data.options)
+    if not any(question.video for question in questions):
+        options.pop("frames", None)  # changes nothing without a video
+    data = {"name": group.data.name, "options": options, "digest": questions_digest(questions)}
     return {
         "model": {"revision": revision, **group.model.in_key()},
         "data": data,
