@@ -28,6 +28,7 @@ from helpers.tokenizers import make_tokenizer
 from tokensel import METHODS
 from tokensel.data import Question
 from tokensel.models import LoadedModel, load_model
+from tokensel.models.families import FAMILIES as ADAPTERS
 from tokensel.models.processors import processor_class
 
 SIDE = 56  # 4 x 4 patches of 14
@@ -38,6 +39,8 @@ FAMILIES = (
     "llava_onevision",
     "qwen2_vl",
     "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
     "smolvlm",
     "idefics3",
 )
@@ -164,16 +167,37 @@ def _qwen(family: str, tokenizer):
     else:
         vision |= {"hidden_size": 24, "out_hidden_size": 32, "intermediate_size": 48, "fullatt_block_indexes": [1]}
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
-    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>") for name in ("image", "video")}
-    ids |= {f"vision_{end}_token_id": tokenizer.convert_tokens_to_ids(f"<|vision_{end}|>") for end in ("start", "end")}
     config = getattr(transformers, f"{kind}Config")(
-        vision_config=vision, text_config=_text(tokenizer) | {"rope_parameters": rope}, **ids
+        vision_config=vision, text_config=_text(tokenizer) | {"rope_parameters": rope}, **_qwen_ids(tokenizer)
     )
-    sizes = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 24}
-    processor = processor_class(family)(
-        Qwen2VLImageProcessorPil(patch_size=14, merge_size=2, size=sizes), tokenizer, chat_template=_template(QWEN)
-    )
+    processor = processor_class(family)(_qwen_pictures(), tokenizer, chat_template=_template(QWEN))
     return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
+
+
+def _qwen3(family: str, tokenizer):
+    kind = {"qwen3_vl": "Qwen3VL", "qwen3_vl_moe": "Qwen3VLMoe"}[family]
+    vision = {"depth": 3, "num_heads": 2, "hidden_size": 24, "intermediate_size": 48, "out_hidden_size": 32}
+    vision |= {"patch_size": 14, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
+    vision |= {"initializer_range": 0.2}
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0, "mrope_interleaved": True}
+    text = _text(tokenizer) | {"rope_parameters": rope, "head_dim": 8}
+    if family == "qwen3_vl_moe":
+        text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "mlp_only_layers": [1]}
+    config = getattr(transformers, f"{kind}Config")(vision_config=vision, text_config=text, **_qwen_ids(tokenizer))
+    processor = processor_class("qwen3_vl")(_qwen_pictures(), tokenizer, chat_template=_template(QWEN))
+    return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
+
+
+def _qwen_ids(tokenizer) -> dict:
+    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>") for name in ("image", "video")}
+    return ids | {
+        f"vision_{end}_token_id": tokenizer.convert_tokens_to_ids(f"<|vision_{end}|>") for end in ("start", "end")
+    }
+
+
+def _qwen_pictures():
+    sizes = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 24}
+    return Qwen2VLImageProcessorPil(patch_size=14, merge_size=2, size=sizes)
 
 
 def _idefics3(family: str, tokenizer):
@@ -200,6 +224,8 @@ _MAKERS = {
     "llava_onevision": _llava_onevision,
     "qwen2_vl": _qwen,
     "qwen2_5_vl": _qwen,
+    "qwen3_vl": _qwen3,
+    "qwen3_vl_moe": _qwen3,
     "smolvlm": _idefics3,
     "idefics3": _idefics3,
 }
@@ -210,7 +236,8 @@ def save_family(family: str, folder: Path) -> Path:
 
     Skips the test where this version of transformers cannot load what it writes.
     """
-    pictures = get_image_processor_class_from_name(IMAGE_PROCESSOR_MAPPING_NAMES[family]["pil"])
+    pictures = IMAGE_PROCESSOR_MAPPING_NAMES[ADAPTERS[family].processor_type or family]["pil"]
+    pictures = get_image_processor_class_from_name(pictures)
     if getattr(pictures, "is_dummy", False):
         pytest.skip(f"this transformers wants torchvision for {family}'s PIL image processor, which does not use it")
     torch.manual_seed(0)

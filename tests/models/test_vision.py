@@ -201,7 +201,7 @@ def test_the_attention_of_cls_is_the_stock_towers(loaded, family, monkeypatch):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["llava_next", "llava_onevision", "smolvlm", "qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", ["llava_next", "llava_onevision", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_a_tokens_key_is_the_mean_of_its_patches_keys(loaded, mixtures_of, family):
     model, special = loaded(family), int(family in WITH_CLS)
     pictures = pictures_of(model, WIDE)

@@ -213,7 +213,7 @@ class Block:
             return call.output(hidden, outputs, cache)
         if generation is not None and generation.plan is not None and generation.prolonged_by(embeds, cache):
             outputs = []
-            hidden = self._resume(call, generation.plan, None, outputs, 0)
+            hidden = self._resume(call, generation.plan, None, outputs, 0, generation.prompt)
             return call.output(hidden, outputs, None)
         return self._prompt(stock, call, forward, generation)
 
@@ -251,9 +251,7 @@ class Block:
             if cache is not None:
                 remember(cache, plan)
             elif generation is not None:
-                if state.deepstack:
-                    raise TokenselError("use_cache=False: deepstack features are reduced with a cache only")
-                generation.plan, generation.embeds = plan, call.embeds
+                generation.plan, generation.embeds, generation.prompt = plan, call.embeds, state.prompt
         if total == length:
             return call.output(state.hidden, outputs, cache)
         if len(outputs) and (call.options.get("output_hidden_states") or call.options.get("output_attentions")):
@@ -261,9 +259,11 @@ class Block:
         later = self._resume(call.behind(length), plan, cache, outputs, length)
         return call.output(torch.cat([state.hidden, later], 1), outputs, cache)
 
-    def _resume(self, call: Call, plan: Plan, cache: Cache | None, outputs: Outputs, seen: int) -> Tensor:
+    def _resume(
+        self, call: Call, plan: Plan, cache: Cache | None, outputs: Outputs, seen: int, prompt: State | None = None
+    ) -> Tensor:
         positions = call.position_ids(seen)
-        return resume(self.parts, plan, call.embeds, call.mask, positions, cache, outputs, **call.options)
+        return resume(self.parts, plan, call.embeds, call.mask, positions, cache, outputs, prompt, **call.options)
 
     def _visual_mask(self, forward: Forward, batch: int, length: int) -> Tensor:
         """Where the prompt's visual tokens are: BoolTensor[B, T]."""

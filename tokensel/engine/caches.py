@@ -37,7 +37,10 @@ class Plan:
 
     def without_values(self) -> "Plan":
         """All that decoding with a cache needs: not what the survivors carry."""
-        return replace(self, reductions={layer: replace(each, values=None) for layer, each in self.reductions.items()})
+        return replace(
+            self,
+            reductions={layer: replace(each, values=None, deepstack=None) for layer, each in self.reductions.items()},
+        )
 
     @property
     def batch(self) -> int:

@@ -32,7 +32,7 @@ class Call:
         """The arguments for every span."""
         return {name: value for name, value in self.given.items() if name not in (*_OWN, *_DEEPSTACK)}
 
-    def deepstack(self, visual_index: Tensor) -> tuple[Tensor, ...]:
+    def deepstack(self, visual_index: Tensor) -> Tensor | None:
         """`State.deepstack`, for visual tokens at visual_index [B, N].
 
         Raises TokenselError where a video's features are among them.
@@ -40,7 +40,9 @@ class Call:
         given = self.given.get("deepstack_visual_embeds") or ()
         if any(len(each) != visual_index.numel() for each in given):
             raise TokenselError("pixel_values_videos: a prompt with deepstack features of a video cannot be reduced")
-        return tuple(each.view(*visual_index.shape, -1) for each in given)
+        # One after the other: vision towers and embeddings may have different dtypes and devices.
+        layers = [each.to(self.embeds).view(*visual_index.shape, -1) for each in given]
+        return torch.stack(layers, 2) if layers else None
 
     def behind(self, length: int) -> "Call":
         """The part of the call behind its first `length` tokens."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import Cache
 
 from tokensel.engine.caches import FixedCache, Plan
+from tokensel.engine.deepstack import deepstack_arguments, needed_from
 from tokensel.engine.selection import reduce_state
 from tokensel.engine.spans import run_compiled, run_span
 from tokensel.engine.stages import Stage
@@ -41,7 +42,13 @@ def advance(parts: ModelParts, state: State, upto: int, outputs: Outputs | None 
     if outputs is not None:
         outputs.append(output)
     prompt = state if state.layer == 0 and state.prompt is None else state.prompt
-    return state.followed_by(hidden=output.last_hidden_state, previous=None, prompt=prompt, layer=upto)
+    return state.followed_by(
+        hidden=output.last_hidden_state,
+        previous=None,
+        prompt=prompt,
+        layer=upto,
+        deepstack=needed_from(state.deepstack, upto),
+    )
 
 
 def approach(
@@ -87,15 +94,18 @@ def resume(
     position_ids: Tensor,
     cache: Cache | FixedCache | None = None,
     outputs: Outputs | None = None,
+    prompt: State | None = None,
     **options: Any,
 ) -> Tensor:
     """What follows a reduced prompt, through all layers and the final norm: [B, T, D] -> [B, T, D].
 
     hidden: the embeddings of the new tokens, where a cache holds the rest; without one, of the whole sequence.
     attention_mask: [B, keys] of the whole sequence before any reduction, None = all real; over a cache of a fixed size,
-    of all that it has room for. position_ids: of `hidden`.
+    of all that it has room for. position_ids: of `hidden`. prompt: as it entered the first layer, where that prompt is
+    computed anew and has deepstack features.
     """
     whole = cache is None
+    features, visual_index = (None, None) if prompt is None else (prompt.deepstack, prompt.visual_index)
     if attention_mask is not None:
         keys = attention_mask.shape[1]
     else:
@@ -106,6 +116,7 @@ def resume(
         if reduction is not None:
             if whole:
                 hidden = reduction.hidden(hidden)
+                features, visual_index = reduction.deepstack, reduction.new_slots
             attention_mask = reduction.key_mask(attention_mask, keys)
             position_ids = reduction.position_ids(position_ids, later=not whole)
             bias = reduction.key_bias(bias, keys)
@@ -115,6 +126,9 @@ def resume(
         mask, places = attention_mask, cache.capacity(first) if isinstance(cache, FixedCache) else keys
         if bias is not None or isinstance(cache, FixedCache):
             mask = layer_mask(parts, hidden, places, mask, bias)
+        added = {}
+        if whole and visual_index is not None:
+            added = deepstack_arguments(features, visual_index, first, hidden.shape[1])
         output = run_span(
             parts,
             first,
@@ -124,6 +138,7 @@ def resume(
             position_ids=position_ids,
             cache=cache,
             normed=last == parts.num_layers,
+            **added,
             **options,
         )
         hidden = output.last_hidden_state

@@ -21,6 +21,7 @@ class Reduction:
     erased: BoolTensor[B, T], the tokens set to zero before the survivors are written (zero_fill).
     visible: BoolTensor[B, T], the tokens that may still be attended to (mask, and where there is padding).
     renumbers: positions close up over what was removed. bias: [B, T], added to the attention logits of these keys.
+    deepstack: [B, M, K, D], what the first K layers add to the survivors; None = nothing more.
     """
 
     length: int
@@ -32,6 +33,7 @@ class Reduction:
     visible: Tensor | None = None
     renumbers: bool = False
     bias: Tensor | None = None
+    deepstack: Tensor | None = None
 
     @property
     def removed(self) -> int:

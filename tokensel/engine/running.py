@@ -46,13 +46,14 @@ class Record:
 @dataclass
 class Generation:
     """One call of `generate` in a block. length: the prompt's. seen: its pictures. Without a cache, what its first
-    forward did: plan, and the prompt's embeddings."""
+    forward did: plan, the prompt's embeddings, and the prompt as it entered the first layer."""
 
     block: object
     length: int | None
     seen: Seen
     plan: Plan | None = None
     embeds: Tensor | None = None
+    prompt: State | None = None
 
     def prolonged_by(self, sequence: Tensor, cache: Cache | None) -> bool:
         """Whether a forward without a cache is given the prompt again, with what was written since: [B, T, ...]."""

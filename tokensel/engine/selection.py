@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from tokensel.engine.deepstack import features_at, features_of, split_features, with_features
 from tokensel.engine.layouts import Reduction
 from tokensel.engine.source import StateSource
 from tokensel.engine.stages import Stage
@@ -48,7 +49,7 @@ def reduce_state(state: State, stage: Stage, parts: ModelParts, multiple: int = 
         visual_index=reduction.new_slots,
         pictures=tuple(replace(picture, count=each) for picture, each in zip(state.pictures, left, strict=True)),
         counts=survivors.counts,
-        deepstack=tuple(_features_of(each, survivors.indices) for each in state.deepstack),
+        deepstack=reduction.deepstack,
         previous=None,
         prompt=state.prompt or (state if state.layer == 0 else None),
         vision=None,
@@ -70,11 +71,6 @@ def _entries(values: Tensor, indices: Tensor) -> Tensor:
     return torch.where(indices < 0, -1, values.gather(1, indices.clamp_min(0)))
 
 
-def _features_of(features: Tensor, indices: Tensor) -> Tensor:
-    """features [B, N, D] at the indices: [B, M, D], and 0 where an index is -1."""
-    return take(features, indices.clamp_min(0)).masked_fill((indices < 0).unsqueeze(-1), 0)
-
-
 def share(kept: int, counts: Sequence[int]) -> list[int]:
     """`kept` tokens shared among pictures of `counts` tokens in proportion; of equal claims the earlier comes first."""
     total = sum(counts)
@@ -91,7 +87,8 @@ def _choose(state: State, stage: Stage, parts: ModelParts, kept: int, multiple: 
     first = groups[0][1]
     if len(groups) == 1 and first.counts is None:
         return first, first.shares
-    survivors = together(groups, take(state.hidden, state.visual_index), multiple)
+    tokens = take(state.hidden, state.visual_index)
+    survivors = together(groups, with_features(tokens, state.deepstack), multiple)
     assert survivors.counts is not None
     left = survivors.counts.amax(0).tolist()
     if survivors.indices.shape[1] == sum(left) and bool((survivors.counts == survivors.counts[:1]).all()):
@@ -133,22 +130,25 @@ def _reduce_picture(stage: Stage, source: StateSource, kept: int) -> Survivors:
             selection = stage.select(context)
     else:  # of several pictures, one that keeps all or nothing
         selection = Selection(torch.arange(kept, device=state.hidden.device).expand(batch, -1))
-    survivors = _survivors(stage, context, selection)
+    carried = with_features(context.tokens, source.deepstack)
+    survivors = _survivors(stage, context, selection, carried)
     if survivors.values is None and not alone:  # what is written to one picture's places is written to all
-        survivors = replace(survivors, values=take(context.tokens, survivors.indices.clamp_min(0)))
+        survivors = replace(survivors, values=take(carried, survivors.indices.clamp_min(0)))
     return survivors
 
 
-def _survivors(stage: Stage, context: Context, selection: Selection) -> Survivors:
-    values, counts = selection.values, selection.counts
+def _survivors(stage: Stage, context: Context, selection: Selection, carried: Tensor) -> Survivors:
+    """carried: the picture's tokens [B, N, D] with their deepstack features behind them; the survivors' values too."""
+    values, counts, width = selection.values, selection.counts, context.tokens.shape[2]
     if values is not None:
         if stage.layout == "mask":
             raise TokenselError(f"layout='mask': method {stage.method.name!r} changes what the survivors carry")
-        values = values.to(context.tokens.dtype)
+        features = features_of(selection, split_features(carried, width)[1])
+        values = with_features(values.to(context.tokens.dtype), features)
     counts = None if counts is None else counts.clamp(0, selection.indices.shape[1]).unsqueeze(1)
     chosen = Survivors(selection.indices, selection.indices, values, selection.sizes, counts)
     if stage.position == "source":
-        chosen = in_place(chosen, context.tokens)
+        chosen = in_place(chosen, carried)
     else:
         first = torch.arange(chosen.indices.shape[1], device=chosen.indices.device).expand_as(chosen.indices)
         chosen = replace(chosen, indices=chosen.indices.where(chosen.real, -1), places=first)
@@ -156,11 +156,11 @@ def _survivors(stage: Stage, context: Context, selection: Selection) -> Survivor
     if chosen.values is not None or (stage.aggregation == "none" and not moves):
         return chosen
     # Padding repeats a row's first survivor, which then gathers what padding would.
-    own = take(context.tokens, chosen.indices.where(chosen.indices >= 0, chosen.indices[:, :1]).clamp_min(0))
+    own = take(carried, chosen.indices.where(chosen.indices >= 0, chosen.indices[:, :1]).clamp_min(0))
     if stage.aggregation == "mean":
-        return replace(chosen, values=nearest_mean(own, context.tokens))
+        return replace(chosen, values=nearest_mean(own, carried, width))
     if stage.aggregation == "cross_attention":
-        return replace(chosen, values=cross_attention(own, context.tokens, stage.temperature))
+        return replace(chosen, values=cross_attention(own, carried, stage.temperature, width))
     return replace(chosen, values=own)
 
 
@@ -172,7 +172,10 @@ def _lay_out(stage: Stage, state: State, survivors: Survivors) -> Reduction:
     if survivors.sizes is not None:
         bias = torch.zeros_like(state.hidden[:, :, 0])
         bias = bias.scatter(1, slots, survivors.sizes.float().log().to(bias.dtype))
-    reduction = Reduction(length, slots, survivors.values, counts=counts, bias=bias)
+    values, features = survivors.values, features_at(state.deepstack, survivors.indices)
+    if values is not None:
+        values, features = split_features(values, state.hidden.shape[2])
+    reduction = Reduction(length, slots, values, counts=counts, bias=bias, deepstack=features)
     if stage.layout == "zero_fill":
         erased = torch.zeros(len(visual), length, dtype=torch.bool, device=visual.device)
         return replace(reduction, erased=erased.scatter(1, visual, state.real))

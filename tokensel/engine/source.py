@@ -43,6 +43,13 @@ class StateSource:
         first = sum(picture.count for picture in self.state.pictures[: self.picture])
         return self.state.visual_index[:, first : first + self._this.count]
 
+    @property
+    def deepstack(self) -> Tensor | None:
+        """The deepstack features of the picture's visual tokens: [B, N, K, D]; None where there are none."""
+        first = sum(picture.count for picture in self.state.pictures[: self.picture])
+        features = self.state.deepstack
+        return None if features is None else features[:, first : first + self._this.count]
+
     def tokens(self) -> Tensor:
         return take(self.state.hidden, self.visual_index)
 

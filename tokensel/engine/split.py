@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tokensel.engine.attention import last_real
 from tokensel.engine.caches import FixedCache, fork
 from tokensel.engine.compiled import TEXT_MULTIPLE, Graphs, graphs_of
+from tokensel.engine.deepstack import split_features
 from tokensel.engine.forward import advance, approach, reduce_all
 from tokensel.engine.pictures import Seen, row_pictures
 from tokensel.engine.selection import reduce_state
@@ -71,8 +72,8 @@ class SplitModel:
     def features(
         self, pictures: Mapping[str, Any], uses_vision: bool = False
     ) -> tuple[list[Tensor], VisionStates | None]:
-        """Projected features of each picture, [N, D], the same for every prompt: worth caching. With uses_vision also
-        the vision tower's states, for methods that use them.
+        """Projected features of each picture, [N, D], the same for every prompt: worth caching. Deepstack features, if
+        any, stand beside them. With uses_vision also the vision tower's states, for methods that use them.
 
         pictures: pixel_values and what the processor gives with it (image_sizes, image_grid_thw, ...).
         """
@@ -142,18 +143,16 @@ class SplitModel:
         if image_features is None and "pixel_values" in shown:
             image_features, seen = self.features(shown, uses_vision)
             vision = vision if seen is None else seen
+        features = None
         if image_features is not None:
             places, tokens = int(image_mask.sum()), sum(len(features) for features in image_features)
             if places != tokens:
                 raise TokenselError(f"input_ids: {places} image tokens, but the pictures give {tokens} visual tokens")
-            flat = torch.cat(list(image_features)).to(inputs_embeds.device, inputs_embeds.dtype)
+            flat, features = split_features(torch.cat(list(image_features)).to(inputs_embeds), inputs_embeds.shape[2])
             inputs_embeds = inputs_embeds.masked_scatter(image_mask.unsqueeze(-1), flat)
         batch = inputs_embeds.shape[0]
-        family, llava = self.parts.family, self.parts.llava
-        if llava is not None and hasattr(llava.config.vision_config, "deepstack_visual_indexes"):
-            raise TokenselError(f"model_type={llava.config.model_type}: deepstack features; use reduce_tokens instead")
         along = input_ids if input_ids is not None else image_mask
-        positions = family.position_ids(llava, along, mask, shown)
+        positions = self.parts.family.position_ids(self.parts.llava, along, mask, shown)
         visual_index = find_visual(image_mask)
         if row_keys is None:
             row_keys = torch.zeros(batch, dtype=torch.long)
@@ -165,6 +164,7 @@ class SplitModel:
             row_keys=row_keys.to(inputs_embeds.device),
             pictures=row_pictures(self.parts, Seen(shown, batch), visual_index),
             vision=vision,
+            deepstack=None if features is None else features.view(*visual_index.shape, *features.shape[1:]),
             questions=None if questions is None else tuple(questions),
             picture_sizes=None if picture_sizes is None else tuple(picture_sizes),
             right_padded=True,
@@ -255,6 +255,8 @@ def cannot_compile(parts: ModelParts) -> str | None:
     """Why a model's layers cannot run as compiled graphs; None: they can."""
     if parts.uses_flash:
         return f"attn_implementation={parts.attention_name}: takes no 4-D mask; use sdpa or eager"
+    if parts.family.deepstack:
+        return "deepstack: a graph cannot look up where features are added"
     if slides(parts):
         return "sliding_window: compiled layers take masks without windows"
     if len({weight.device for weight in parts.decoder.parameters()}) > 1:

@@ -10,9 +10,9 @@ from transformers import Cache
 
 from tokensel.engine.attention import sliding_window
 from tokensel.engine.caches import FixedCache
+from tokensel.engine.deepstack import deepstack_arguments
 from tokensel.engine.layouts import Reduction, explicit_mask
 from tokensel.errors import TokenselError
-from tokensel.functional import take
 from tokensel.methods.context import PictureSizes
 from tokensel.models.parts import ModelParts
 from tokensel.models.vision import VisionStates
@@ -47,7 +47,7 @@ class State:
     pictures: they own the N visual tokens in this order; with counts, each picture's count is the largest of any row.
     previous: the hidden states that entered layer - 1, if that layer saw this same sequence.
     prompt: the state before the first layer, None = this one. vision: what the tower saw, a row's pictures together.
-    deepstack: [B, N, D] for each of the first layers, added to the visual tokens behind it (Qwen3-VL).
+    deepstack: [B, N, K, D], what each of the first K layers adds to the visual tokens behind it; None = nothing.
     right_padded: padding stands after all that is real, where causal attention does not see it.
     masked: attention_mask hides tokens among the others, and not padding alone.
     key_bias: [B, T] added to the attention logits of these keys from here on; None = nothing.
@@ -71,7 +71,7 @@ class State:
     vision: VisionStates | None = None
     questions: tuple[str, ...] | None = None
     picture_sizes: PictureSizes | None = None
-    deepstack: tuple[Tensor, ...] = ()
+    deepstack: Tensor | None = None
     right_padded: bool = False
     masked: bool = False
     key_bias: Tensor | None = None
@@ -129,11 +129,10 @@ class State:
             vision=self.vision and self.vision.rows((order[:, None] * len(self.pictures) + pictures).flatten()),
             questions=self.questions and tuple(self.questions[row] for row in order.tolist()),
             picture_sizes=self.picture_sizes and tuple(self.picture_sizes[row] for row in order.tolist()),
-            deepstack=tuple(each[order] for each in self.deepstack),
             key_bias=of(self.key_bias),
             **{
                 name: None if value is None else value[order]
-                for name in ("counts", "positions", "indices")
+                for name in ("counts", "positions", "indices", "deepstack")
                 for value in [getattr(self, name)]
             },
             cache=None,
@@ -159,7 +158,7 @@ class State:
                             replace(each, count=count) for each, count in zip(self.pictures, counts, strict=True)
                         ),
                         counts=None,
-                        deepstack=tuple(each[:, :left] for each in state.deepstack),
+                        deepstack=None if state.deepstack is None else state.deepstack[:, :left],
                         positions=None if state.positions is None else state.positions[:, :left],
                         indices=None if state.indices is None else state.indices[:, :left],
                     ),
@@ -179,15 +178,7 @@ class State:
 
     def extras(self) -> dict[str, Any]:
         """What the stock forward is given with the hidden states, for the layers from this one on."""
-        later = self.deepstack[self.layer :]
-        if not later:
-            return {}
-        visual = torch.zeros(self.hidden.shape[:2], dtype=torch.bool, device=self.hidden.device)
-        visual = visual.scatter(1, self.visual_index, True)
-        if self.counts is not None:  # features come in the order of the sequence, which padding begins
-            order = self.visual_index.argsort(1)
-            later = tuple(take(each, order) for each in later)
-        return {"visual_pos_masks": visual, "deepstack_visual_embeds": [each.flatten(0, 1) for each in later]}
+        return deepstack_arguments(self.deepstack, self.visual_index, self.layer, self.hidden.shape[1])
 
     def mask(self, parts: ModelParts) -> Tensor | None:
         """The attention mask for the stock forward: [B, T], or 4-D where keys have a bias or nobody may look at what it

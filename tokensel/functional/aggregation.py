@@ -12,17 +12,19 @@ from tokensel.functional.indexing import first_of_best
 from tokensel.functional.similarity import ROUNDING, cosine_to, inverse_norms, query_cosines
 
 
-def cross_attention(queries: Tensor, tokens: Tensor, temperature: float = 0.1) -> Tensor:
+def cross_attention(queries: Tensor, tokens: Tensor, temperature: float = 0.1, width: int | None = None) -> Tensor:
     """softmax(cos(queries, tokens) / temperature) @ tokens, without parameters.
 
-    queries [B, M, D], tokens [B, N, D] -> [B, M, D] in the tokens' dtype. A zero query gives the plain mean.
+    queries [B, M, D], tokens [B, N, D] -> [B, M, D] in the tokens' dtype. A zero query gives the plain mean. width: how
+    many of the D entries the cosine is taken of, the first ones; what stands behind them is averaged alike. None = all.
 
     Raises TokenselError unless temperature > 0.
     """
     if not temperature > 0:
         raise TokenselError(f"temperature={temperature}: must be a number above 0")
-    values, centers = tokens.float(), queries.float()
-    cosine = query_cosines(values, inverse_norms(values), centers * inverse_norms(centers).unsqueeze(-1))
+    values = tokens.float()
+    compared, centers = values[..., :width], queries[..., :width].float()
+    cosine = query_cosines(compared, inverse_norms(compared), centers * inverse_norms(centers).unsqueeze(-1))
     weights = (cosine / temperature).softmax(-1)
     return torch.bmm(weights, values).to(tokens.dtype)
 
@@ -38,16 +40,17 @@ def cluster_means(tokens: Tensor, cluster: Tensor, count: int) -> tuple[Tensor, 
     return torch.bmm(member, tokens.float()) / size.clamp_min(1).unsqueeze(2), size
 
 
-def nearest_mean(queries: Tensor, tokens: Tensor) -> Tensor:
+def nearest_mean(queries: Tensor, tokens: Tensor, width: int | None = None) -> Tensor:
     """Assigns every token to its most similar query (cosine) and returns the mean of each query's tokens.
 
     queries [B, M, D], tokens [B, N, D] -> [B, M, D] in the tokens' dtype. A query without tokens is returned as it is.
-    Ties go to the first query.
+    Ties go to the first query. width: as for `cross_attention`.
     """
     if queries.shape[1] == 0:
         return queries
-    values, centers = tokens.float(), queries.float()
-    cosine = cosine_to(values, inverse_norms(values), centers * inverse_norms(centers).unsqueeze(-1))
+    values = tokens.float()
+    compared, centers = values[..., :width], queries[..., :width].float()
+    cosine = cosine_to(compared, inverse_norms(compared), centers * inverse_norms(centers).unsqueeze(-1))
     nearest = first_of_best(cosine, 2, ROUNDING).squeeze(2)
     mean, size = cluster_means(values, nearest, centers.shape[1])
-    return torch.where(size.unsqueeze(2) > 0, mean, centers).to(tokens.dtype)
+    return torch.where(size.unsqueeze(2) > 0, mean, queries.float()).to(tokens.dtype)

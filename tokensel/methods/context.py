@@ -23,12 +23,16 @@ class Selection:
         logits; None = 1 each.
     counts: LongTensor[B], where rows keep unequal numbers: the first counts[b] entries of row b count, the others are
         ignored; None = all M.
+    merge: what made `values` of the tokens where each value is a weighted sum of them, for whatever else lies along the
+        tokens: [B, N, C] -> [B, M, C]. Deepstack features of Qwen3-VL are merged by it; None = a survivor keeps those
+        of the token that it is.
     """
 
     indices: Tensor
     values: Tensor | None = None
     sizes: Tensor | None = None
     counts: Tensor | None = None
+    merge: Callable[[Tensor], Tensor] | None = None
 
 
 class ContextSource(Protocol):

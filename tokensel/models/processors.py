@@ -48,7 +48,7 @@ def load_processor(source: str, path: str, config: Any, hub: dict[str, Any]) -> 
 
 
 def _load(source: str, path: str, config: Any, hub: dict[str, Any]) -> Any:
-    kind = processor_class(config.model_type)
+    kind = processor_class(family_of(config).processor_type or config.model_type)
     try:
         processor = (kind or AutoProcessor).from_pretrained(source, **hub)
     except ImportError as error:

@@ -129,7 +129,7 @@ def prefill_cost(
         return Cost(
             vision=vision,
             projector=projector,
-            layers=tuple(_layer_flops(text, tokens) for tokens in lengths),
+            layers=tuple(_layer_flops(text, tokens, layer) for layer, tokens in enumerate(lengths)),
             head=2 * text.hidden_size * text.vocab_size,
             selection=selection,
             kv_bytes=2 * _kv_heads(text) * _head_dim(text) * bytes_per_value * sum(lengths),
@@ -223,12 +223,21 @@ def _kv_heads(text: Any) -> int:
     return getattr(text, "num_key_value_heads", None) or text.num_attention_heads
 
 
-def _layer_flops(text: Any, tokens: int) -> int:
-    """FLOPs of one Llama-like layer over `tokens` positions: q, k, v, o, two attention products, and a gated MLP."""
+def _layer_flops(text: Any, tokens: int, layer: int) -> int:
+    """FLOPs of a Llama-like layer over `tokens` positions: q, k, v, o, two attention products, and a gated MLP."""
     hidden, head_dim = text.hidden_size, _head_dim(text)
     width = text.num_attention_heads * head_dim
     projections = 2 * hidden * (2 * width + 2 * _kv_heads(text) * head_dim)
-    return tokens * (projections + 6 * hidden * text.intermediate_size) + 4 * width * tokens * tokens
+    return tokens * (projections + _mlp_flops(text, layer)) + 4 * width * tokens * tokens
+
+
+def _mlp_flops(text: Any, layer: int) -> int:
+    """FLOPs of a layer's gated MLP per token; with experts, of the router and of those that a token uses."""
+    experts = getattr(text, "num_experts", None)
+    every, without = getattr(text, "decoder_sparse_step", 1), getattr(text, "mlp_only_layers", None) or ()
+    if not experts or layer in without or (layer + 1) % every:
+        return 6 * text.hidden_size * text.intermediate_size
+    return 2 * text.hidden_size * (experts + 3 * text.num_experts_per_tok * text.moe_intermediate_size)
 
 
 def _causal_savings(text: Any, tokens: int) -> int:

@@ -8,6 +8,9 @@ import torch
 
 from tokensel.models.vision import feature_index, feature_layers
 
+# Model types whose pictures keep their aspect ratio, and whose merger joins squares of patches.
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+
 
 def picture_flops(
     config: Any, visual_tokens: int, pictures: Mapping[str, Any] | None = None, images: int = 1
@@ -20,7 +23,7 @@ def picture_flops(
 
     Raises AttributeError if the configuration lacks a size.
     """
-    if config.model_type in ("qwen2_vl", "qwen2_5_vl"):
+    if config.model_type in QWEN:
         return _qwen(config, _grids(config, visual_tokens, pictures or {}, images))
     vision = config.vision_config
     side = vision.image_size // vision.patch_size
@@ -44,7 +47,7 @@ def tower_sizes(
     vision, shown = config.vision_config, pictures or {}
     heads = getattr(vision, "num_heads", None) or vision.num_attention_heads
     width, special = vision.hidden_size, 0
-    if config.model_type in ("qwen2_vl", "qwen2_5_vl"):
+    if config.model_type in QWEN:
         width = getattr(vision, "embed_dim", width)
         grids = _grids(config, visual_tokens, shown, images)
         tiles, patches = len(grids), sum(math.prod(grid) for grid in grids) // len(grids)
@@ -128,11 +131,15 @@ def _grids(config: Any, visual_tokens: int, pictures: Mapping[str, Any], images:
 
 
 def _qwen(config: Any, grids: list[Grid]) -> tuple[int, int]:
-    """FLOPs of Qwen2-VL's (tower, merger). A patch attends to its frame; in most Qwen2.5-VL layers, to its window."""
+    """FLOPs of Qwen-VL's (tower, mergers). A patch attends to its frame; in most Qwen2.5-VL layers, to its window.
+    Qwen3-VL has one merger for the visual tokens, and one for each layer with deepstack features."""
     vision, windowed = config.vision_config, config.model_type == "qwen2_5_vl"
-    hidden = vision.hidden_size if windowed else vision.embed_dim
-    out = vision.out_hidden_size if windowed else vision.hidden_size
-    mlp = 6 * hidden * vision.intermediate_size if windowed else 4 * hidden**2 * vision.mlp_ratio
+    first = config.model_type == "qwen2_vl"
+    hidden = vision.embed_dim if first else vision.hidden_size
+    out = vision.hidden_size if first else vision.out_hidden_size
+    wide = hidden * vision.mlp_ratio if first else vision.intermediate_size
+    mlp = (6 if windowed else 4) * hidden * wide
+    mergers = 1 + len(getattr(vision, "deepstack_visual_indexes", ()))
     patches = sum(math.prod(grid) for grid in grids)
     pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     frame_pairs = sum(frames * (rows * cols) ** 2 for frames, rows, cols in grids)
@@ -145,7 +152,7 @@ def _qwen(config: Any, grids: list[Grid]) -> tuple[int, int]:
     attention = 4 * hidden * (full_layers * frame_pairs + (vision.depth - full_layers) * window_pairs)
     tower = patches * (2 * pixels * hidden + vision.depth * (8 * hidden**2 + mlp)) + attention
     merged = hidden * vision.spatial_merge_size**2
-    return tower, patches // vision.spatial_merge_size**2 * 2 * merged * (merged + out)
+    return tower, mergers * (patches // vision.spatial_merge_size**2) * 2 * merged * (merged + out)
 
 
 def _squares(length: int, window: int) -> int:

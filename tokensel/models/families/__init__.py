@@ -8,7 +8,7 @@ from typing import Any
 from tokensel.errors import TokenselError
 from tokensel.models.families.base import ALONG_PROMPT, Family, picture_arguments
 from tokensel.models.families.idefics3 import Idefics3
-from tokensel.models.families.qwen_vl import QwenVL
+from tokensel.models.families.qwen_vl import Qwen3VL, QwenVL
 from tokensel.models.families.tiled import OneVision, Tiled
 
 __all__ = ["ALONG_PROMPT", "FAMILIES", "Family", "family_of", "picture_arguments"]
@@ -20,6 +20,8 @@ FAMILIES: dict[str, Family] = {
     "llava_onevision": OneVision(),
     "qwen2_vl": QwenVL(),
     "qwen2_5_vl": QwenVL(),
+    "qwen3_vl": Qwen3VL(),
+    "qwen3_vl_moe": Qwen3VL(),
     "idefics3": Idefics3(),
     "smolvlm": Idefics3(),
 }

@@ -22,17 +22,25 @@ class Family:
         fixed_size: every picture has the same number of visual tokens, so a prompt can be tokenized before its picture
             is opened
         several_pictures: prompts with several pictures are tested
+        deepstack: the decoder's first layers add features to the visual tokens behind them
+        processor_type: the model type whose processor the checkpoints come with; None: their own
     """
 
     fixed_size = True
     several_pictures = True
+    deepstack = False
+    processor_type: str | None = None
 
     def for_processor(self, images: list[Any]) -> list[Any]:
         """The pictures, one per prompt, in the form that the family's processor expects."""
         return images
 
     def features(self, llava: Any, pictures: Mapping[str, Any]) -> list[Tensor]:
-        """The visual tokens of each picture as the decoder receives them: [N, D] each."""
+        """The visual tokens of each picture as the decoder receives them: [N, D] each.
+
+        With deepstack features of K layers, which the decoder's first K layers add to them, these stand beside them:
+        [N, (1 + K) D].
+        """
         arguments = {name: value for name, value in pictures.items() if name not in ALONG_PROMPT}
         return list(llava.get_image_features(**arguments, return_dict=True).pooler_output)
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL: pictures of any shape, positions of three axes."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures of any shape, positions of three axes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,3 +42,18 @@ class QwenVL(Family):
         grids = pictures["image_grid_thw"]
         patches = pictures["pixel_values"].split(grids.prod(1).tolist())
         return {"pixel_values": torch.cat([patches[row] for row in rows]), "image_grid_thw": grids[list(rows)]}
+
+
+class Qwen3VL(QwenVL):
+    """Qwen3-VL, dense or with experts: its first decoder layers also add deepstack features to the visual tokens."""
+
+    deepstack = True
+    processor_type = "qwen3_vl"
+
+    def features(self, llava: Any, pictures: Mapping[str, Any]) -> list[Tensor]:
+        given = {name: pictures[name] for name in ("pixel_values", "image_grid_thw")}
+        output = llava.get_image_features(**given, return_dict=True)
+        # Older versions of transformers give the pictures of a layer together, newer ones each by itself.
+        deepstack = [each if isinstance(each, Tensor) else torch.cat(each) for each in output.deepstack_features]
+        beside = torch.cat([torch.cat(output.pooler_output), *deepstack], 1)
+        return list(beside.split([len(tokens) for tokens in output.pooler_output]))
