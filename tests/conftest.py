@@ -4,8 +4,10 @@ tensors gain nothing from two."""
 import gc
 import logging
 import os
+import sys
 import tempfile
 import zlib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -71,8 +73,8 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items):
     for item in items:
-        # Of a large matrix, `pytest` runs a half, always the same one; `pytest -m slow` the other.
-        if item.get_closest_marker("half") and zlib.crc32(item.name.encode()) % 2:
+        # Of a large matrix, `pytest` runs a third, always the same one; `pytest -m slow` the others.
+        if item.get_closest_marker("half") and zlib.crc32(item.name.encode()) % 3:
             item.add_marker(pytest.mark.slow)
 
     def place(item):
@@ -126,6 +128,22 @@ def undrawn(monkeypatch):
     from matplotlib.figure import Figure
 
     monkeypatch.setattr("analysis.figures.accuracy_over_kept", lambda frame: Figure((1, 1)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def packages_listed_once():
+    """Listing what all installed packages offer takes as long as a small sweep."""
+    plain, known = metadata.entry_points, {}
+
+    def once(**wanted):
+        key = (*sys.path, str(wanted))  # tests put a package of theirs into a folder of sys.path
+        if key not in known:
+            known[key] = plain(**wanted)
+        return known[key]
+
+    metadata.entry_points = once
+    yield
+    metadata.entry_points = plain
 
 
 @pytest.fixture(autouse=True, scope="session")

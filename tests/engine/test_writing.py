@@ -217,6 +217,7 @@ def test_settings_that_change_greedy_answers_are_known():
 
 
 @NEEDS_COMPILER
+@pytest.mark.slow
 def test_compiled_it_decodes_alike_and_shapes_repeat(caplog):
     caplog.set_level("ERROR", "torch")
     model = tiny_llava(num_hidden_layers=2)
@@ -244,6 +245,7 @@ def texts_of(found):
     return [{id: (row["prediction"], row["text"], row.get("positions")) for id, row in rows.items()} for rows in found]
 
 
+@pytest.mark.slow
 def test_generated_answers_do_not_depend_on_graphs(loaded, tmp_path, monkeypatch):
     """torch.compile itself is left out: what it is given must be right."""
     whole = []

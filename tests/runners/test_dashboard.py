@@ -113,10 +113,12 @@ def missing(specification, runs):
     return {f"{section}:{key}" for section, keys in used_keys(specification).items() for key in keys - held[section]}
 
 
+@pytest.mark.slow
 def test_no_panel_uses_a_key_that_no_run_has(specification, runs):
     assert missing(specification, runs) == set()
 
 
+@pytest.mark.slow
 def test_a_key_that_no_run_has_is_found_wherever_it_is_used(specification, runs):
     text = json.dumps(specification)
     for name, sections in [

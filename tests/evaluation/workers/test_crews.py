@@ -127,6 +127,7 @@ def forked(undrawn, monkeypatch):
     monkeypatch.setattr(local, "_Process", Forked)
 
 
+@pytest.mark.slow
 def test_workers_give_the_files_of_one_process_and_times(expected, forked, tmp_path, capsys):
     status, found = swept(tmp_path, "workers=local", "latency.repeats=1", "latency.warmup=0")
     assert status == 0
