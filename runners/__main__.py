@@ -15,6 +15,7 @@ COMMANDS = {
     "bench": "speed and memory, compared with the full model",
     "prune": "remove points from a folder of results",
     "doctor": "whether this machine can run sweeps",
+    "verify": "proof that reduction is right on a checkpoint of yours",
     "sync": "push a finished sweep's results to W&B",
     "dashboard": "save a W&B workspace for a project of sweeps",
     "train_tiny": "train the embedded tiny LLaVA from scratch",

@@ -1,0 +1,1 @@
+"""What `runners.verify` shows: progress, a line per check, and the answers."""
