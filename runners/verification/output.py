@@ -56,7 +56,7 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 
 def _line(check: Mapping[str, Any]) -> str:
-    state = "FAIL" if not check["passed"] else "n/a" if check["refused"] else "ok"
+    state = "ok" if check["passed"] else "FAIL"
     figure = "" if check["figure"] is None else f"{check['figure']:.1e}" if check["figure"] else "0"
     allowed = f" <= {check['tolerance']:.0e}" if check["tolerance"] else ""
     return f"{state:<5}{check['name']:<10} {check['text']:<45.45} {figure:>8}{allowed}".rstrip()

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 import runners
-from runners import bench, dashboard, doctor, report, show, sync, table
+from runners import bench, dashboard, doctor, report, show, sync, table, verify
 from runners.__main__ import COMMANDS
 from runners.__main__ import main as tokensel_command
 from runners.terminal.command import run_command
 from tokensel import TokenselError
 
 
-@pytest.mark.parametrize("command", [bench, dashboard, doctor, report, show, sync, table])
+@pytest.mark.parametrize("command", [bench, dashboard, doctor, report, show, sync, table, verify])
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_prints_the_docstring_and_runs_nothing(command, flag, monkeypatch, capsys):
     monkeypatch.setattr(command, "_run", lambda arguments: pytest.fail("ran the command"))

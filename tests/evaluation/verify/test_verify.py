@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.families import FAMILIES, QUESTIONS, load_family
 
-from tokensel.engine import block, forward, reduce, selection, split
+from tokensel.engine import block, forward, reduce, selection, split, state
 from tokensel.engine.layouts import Reduction
 from tokensel.engine.reduce import make_stages
 from tokensel.engine.stages import Stage
@@ -159,7 +159,7 @@ def drop_a_text_token(patch):
 
 def ignore_the_temperature(patch):
     plain = selection.cross_attention
-    patch.setattr(selection, "cross_attention", lambda own, tokens, temperature: plain(own, tokens, 0.1))
+    patch.setattr(selection, "cross_attention", lambda own, tokens, _, *more: plain(own, tokens, 0.1, *more))
 
 
 def ignore_the_temperature_in_one_pass(patch):
@@ -197,6 +197,16 @@ def take_the_next_rows_logits(patch):
     patch.setattr(split.SplitModel, "logits", lambda self, state: plain(self, state).roll(1, 0))
 
 
+def add_features_unreduced(patch):
+    plain = selection.features_at
+    patch.setattr(selection, "features_at", lambda features, indices: plain(features, indices * 0))
+
+
+def add_the_next_layers_features(patch):
+    plain = state.deepstack_arguments
+    patch.setattr(state, "deepstack_arguments", lambda f, index, layer, n: plain(f, index, layer + 1, n))
+
+
 BREAKS = [
     (hide_the_first_token, "pruned"),
     (close_positions_up, "pruned"),
@@ -215,6 +225,14 @@ BREAKS = [
     (write_at_the_first_position, "written"),
     (take_the_next_rows_logits, "one pass"),
 ]
+
+
+@pytest.mark.parametrize("broken", [add_features_unreduced, add_the_next_layers_features])
+def test_features_that_are_not_reduced_with_their_tokens_are_found(broken, monkeypatch):
+    broken(monkeypatch)
+    found = checked("qwen3_vl", "pruned")["pruned"]
+    assert found["problems"]
+    assert found["text"] != "could not run", found["problems"]
 
 
 @pytest.mark.half
@@ -250,20 +268,6 @@ def test_a_check_that_raises_has_failed_and_the_others_go_on(monkeypatch):
     report = verify(load_family("llava"), checks=("no-op", "unchanged"), questions=QUESTIONS, answered=0)
     assert [record["problems"] for record in report["checks"]] == [["RuntimeError: no kernel"], []]
     assert not report["passed"]
-
-
-def test_what_the_engine_refuses_without_a_cache_is_said(monkeypatch):
-    plain = block.Block._prompt
-
-    def refuse(self, stock, call, forward, generation):
-        if call.given.get("use_cache") is False and generation is not None:
-            raise TokenselError("use_cache=False: not with these features")
-        return plain(self, stock, call, forward, generation)
-
-    monkeypatch.setattr(block.Block, "_prompt", refuse)
-    found = checked("llava", "cache")["cache"]
-    assert found["passed"]
-    assert found["refused"] == "use_cache=False: not with these features"
 
 
 @pytest.mark.parametrize("kept", [0, 16, 99])

@@ -61,8 +61,8 @@ class Trace:
 
         chosen: which, counted among the visual tokens. position: source, each stays where it was; front, they stand in
         this order at the first places of the picture; renumber, moreover all positions close up, unless positions have
-        several axes: then it is source. temperature: each carries softmax(cosine / temperature) @ tokens; None: its own
-        state.
+        several axes: then it is source. temperature: each carries softmax(cosine / temperature) @ tokens, and as much
+        of features that later layers add; None: its own.
         """
         if position == "renumber" and self.has_axes:
             position = "source"
@@ -72,9 +72,9 @@ class Trace:
         slots = [self.visual[each] for each in order] if position == "source" else self.visual[: len(order)]
         removed = set(self.visual) - set(slots)
         keep = [place for place in range(len(states)) if place not in removed]
-        values = tokens[order] if temperature is None else gathered(tokens, order, temperature)
+        weights = None if temperature is None else attention(tokens, order, temperature)
         states = states.clone()
-        states[slots] = values
+        states[slots] = carried(tokens, order, weights)
         hidden = states[keep].unsqueeze(0)
         places = list(range(len(keep))) if position == "renumber" else keep
         now = [keep.index(slot) for slot in slots]
@@ -83,7 +83,7 @@ class Trace:
             hidden = output[0] if isinstance(output, tuple) else output
             if index < len(self.deepstack):
                 hidden = hidden.clone()
-                hidden[0, now] += self.deepstack[index][order].to(hidden.device, hidden.dtype)
+                hidden[0, now] += carried(self.deepstack[index], order, weights).to(hidden.device, hidden.dtype)
         return self.head(self.norm(hidden[:, -last:]))[0]
 
     def _given(self, index: int, keep: list[int], places: list[int]) -> dict[str, Any]:
@@ -98,11 +98,17 @@ class Trace:
         return given
 
 
-def gathered(tokens: Tensor, chosen: list[int], temperature: float) -> Tensor:
-    """Parameter-free cross-attention of the chosen tokens over all of them, [N, D] -> [M, D]."""
-    values = tokens.float()
-    unit = values / values.norm(dim=-1, keepdim=True)
-    return (((unit[chosen] @ unit.T) / temperature).softmax(-1) @ values).to(tokens.dtype)
+def attention(tokens: Tensor, chosen: list[int], temperature: float) -> Tensor:
+    """The weights of parameter-free cross-attention of the chosen tokens over all of them, [N, D] -> [M, N]."""
+    unit = tokens.float() / tokens.float().norm(dim=-1, keepdim=True)
+    return ((unit[chosen] @ unit.T) / temperature).softmax(-1)
+
+
+def carried(values: Tensor, chosen: list[int], weights: Tensor | None) -> Tensor:
+    """What survivors carry of all tokens' values, [N, D] -> [M, D]: their own, or the sum by weights [M, N]."""
+    if weights is None:
+        return values[chosen]
+    return (weights.to(values.device) @ values.float()).to(values.dtype)
 
 
 def reduced_mask(mask: Tensor | None, keep: list[int]) -> Tensor | None:

@@ -18,15 +18,14 @@ class Outcome:
     """The result of one check.
 
     text: what was compared, in a few words. figure: the largest difference found, None = what was compared is equal or
-    not. tolerance: the largest allowed. problems: what is wrong, a line each; none = passed. refused: why the engine
-    does not run this on this family, by its own message. details: every figure by what it belongs to.
+    not. tolerance: the largest allowed. problems: what is wrong, a line each; none = passed. details: every figure by
+    what it belongs to.
     """
 
     text: str
     figure: float | None = None
     tolerance: float | None = None
     problems: list[str] = field(default_factory=list)
-    refused: str | None = None
     details: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -62,7 +61,6 @@ class Outcome:
             "figure": self.figure,
             "tolerance": self.tolerance,
             "problems": self.problems,
-            "refused": self.refused,
             "details": self.details,
         }
 
