@@ -15,6 +15,7 @@ other tokens, with the methods side by side. Without choices the model answers i
     kept (8,32)                        [64,16] for two stages
     agg_layer, temperature, aggregation, position, seed             as for the sweep
     model (tiny), dtype, device        tiny, a folder, or a hub id
+    family                             the tested family that a model of another one is like
     conv, prompt, image_aspect         the protocol, as for the sweep
     output (outputs/show.png)          a .png or .html file
 
@@ -35,8 +36,8 @@ from tokensel.errors import TokenselError
 
 KEYS = (
     *("image", "question", "choices", "answer", "data", "question_id", "path", "image_folder", "method", "kept"),
-    *("agg_layer", "temperature", "aggregation", "position", "seed", "model", "dtype", "device", "conv", "prompt"),
-    *("image_aspect", "output"),
+    *("agg_layer", "temperature", "aggregation", "position", "seed", "model", "family", "dtype", "device", "conv"),
+    *("prompt", "image_aspect", "output"),
 )
 OUTPUT = "outputs/show.png"
 PREFIXES = ("method.", "data.")

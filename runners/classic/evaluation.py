@@ -61,7 +61,7 @@ def choose_chunk(questions: list[Question], flags: Namespace) -> list[Question]:
 
 def load_classic(flags: Namespace) -> tuple[LoadedModel, ClassicModel]:
     """The checkpoint, and its classic interface with the reduction of the flags."""
-    loaded = load_model(flags.model_path, device=flags.device, dtype=flags.dtype)
+    loaded = load_model(flags.model_path, device=flags.device, dtype=flags.dtype, family=flags.family)
     # The original script crops pictures.
     loaded = loaded.with_protocol(Protocol(image_aspect="crop", conv=flags.conv_mode))
     model = ClassicModel(loaded)

@@ -42,7 +42,16 @@ _CLASSIC_NAMES = {
     },
 }
 # Flags that are stored in model_config under their own names.
-_OWN_NAMES = ("model_path", "dtype", "conv_mode", "single_pred_prompt", "num_chunks", "chunk_idx", "num_samples")
+_OWN_NAMES = (
+    "model_path",
+    "family",
+    "dtype",
+    "conv_mode",
+    "single_pred_prompt",
+    "num_chunks",
+    "chunk_idx",
+    "num_samples",
+)
 
 
 def model_config(flags: Namespace, device: torch.device) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def load_requested_model(given: dict[str, str]) -> LoadedModel:
     protocol = Protocol(**{key: given[key] for key in ("conv", "prompt", "image_aspect") if key in given})
     model = given.get("model", "tiny")
     dtype = given.get("dtype", "float32" if model == "tiny" else "auto")
-    return load_model(model, dtype=dtype, device=given.get("device", "auto")).with_protocol(protocol)
+    options: dict[str, Any] = {"dtype": dtype, "device": given.get("device", "auto"), "family": given.get("family")}
+    return load_model(model, **options).with_protocol(protocol)
 
 
 def error_line(error: Exception) -> str:

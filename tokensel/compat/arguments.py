@@ -16,6 +16,7 @@ _FLAGS = {
     "model.path": "--model-path",
     "model.device": "--device",
     "model.dtype": "--dtype",
+    "model.family": "--family",
 }
 _SCHEME_FLAGS = {
     "use_custom_selection": {
@@ -116,6 +117,7 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, dest="custom_seed", help="seed of random starts (default: 0)")
     add("--layout", choices=LAYOUTS, dest="custom_layout", help="layout of the custom selection (default: zero_fill)")
     add("--device", default="auto", help="cpu, cuda, cuda:<index>, or auto (default)")
+    add("--family", help="the tested family that a checkpoint of another one is like")
     add("--dtype", default="float32", choices=DTYPES, help="dtype of the weights (default: float32); auto: as stored")
     _add_scheme_flags(parser)
     return parser

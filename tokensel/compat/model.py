@@ -58,11 +58,12 @@ def load_pretrained_model(
     *,
     device: str = "auto",
     dtype: str = "float32",
+    family: str | None = None,
 ) -> tuple[Any, "ClassicModel", Any, int]:
     """Tokenizer, model, image processor and context length of a checkpoint.
 
     Parameters:
-        model_path: "tiny" (embedded), a folder or a hub id; model_path, device and dtype as in `load_model`
+        model_path: "tiny" (embedded), a folder or a hub id; model_path, device, dtype and family as in `load_model`
         model_base: None or model_path; weights that are a difference to a base (LoRA) must be merged first
         model_name: ignored: the checkpoint states its own type
 
@@ -70,7 +71,7 @@ def load_pretrained_model(
     """
     if model_base is not None and str(model_base) != str(model_path):
         raise TokenselError(f"model_base={model_base}: must be None; merge weights into their base first")
-    loaded = load_model(model_path, device=device, dtype=dtype)
+    loaded = load_model(model_path, device=device, dtype=dtype, family=family)
     model = ClassicModel(loaded)
     model.config.use_custom_selection = use_custom_selection
     context_len = loaded.model.config.text_config.max_position_embeddings

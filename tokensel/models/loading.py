@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from tokensel.choices import DTYPES
 from tokensel.errors import TokenselError, as_typed, check_choice
 from tokensel.models.checkpoint_files import check_folder, naming
-from tokensel.models.families import FAMILIES
+from tokensel.models.families import FAMILIES, family_of, treat_as
 from tokensel.models.hub import hub_options
 from tokensel.models.loaded import LoadedModel
 from tokensel.models.original.weights import is_original_layout, load_original
@@ -47,6 +47,7 @@ def load_model(
     device_map: str | None = None,
     quantization: str | None = None,
     vision_tower: str | None = None,
+    family: str | None = None,
 ) -> LoadedModel:
     """Loads a checkpoint of one of the families, in evaluation mode and without gradients.
 
@@ -60,6 +61,7 @@ def load_model(
         quantization: 8bit or 4bit weights, by bitsandbytes; None: no quantization
         vision_tower: for the original layout: the folder or hub id of its CLIP tower; None: the one that its config
             names
+        family: the tested family that a model of another one is like; None: its own
 
     Pictures are always prepared with PIL, even if torchvision is installed: torchvision's resizing rounds differently,
     and predictions must not depend on what else is installed.
@@ -76,7 +78,7 @@ def load_model(
         "trust_remote_code": trust_remote_code,
         "vision_tower": vision_tower,
     }
-    check_options(path, device=device, **options)
+    check_options(path, device=device, family=family, **options)
     target = find_device(device)
     placement = read_placement(device_map, quantization, dtype)
     folder = checkpoint_folder(path)
@@ -96,7 +98,7 @@ def load_model(
         else:
             with naming(path, source, "config.json", kinds=CONFIG_ERRORS), no_reports():
                 config = AutoConfig.from_pretrained(source, **hub)
-            check_choice(f"model.path={path}: model_type", config.model_type, FAMILIES)
+            check_family(path, config, family)
             # The processor is loaded first: if it fails, 14 GB of weights need not be read.
             processor = load_processor(source, path, config, hub)
             _check_image_token(path, config, processor)
@@ -109,6 +111,7 @@ def load_model(
         raise
     except LOAD_ERRORS as error:
         raise TokenselError(explain(path, folder, error)) from error
+    treat_as(model.config, family)
     model.requires_grad_(False).eval()
     return LoadedModel(
         model=model,
@@ -129,6 +132,15 @@ def _check_image_token(path: str, config: Any, processor: Any) -> None:
         )
 
 
+def check_family(path: str, config: Any, family: str | None) -> None:
+    """Raises TokenselError unless a checkpoint belongs to a tested family, or is to be treated as one of `family`."""
+    treat_as(config, family)
+    try:
+        family_of(config)
+    except TokenselError as error:
+        raise TokenselError(f"model.path={path}: {error}") from error
+
+
 def _refuse_placement(path: str, placement: dict[str, Any]) -> None:
     if placement:
         keys = "device_map, quantization"
@@ -142,6 +154,7 @@ def check_options(
     revision: str | None = None,
     trust_remote_code: bool = False,
     vision_tower: str | None = None,
+    family: str | None = None,
     **others: Any,
 ) -> None:
     """Checks arguments of `load_model` as far as that is possible without loading anything. others: are not checked.
@@ -149,6 +162,8 @@ def check_options(
     Raises TokenselError for a model or a device that does not exist, and for an option that has no effect here.
     """
     find_device(device)
+    if family is not None:
+        check_choice("model.family", family, FAMILIES)
     if not isinstance(trust_remote_code, bool):
         raise TokenselError(f"model.trust_remote_code={as_typed(trust_remote_code)}: must be true or false")
     folder = checkpoint_folder(path)
@@ -188,7 +203,9 @@ def checkpoint_folder(path: str | Path) -> Path | None:
     return None
 
 
-def checkpoint_config(path: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Any | None:
+def checkpoint_config(
+    path: str | Path, revision: str | None = None, trust_remote_code: bool = False, family: str | None = None
+) -> Any | None:
     """The configuration of the model that `load_model` would load; None if only loading can determine it. Loads no
     weights.
 
@@ -196,12 +213,16 @@ def checkpoint_config(path: str | Path, revision: str | None = None, trust_remot
     """
     folder = checkpoint_folder(path)
     if str(path).startswith(RANDOM):
-        return random_config(f"{str(path).removeprefix(RANDOM)}_random")
+        config: Any = random_config(f"{str(path).removeprefix(RANDOM)}_random")
+        treat_as(config, family)
+        return config
     hub: dict[str, Any] = {} if folder else hub_options(str(path), revision)
     try:
-        return AutoConfig.from_pretrained(folder or path, trust_remote_code=trust_remote_code, **hub)
+        config = AutoConfig.from_pretrained(folder or path, trust_remote_code=trust_remote_code, **hub)
     except LOAD_ERRORS:  # load_model's error will say more precisely what is wrong
         return None
+    treat_as(config, family)
+    return config
 
 
 def checkpoint_revision(path: str | Path) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tokensel.errors import TokenselError
-from tokensel.models.families import Family, family_of
+from tokensel.models.families import Family, family_of, refuse_recurrent
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,13 @@ class ModelParts:
 def find_parts(model: nn.Module, family: str | None = None, tokenizer: Any | None = None) -> ModelParts:
     """The parts of a LLaVA-like model or a Llama-like decoder, with or without a head.
 
-    family: the tested family that the model is like, if it belongs to none of them. tokenizer: the model's, if known.
+    family: the tested family that the model is like, if it belongs to none of them; None = what it was loaded with.
+    tokenizer: the model's, if known.
 
-    Raises TokenselError if the model contains no Llama-like decoder, or belongs to a family that has not been tested.
+    Raises TokenselError if the model contains no Llama-like decoder, has layers that cannot be reduced, or belongs to a
+    family that has not been tested.
     """
+    refuse_recurrent(getattr(model, "config", None))
     candidates = [model, getattr(model, "model", None)]
     names = ("language_model", "text_model")
     found = [(part, name) for part in candidates for name in names if part is not None and hasattr(part, name)]

@@ -21,7 +21,7 @@ SHARED = (
     *("conv", "image_aspect", "batch_size", "compile"),
 )
 MODEL = tuple(name for name in ModelSettings.model_fields if name not in ("path", "conv", "image_aspect"))
-_TEXTS = ("model.path", "model.revision", "model.vision_tower")
+_TEXTS = ("model.path", "model.revision", "model.vision_tower", "model.family")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tokensel.models.families import family_name
 from tokensel.models.vision import feature_index, feature_layers
 
 # Model types whose pictures keep their aspect ratio, and whose merger joins squares of patches.
@@ -23,11 +24,11 @@ def picture_flops(
 
     Raises AttributeError if the configuration lacks a size.
     """
-    if config.model_type in QWEN:
+    if family_name(config) in QWEN:
         return _qwen(config, _grids(config, visual_tokens, pictures or {}, images))
     vision = config.vision_config
     side = vision.image_size // vision.patch_size
-    if config.model_type in ("idefics3", "smolvlm"):
+    if family_name(config) in ("idefics3", "smolvlm"):
         rows, cols = _tile(pictures or {}, vision.patch_size) or (side, side)
         merged = config.scale_factor**2
         tiles = _tiles(pictures or {}, images, visual_tokens, rows * cols // merged)
@@ -47,11 +48,11 @@ def tower_sizes(
     vision, shown = config.vision_config, pictures or {}
     heads = getattr(vision, "num_heads", None) or vision.num_attention_heads
     width, special = vision.hidden_size, 0
-    if config.model_type in QWEN:
+    if family_name(config) in QWEN:
         width = getattr(vision, "embed_dim", width)
         grids = _grids(config, visual_tokens, shown, images)
         tiles, patches = len(grids), sum(math.prod(grid) for grid in grids) // len(grids)
-    elif config.model_type in ("idefics3", "smolvlm"):
+    elif family_name(config) in ("idefics3", "smolvlm"):
         side = vision.image_size // vision.patch_size
         rows, cols = _tile(shown, vision.patch_size) or (side, side)
         patches = rows * cols
@@ -133,8 +134,8 @@ def _grids(config: Any, visual_tokens: int, pictures: Mapping[str, Any], images:
 def _qwen(config: Any, grids: list[Grid]) -> tuple[int, int]:
     """FLOPs of Qwen-VL's (tower, mergers). A patch attends to its frame; in most Qwen2.5-VL layers, to its window.
     Qwen3-VL has one merger for the visual tokens, and one for each layer with deepstack features."""
-    vision, windowed = config.vision_config, config.model_type == "qwen2_5_vl"
-    first = config.model_type == "qwen2_vl"
+    vision, windowed = config.vision_config, family_name(config) == "qwen2_5_vl"
+    first = family_name(config) == "qwen2_vl"
     hidden = vision.embed_dim if first else vision.hidden_size
     out = vision.hidden_size if first else vision.out_hidden_size
     wide = hidden * vision.mlp_ratio if first else vision.intermediate_size

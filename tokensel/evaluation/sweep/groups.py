@@ -105,6 +105,14 @@ class ModelSettings(Settings):
         True,
         min_length=1,
     )
+    family: str | None = setting(
+        None,
+        "tested family that a checkpoint of another one is like",
+        "must be the name of a tested family, or null",
+        "group",
+        True,
+        min_length=1,
+    )
     conv: Annotated[str, among(CHOICES["conv"])] = setting(
         "model", "the checkpoint's own conv", one_of(CHOICES["conv"]), "group"
     )

@@ -202,7 +202,7 @@ def _shared_settings(group: Group, revision: str, questions: list[Question]) -> 
 def _find_points(work: GroupWork, shared: dict[str, Any], folder: Path) -> None:
     """Adds the group's points, each with the largest set of questions that a line of the table asks of it."""
     model = work.group.model
-    config = checkpoint_config(model.path, model.revision, bool(model.trust_remote_code))
+    config = checkpoint_config(model.path, model.revision, bool(model.trust_remote_code), model.family)
     for planned in work.group.points:
         settings = shared | planned.point.settings(config)
         settings["code"] = code_digest(planned.point.method, work.group.data.name)
@@ -230,7 +230,7 @@ def _questions(name: str, options: str) -> list[Question]:
 def _check_against_config(group: Group) -> None:
     """Checks agg_layer against the checkpoint's depth; notes once where kept exceeds the number of visual tokens."""
     model = group.model
-    config = checkpoint_config(model.path, model.revision, bool(model.trust_remote_code))
+    config = checkpoint_config(model.path, model.revision, bool(model.trust_remote_code), model.family)
     if config is None:
         return
     layers = getattr(config, "text_config", config).num_hidden_layers

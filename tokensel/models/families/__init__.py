@@ -5,13 +5,23 @@ To add a family, add one entry to FAMILIES, and a file with a subclass of `Famil
 
 from typing import Any
 
-from tokensel.errors import TokenselError
+from tokensel.errors import TokenselError, check_choice
 from tokensel.models.families.base import ALONG_PROMPT, Family, picture_arguments
 from tokensel.models.families.idefics3 import Idefics3
 from tokensel.models.families.qwen_vl import Qwen3VL, QwenVL
+from tokensel.models.families.recurrent import refuse_recurrent
 from tokensel.models.families.tiled import OneVision, Tiled
 
-__all__ = ["ALONG_PROMPT", "FAMILIES", "Family", "family_of", "picture_arguments"]
+__all__ = [
+    "ALONG_PROMPT",
+    "FAMILIES",
+    "Family",
+    "family_name",
+    "family_of",
+    "picture_arguments",
+    "refuse_recurrent",
+    "treat_as",
+]
 
 FAMILIES: dict[str, Family] = {
     "llava": Family(),
@@ -27,13 +37,35 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+# Where a configuration keeps which family its model is to be treated as.
+_LIKE = "tokensel_family"
+
+
+def treat_as(config: Any, family: str | None) -> None:
+    """Lets a model's configuration say that it is like a tested family; None changes nothing.
+
+    Raises TokenselError unless that family is one of FAMILIES.
+    """
+    if family is not None:
+        check_choice("model.family", family, FAMILIES)
+        setattr(config, _LIKE, family)
+
+
+def family_name(config: Any) -> str:
+    """The model type of a configuration, or the one that `treat_as` put in its place."""
+    return str(getattr(config, _LIKE, None) or getattr(config, "model_type", None))
+
+
 def family_of(config: Any, like: str | None = None) -> Family:
     """The family of a model's configuration; like: the one to treat it as, whatever its model type.
 
-    Raises TokenselError for a family that has not been tested.
+    Raises TokenselError for a family that has not been tested, and for a model with layers that cannot be reduced.
     """
-    name = getattr(config, "model_type", "") if like is None else like
+    refuse_recurrent(config)
+    name = family_name(config) if like is None else like
     if name not in FAMILIES:
-        key, hint = ("model_type", ", or family= with the one that it is like") if like is None else ("family", "")
+        key, hint = "family", ""
+        if like is None:
+            key, hint = "model_type", "; family=NAME (model.family=NAME in a sweep) says which of them it is like"
         raise TokenselError(f"{key}={name}: not tested; allowed are {', '.join(FAMILIES)}{hint}")
     return FAMILIES[name]
