@@ -116,7 +116,7 @@ class Tracer:
             "picture_sizes": encoded.picture_sizes,
         }
         self.split = SplitModel(loaded.model, tokenizer=loaded.processor.tokenizer)
-        self.visual_tokens = int((self.inputs["input_ids"] == loaded.processor.image_token_id).sum())
+        self.visual_tokens = int((self.inputs["input_ids"] == loaded.image_token_id).sum())
         self.grid = self._grid()
 
     def _grid(self) -> tuple[int, int]:

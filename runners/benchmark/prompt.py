@@ -73,7 +73,7 @@ def _median_question(questions: Sequence[Question]) -> Question:
 
 def _cost(loaded: LoadedModel, meter: LatencyMeter, point: GridPoint) -> Cost:
     ids = meter.inputs["input_ids"]
-    visual = int((ids == loaded.processor.image_token_id).sum())
+    visual = int((ids == loaded.image_token_id).sum())
     return prefill_cost(
         loaded.model.config,
         text_tokens=ids.shape[1] - visual,

@@ -17,6 +17,7 @@ from tokensel.data.protocol import Protocol
 from tokensel.evaluation.flops import picture_flops, prefill_cost
 from tokensel.functional import centers_cpu as central
 from tokensel.methods import FarthestPoint, FastV, HiMAP, Method, RandomSubset
+from tokensel.models.families import picture_arguments
 
 # In addition to every method with its defaults: options, several stages, layouts, aggregations and layers.
 POINTS = [
@@ -193,11 +194,7 @@ def test_cost_in_every_family_equals_the_flop_counter(families, family, method):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cost_of_the_vision_tower_equals_the_flop_counter(families, family):
     model, inputs = families(family)
-    pictures = {
-        name: value
-        for name, value in inputs.items()
-        if name not in ("input_ids", "attention_mask", "mm_token_type_ids")
-    }
+    pictures = picture_arguments(inputs)
     visual_tokens = int((inputs["input_ids"] == model.config.image_token_id).sum())
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
@@ -208,7 +205,7 @@ def test_cost_of_the_vision_tower_equals_the_flop_counter(families, family):
     assert sum(cost) == counter.get_total_flops()
     # Without the pictures it is an estimate, exact only for families whose pictures have one fixed size.
     ratio = sum(picture_flops(model.config, visual_tokens)) / sum(cost)
-    assert ratio == 1 if family in ("llava", "vipllava") else 0.5 < ratio < 1.5
+    assert ratio == 1 if load_family(family).family.fixed_size else 0.5 < ratio < 1.5
 
 
 def test_a_kept_cls_token_is_projected_too():

@@ -24,6 +24,8 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+from helpers.family_parts import SIDE, template, text_settings, tower_settings
+from helpers.gemma_internvl import gemma3, internvl
 from helpers.tokenizers import make_tokenizer
 from tokensel import METHODS
 from tokensel.data import Question
@@ -31,7 +33,6 @@ from tokensel.models import LoadedModel, load_model
 from tokensel.models.families import FAMILIES as ADAPTERS
 from tokensel.models.processors import processor_class
 
-SIDE = 56  # 4 x 4 patches of 14
 FAMILIES = (
     "llava",
     "vipllava",
@@ -43,6 +44,8 @@ FAMILIES = (
     "qwen3_vl_moe",
     "smolvlm",
     "idefics3",
+    "internvl",
+    "gemma3",
 )
 # Families whose vision tower has one [CLS] for the whole picture.
 WITH_CLS = ("llava", "vipllava")
@@ -58,15 +61,6 @@ QWEN = "<|vision_start|><|image_pad|><|vision_end|>"
 TILES = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
 
 
-def _template(picture: str) -> str:
-    return (
-        "{% for message in messages %}USER: "
-        "{% for part in message['content'] if part['type'] == 'image' %}" + picture + "\n{% endfor %}"
-        "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
-        "{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
-    )
-
-
 def _tokenizer():
     tokenizer = make_tokenizer()
     more = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<video>"]
@@ -74,27 +68,6 @@ def _tokenizer():
     more += [f"<row_{row}_col_{col}>" for row in range(1, 5) for col in range(1, 5)]
     tokenizer.add_special_tokens({"additional_special_tokens": more})
     return tokenizer
-
-
-def _text(tokenizer) -> dict:
-    return {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "initializer_range": 0.2,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-
-
-def _tower(kind) -> dict:
-    size = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    scale = {"initializer_factor": 10.0} if kind is CLIPVisionConfig else {}
-    return kind(image_size=SIDE, patch_size=14, **size, **scale)
 
 
 def _clip_sizes() -> dict:
@@ -105,8 +78,8 @@ def _llava(family: str, tokenizer):
     kind = {"llava": "Llava", "vipllava": "VipLlava"}[family]
     layers = {"vision_feature_layer": -2} if family == "llava" else {"vision_feature_layers": [-2, -1]}
     config = getattr(transformers, f"{kind}Config")(
-        vision_config=_tower(CLIPVisionConfig),
-        text_config={"model_type": "llama"} | _text(tokenizer),
+        vision_config=tower_settings(CLIPVisionConfig),
+        text_config={"model_type": "llama"} | text_settings(tokenizer),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         **layers,
     )
@@ -116,15 +89,15 @@ def _llava(family: str, tokenizer):
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=_template("<image>"),
+        chat_template=template("<image>"),
     )
     return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
 
 
 def _llava_next(family: str, tokenizer):
     config = transformers.LlavaNextConfig(
-        vision_config=_tower(CLIPVisionConfig),
-        text_config={"model_type": "llama"} | _text(tokenizer),
+        vision_config=tower_settings(CLIPVisionConfig),
+        text_config={"model_type": "llama"} | text_settings(tokenizer),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=TILES,
     )
@@ -134,15 +107,15 @@ def _llava_next(family: str, tokenizer):
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=_template("<image>"),
+        chat_template=template("<image>"),
     )
     return transformers.LlavaNextForConditionalGeneration(config), processor
 
 
 def _llava_onevision(family: str, tokenizer):
     config = transformers.LlavaOnevisionConfig(
-        vision_config=_tower(SiglipVisionConfig),
-        text_config={"model_type": "qwen2"} | _text(tokenizer),
+        vision_config=tower_settings(SiglipVisionConfig),
+        text_config={"model_type": "qwen2"} | text_settings(tokenizer),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         image_grid_pinpoints=TILES,
@@ -154,7 +127,7 @@ def _llava_onevision(family: str, tokenizer):
         tokenizer,
         num_image_tokens=16,
         vision_feature_select_strategy="full",
-        chat_template=_template("<image>"),
+        chat_template=template("<image>"),
     )
     return transformers.LlavaOnevisionForConditionalGeneration(config), processor
 
@@ -168,9 +141,9 @@ def _qwen(family: str, tokenizer):
         vision |= {"hidden_size": 24, "out_hidden_size": 32, "intermediate_size": 48, "fullatt_block_indexes": [1]}
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     config = getattr(transformers, f"{kind}Config")(
-        vision_config=vision, text_config=_text(tokenizer) | {"rope_parameters": rope}, **_qwen_ids(tokenizer)
+        vision_config=vision, text_config=text_settings(tokenizer) | {"rope_parameters": rope}, **_qwen_ids(tokenizer)
     )
-    processor = processor_class(family)(_qwen_pictures(), tokenizer, chat_template=_template(QWEN))
+    processor = processor_class(family)(_qwen_pictures(), tokenizer, chat_template=template(QWEN))
     return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
 
 
@@ -180,11 +153,11 @@ def _qwen3(family: str, tokenizer):
     vision |= {"patch_size": 14, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
     vision |= {"initializer_range": 0.2}
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0, "mrope_interleaved": True}
-    text = _text(tokenizer) | {"rope_parameters": rope, "head_dim": 8}
+    text = text_settings(tokenizer) | {"rope_parameters": rope, "head_dim": 8}
     if family == "qwen3_vl_moe":
         text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "mlp_only_layers": [1]}
     config = getattr(transformers, f"{kind}Config")(vision_config=vision, text_config=text, **_qwen_ids(tokenizer))
-    processor = processor_class("qwen3_vl")(_qwen_pictures(), tokenizer, chat_template=_template(QWEN))
+    processor = processor_class("qwen3_vl")(_qwen_pictures(), tokenizer, chat_template=template(QWEN))
     return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
 
 
@@ -205,14 +178,14 @@ def _idefics3(family: str, tokenizer):
     tower = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = getattr(transformers, f"{kind}Config")(
         vision_config=tower | {"image_size": SIDE, "patch_size": 14},
-        text_config={"model_type": "llama"} | _text(tokenizer),
+        text_config={"model_type": "llama"} | text_settings(tokenizer),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
     )
     sizes = {"size": {"longest_edge": 2 * SIDE}, "max_image_size": {"longest_edge": SIDE}}
     pictures = {"smolvlm": SmolVLMImageProcessorPil, "idefics3": Idefics3ImageProcessorPil}[family](**sizes)
     processor = (processor_class(family) or Idefics3Processor)(
-        pictures, tokenizer, image_seq_len=4, chat_template=_template("<image>")
+        pictures, tokenizer, image_seq_len=4, chat_template=template("<image>")
     )
     return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
 
@@ -228,6 +201,8 @@ _MAKERS = {
     "qwen3_vl_moe": _qwen3,
     "smolvlm": _idefics3,
     "idefics3": _idefics3,
+    "internvl": internvl,
+    "gemma3": gemma3,
 }
 
 

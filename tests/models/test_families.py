@@ -24,8 +24,8 @@ from tokensel.engine.stages import make_stages
 from tokensel.evaluation.answers import row_keys
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.models import load_model
+from tokensel.models.families import ALONG_PROMPT, COMPANIONS, family_of
 from tokensel.models.families import FAMILIES as ADAPTERS
-from tokensel.models.families import family_of
 
 NEW = 3
 PADDED = (0, 2)  # rows of the questions that are shorter than the longest
@@ -49,11 +49,13 @@ def row_of(loaded, inputs, row):
     start = int((inputs["attention_mask"][row] == 0).sum())
     along = {
         name: inputs[name][row : row + 1, start:]
-        for name in ("input_ids", "attention_mask", "mm_token_type_ids")
+        for name in ("input_ids", "attention_mask", *ALONG_PROMPT)
         if name in inputs
     }
     pictures = {name: value for name, value in inputs.items() if name not in along}
-    return along | loaded.family.take(pictures, [row])
+    pictures |= loaded.family.companions(inputs["input_ids"] == loaded.image_token_id, pictures)
+    taken = loaded.family.take(pictures, [row])
+    return along | {name: value for name, value in taken.items() if name not in COMPANIONS}
 
 
 def test_every_adapter_has_a_checkpoint_here():

@@ -16,9 +16,9 @@ from tokensel.data.protocol import Protocol
 from tokensel.engine.split import SplitModel
 from tokensel.models.families import family_of
 from tokensel.models.tap import VisionTap
-from tokensel.models.tower_layer import received_attention, run_layer
+from tokensel.models.tower_layer import received_attention, run_layer, tower_attention
 
-WITH_CLS = ("llava", "vipllava", "llava_next")
+WITH_CLS = ("llava", "vipllava", "llava_next", "internvl")
 
 
 def question(size, seed=0):
@@ -41,7 +41,9 @@ def loaded():
 
 def pictures_of(loaded, questions):
     along = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
-    return {name: value for name, value in loaded.prepare(questions).items() if name not in along}
+    inputs = loaded.prepare(questions)
+    pictures = {name: value for name, value in inputs.items() if name not in along}
+    return pictures | loaded.family.companions(inputs["input_ids"] == loaded.image_token_id, pictures)
 
 
 def states_of(loaded, pictures):
@@ -62,7 +64,7 @@ def layers_of(loaded):
 def eager_attention(loaded, pictures, monkeypatch, one_head=False):
     """The probabilities of each layer of the stock tower: a list of [heads, T, T], one for each call and tile."""
     rows = [[] for _ in layers_of(loaded)]
-    attentions = [getattr(layer, "self_attn", None) or layer.attn for layer in layers_of(loaded)]
+    attentions = [tower_attention(layer) for layer in layers_of(loaded)]
 
     def eager(module, query, key, value, mask=None, scaling=None, **rest):
         scaled = query.shape[-1] ** -0.5
@@ -201,12 +203,14 @@ def test_the_attention_of_cls_is_the_stock_towers(loaded, family, monkeypatch):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["llava_next", "llava_onevision", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize(
+    "family", ["llava_next", "llava_onevision", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3"]
+)
 def test_a_tokens_key_is_the_mean_of_its_patches_keys(loaded, mixtures_of, family):
     model, special = loaded(family), int(family in WITH_CLS)
     pictures = pictures_of(model, WIDE)
     kept, layer = [], layers_of(model)[-1]
-    attention = getattr(layer, "self_attn", None) or layer.attn
+    attention = tower_attention(layer)
     projection = attention.k_proj if hasattr(attention, "k_proj") else attention.qkv
     handle = projection.register_forward_hook(lambda module, args, output: kept.append(output))
     states = states_of(model, pictures)

@@ -132,7 +132,7 @@ class ClassicModel(_Wrapper):
         self.model = ClassicInner(loaded.model.model)
         self._tokenizer = loaded.processor.tokenizer
         self._pad_token_id = self._tokenizer.pad_token_id
-        self._image_token_id = loaded.processor.image_token_id
+        self._image_token_id = loaded.image_token_id
         self._num_image_tokens = loaded.num_image_tokens
         self._printed: set[str] = set()
         for name, value in DEFAULTS.items():

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokensel.errors import TokenselError
 from tokensel.functional import take
@@ -69,6 +69,14 @@ def last_real(key_mask: Tensor | None, hidden: Tensor) -> Tensor:
     return last.unsqueeze(1)
 
 
+def picture_blocks(token_types: Tensor) -> Tensor:
+    """The number of the picture that each token belongs to, -1 = none: LongTensor[B, T]. token_types: [B, T], 1 =
+    visual; between two pictures there is text."""
+    visual = token_types == 1
+    begins = visual & ~nn.functional.pad(visual, (1, 0))[:, :-1]
+    return torch.where(visual, begins.long().cumsum(1) - 1, -1)
+
+
 def attention_to_visual(
     layer: Any,
     hidden: Tensor,
@@ -77,13 +85,15 @@ def attention_to_visual(
     visual_index: Tensor,
     queries: Tensor,
     weights: Tensor | None = None,
+    blocks: Tensor | None = None,
 ) -> Tensor:
     """Attention probabilities that some tokens give to the visual ones in a Llama-like decoder layer, summed over them.
 
     hidden: [B, T, D] entering the layer. rotary: its cos and sin, [B or 1, T, d]. key_mask: BoolTensor[B, T], False
     = padding, None = none. visual_index: LongTensor[B, N]. queries: LongTensor[B, Q], the tokens whose rows are summed;
-    weights: [B, Q] or [B, Q, N], the weight of each in the sum, None = 1. Returns [B, heads, N] in float32; each
-    softmax runs over all that its query sees (causal, unpadded, in its window). Grouped key heads are shared out over
+    weights: [B, Q] or [B, Q, N], the weight of each in the sum, None = 1. blocks: see `picture_blocks`; None =
+    every token sees only itself and earlier ones. Returns [B, heads, N] in float32; each softmax runs over all that its
+    query sees (earlier or of the same picture, unpadded, in its window). Grouped key heads are shared out over
     their queries.
 
     Raises TokenselError for a layer without separate q and k projections.
@@ -106,6 +116,9 @@ def attention_to_visual(
         scores = torch.matmul(grouped, key).float() * attention.scaling
         scores = scores.view(batch, key.shape[1], -1, rows, length)
         seen = torch.arange(length, device=hidden.device) <= index.unsqueeze(-1)
+        if blocks is not None:
+            own = blocks.gather(1, index).unsqueeze(-1)
+            seen = seen | ((own == blocks.unsqueeze(1)) & (own >= 0))
         if window is not None:
             seen = seen & (torch.arange(length, device=hidden.device) > index.unsqueeze(-1) - window)
         if key_mask is not None:

@@ -124,7 +124,7 @@ class Block:
         prompt = next(
             (given[name] for name in ("inputs_embeds", "inputs", "input_ids") if given.get(name) is not None), None
         )
-        generation = Generation(self, None if prompt is None else prompt.shape[1], find_pictures(given))
+        generation = Generation(self, None if prompt is None else prompt.shape[1], find_pictures(given, self.parts))
         token = running.generation.set(generation)
         try:
             return stock(**given)
@@ -153,7 +153,7 @@ class Block:
     def _join(self, stock: Stock, given: Arguments) -> Any:
         """The forward that joins picture and text: the only place that sees the image tokens' ids."""
         forward, generation, input_ids = self._this_forward(), self._this_generation(), given.get("input_ids")
-        forward.seen = find_pictures(given)
+        forward.seen = find_pictures(given, self.parts)
         if generation is not None and not forward.seen.arguments:
             forward.seen = generation.seen
         if input_ids is not None:
@@ -163,11 +163,12 @@ class Block:
             elif _tokens_in(find_cache(given)) == 0:
                 forward.visual_mask = input_ids == self.parts.image_token_id
                 forward.unreduced = say_video(given)
-            elif (input_ids == self.parts.image_token_id).any() and find_pictures(given).given:
+            elif (input_ids == self.parts.image_token_id).any() and find_pictures(given, self.parts).given:
                 raise TokenselError(
                     "past_key_values: holds text or another picture already; reduce_tokens needs every picture in the "
                     "first forward that fills the cache"
                 )
+        forward.joined = given
         token = running.forward.set(forward)
         try:
             return stock(**given)
@@ -202,7 +203,9 @@ class Block:
             embeds = self.parts.decoder.get_input_embeddings()(given["input_ids"])
         forward, generation = self._this_forward(), self._this_generation()
         seen = _tokens_in(cache)
-        call = Call(given, embeds, key_mask(given.get("attention_mask"), cache, seen + embeds.shape[1], self.parts))
+        types = forward.joined.get("token_type_ids") if self.parts.family.both_ways else None
+        total, mask = seen + embeds.shape[1], forward.attention_mask(given)
+        call = Call(given, embeds, key_mask(mask, cache, total, self.parts, both_ways=types is not None))
         call.prepare_outputs(self.parts)
         if seen:
             if not isinstance(cache, ReducedCache):
@@ -215,9 +218,11 @@ class Block:
             outputs = []
             hidden = self._resume(call, generation.plan, None, outputs, 0, generation.prompt)
             return call.output(hidden, outputs, None)
-        return self._prompt(stock, call, forward, generation)
+        return self._prompt(stock, call, types, forward, generation)
 
-    def _prompt(self, stock: Stock, call: Call, forward: Forward, generation: Generation | None) -> Any:
+    def _prompt(
+        self, stock: Stock, call: Call, types: Tensor | None, forward: Forward, generation: Generation | None
+    ) -> Any:
         """A new prompt, chosen from. Behind it there may be tokens that assisted decoding proposes."""
         self.record.note(None, forward.unreduced)
         batch, total = call.embeds.shape[:2]
@@ -239,6 +244,7 @@ class Block:
             questions=expand_each(self.questions, batch),
             picture_sizes=expand_each(self.picture_sizes, batch),
             deepstack=call.deepstack(visual_index),
+            token_types=None if types is None else types[:, :length].to(call.embeds.device),
             cache=cache,
         )
         outputs: Outputs = []

@@ -77,6 +77,12 @@ class ReducedCache(Cache):
     def get_query_offset(self, layer_idx: int = 0) -> int:
         return self.get_seq_length()  # generate's own masks for static caches are those of the whole sequence
 
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        length, offset = super().get_mask_sizes(query_length, layer_idx)
+        if self.is_sliding[layer_idx]:  # the window ends with the queries, which the offset above counts
+            offset = max(offset, int(self.get_query_offset()) + query_length - length)
+        return length, offset
+
     def crop(self, tokens_to_remove: int) -> None:
         """Removes the last -tokens_to_remove tokens; a positive number is the length that remains."""
         length = int(self.get_seq_length())

@@ -96,9 +96,9 @@ class Call:
         return output.to_tuple() if self.given.get("return_dict") is False else output
 
 
-def key_mask(mask: Any, cache: Cache | None, total: int, parts: ModelParts) -> Tensor | None:
+def key_mask(mask: Any, cache: Cache | None, total: int, parts: ModelParts, both_ways: bool = False) -> Tensor | None:
     """A call's attention_mask as [B, total] keys; None: all real. With a static cache `generate` has already made it
-    4-D: its last row says the same.
+    4-D: its last row says the same. both_ways: a picture's tokens may see later ones.
 
     Raises TokenselError for any other mask.
     """
@@ -114,7 +114,7 @@ def key_mask(mask: Any, cache: Cache | None, total: int, parts: ModelParts) -> T
         if window is not None and everywhere and total > window:
             raise TokenselError("past_key_values: a static cache with sliding windows in every layer cannot be reduced")
         seen = mask[:, 0, :, :total] if mask.dtype == torch.bool else mask[:, 0, :, :total] == 0
-        if seen.triu(total - mask.shape[2] + 1).any():
+        if not both_ways and seen.triu(total - mask.shape[2] + 1).any():
             raise TokenselError("past_key_values: a static cache with attention that is not causal cannot be reduced")
         return seen[:, -1]
     shape = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache
 
 from tokensel.engine.caches import FixedCache, Plan
@@ -102,10 +102,13 @@ def resume(
     hidden: the embeddings of the new tokens, where a cache holds the rest; without one, of the whole sequence.
     attention_mask: [B, keys] of the whole sequence before any reduction, None = all real; over a cache of a fixed size,
     of all that it has room for. position_ids: of `hidden`. prompt: as it entered the first layer, where that prompt is
-    computed anew and has deepstack features.
+    computed anew.
     """
     whole = cache is None
     features, visual_index = (None, None) if prompt is None else (prompt.deepstack, prompt.visual_index)
+    types = None if prompt is None else prompt.token_types
+    if types is not None:
+        types = nn.functional.pad(types, (0, hidden.shape[1] - types.shape[1]))
     if attention_mask is not None:
         keys = attention_mask.shape[1]
     else:
@@ -117,6 +120,7 @@ def resume(
             if whole:
                 hidden = reduction.hidden(hidden)
                 features, visual_index = reduction.deepstack, reduction.new_slots
+                types = None if types is None else reduction.along(types)
             attention_mask = reduction.key_mask(attention_mask, keys)
             position_ids = reduction.position_ids(position_ids, later=not whole)
             bias = reduction.key_bias(bias, keys)
@@ -137,6 +141,7 @@ def resume(
             attention_mask=mask,
             position_ids=position_ids,
             cache=cache,
+            token_types=types,
             normed=last == parts.num_layers,
             **added,
             **options,

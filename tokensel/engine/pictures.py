@@ -27,15 +27,18 @@ class Seen:
     @property
     def per_row(self) -> int:
         """Pictures in each prompt; 1 where that is unknown."""
-        entries = self.arguments.get("image_grid_thw", self.arguments.get("pixel_values"))
+        names = ("num_patches", "image_grid_thw", "pixel_values")
+        entries = next((self.arguments[name] for name in names if name in self.arguments), None)
         return max(1, len(entries) // self.rows) if entries is not None and self.rows else 1
 
 
-def find_pictures(given: Mapping[str, Any]) -> Seen:
+def find_pictures(given: Mapping[str, Any], parts: ModelParts) -> Seen:
     """The pictures among a call's arguments."""
     arguments = picture_arguments(given)
-    names = ("input_ids", "inputs", "inputs_embeds")
-    rows = next((len(given[name]) for name in names if given.get(name) is not None), 0)
+    prompts = [given[name] for name in ("input_ids", "inputs", "inputs_embeds") if given.get(name) is not None]
+    rows = len(prompts[0]) if prompts else 0
+    if arguments and prompts and prompts[0].ndim == 2:
+        arguments |= parts.family.companions(prompts[0] == parts.image_token_id, arguments)
     encoded = given.get("mm_encoder_outputs") or {}
     return Seen(arguments, rows, bool(arguments) or encoded.get("image") is not None)
 

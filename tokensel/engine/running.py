@@ -3,8 +3,10 @@
 Context variables keep threads apart.
 """
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 from transformers import Cache
@@ -65,13 +67,20 @@ class Generation:
 @dataclass
 class Forward:
     """One call of the outermost forward in a block. visual_mask: BoolTensor[B, T] where its prompt has visual tokens;
+    joined: the arguments of the forward that joins picture and text;
     plan: what was then done to it; unreduced: see `Record`."""
 
     block: object
     visual_mask: Tensor | None = None
     seen: Seen = field(default_factory=Seen)
+    joined: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan | None = None
     unreduced: str | None = None
+
+    def attention_mask(self, given: Mapping[str, Any]) -> Any:
+        """The mask of a decoder's arguments: where that is one for each type of layer, what they were made of."""
+        mask = given.get("attention_mask")
+        return self.joined.get("attention_mask", mask) if isinstance(mask, dict) else mask
 
 
 generation: ContextVar[Generation | None] = ContextVar("generation", default=None)

@@ -53,6 +53,7 @@ def reduce_state(state: State, stage: Stage, parts: ModelParts, multiple: int = 
         previous=None,
         prompt=state.prompt or (state if state.layer == 0 else None),
         vision=None,
+        token_types=None if state.token_types is None else reduction.along(state.token_types),
         masked=state.masked or reduction.visible is not None,
         key_bias=reduction.key_bias(state.key_bias, reduction.length),
         positions=survivors.indices if state.positions is None else _entries(state.positions, survivors.indices),

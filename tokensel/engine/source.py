@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from tokensel.engine.attention import attention_to_visual, last_real, layer_keys, layer_projection
+from tokensel.engine.attention import attention_to_visual, last_real, layer_keys, layer_projection, picture_blocks
 from tokensel.engine.state import Picture, State
 from tokensel.errors import TokenselError
 from tokensel.functional import take
@@ -93,7 +93,7 @@ class StateSource:
         hidden, index = hidden.to(device), index.to(device)
         angles = None
         if rotary:
-            cos, sin = self.rotary(tokens)
+            cos, sin = self.rotary(tokens, layer)
             angles = cos.to(device), sin.to(device)
         return layer_projection(module, part, take(hidden, index), angles).to(self.state.hidden.device)
 
@@ -108,10 +108,10 @@ class StateSource:
             return None
         return layer.keys
 
-    def rotary(self, tokens: str) -> tuple[Tensor, Tensor]:
+    def rotary(self, tokens: str, layer: str = "previous") -> tuple[Tensor, Tensor]:
         hidden = self.state.hidden
         index = self._index_of(tokens, hidden)
-        cos, sin = self.parts.rotary(hidden, self._unpadded_positions())
+        cos, sin = self.parts.rotary(hidden, self._unpadded_positions(), self._number(layer))
         batch = len(hidden)
         return take(cos.expand(batch, -1, -1), index), take(sin.expand(batch, -1, -1), index)
 
@@ -198,12 +198,19 @@ class StateSource:
             instruction = self.text()[1].to(torch.float32)
             scaled = None if weights is None else weights.view(*instruction.shape, -1) * instruction.unsqueeze(2)
             weights = instruction if scaled is None else scaled
-        rotary = self.parts.rotary(state.hidden, state.position_ids)
+        rotary = self.parts.rotary(state.hidden, state.position_ids, self._number(layer))
         device = _device_of(module, state.hidden)
         hidden, cos, sin, visual, index = (each.to(device) for each in (hidden, *rotary, self.visual_index, index))
-        mask, weights = (None if each is None else each.to(device) for each in (state.attention_mask, weights))
-        rows = attention_to_visual(module, hidden, (cos, sin), mask, visual, index, weights)
+        blocks = None if state.token_types is None else picture_blocks(state.token_types)
+        mask, weights, blocks = (
+            None if each is None else each.to(device) for each in (state.attention_mask, weights, blocks)
+        )
+        rows = attention_to_visual(module, hidden, (cos, sin), mask, visual, index, weights, blocks)
         return rows.to(state.hidden.device)
+
+    def _number(self, layer: str) -> int:
+        """The number of the "previous" or the "next" decoder layer; before the first layer, that is the previous."""
+        return self.state.layer if layer == "next" else max(self.state.layer - 1, 0)
 
     def _entering(self, layer: str) -> tuple[Tensor, Any]:
         """The hidden states that enter the "previous" or the "next" decoder layer, and that layer."""

@@ -28,6 +28,7 @@ def run_span(
     attention_mask: Tensor | None,
     position_ids: Tensor,
     cache: Cache | FixedCache | None = None,
+    token_types: Tensor | None = None,
     normed: bool = False,
     layers: Sequence[Any] | None = None,
     **options: Any,
@@ -35,20 +36,25 @@ def run_span(
     """hidden [B, T, D] through decoder layers first .. last - 1: the stock forward's output.
 
     attention_mask: [B, keys] or None, or 4-D as the layers take it. position_ids: [B or 1, T], or [axes, B or 1, T].
-    cache: what the layers remember, changed in place. normed: with the decoder's final norm. layers: the decoder's
+    cache: what the layers remember, changed in place. token_types: LongTensor[B, T] of a prompt, where the family makes
+    its masks of them. normed: with the decoder's final norm. layers: the decoder's
     layers, or what stands in place of them. options: of the stock forward.
     """
     decoder = parts.decoder
     forward = type(decoder).forward
     view = _view(decoder, first, last, normed, decoder.layers if layers is None else layers)
-    device = hidden.device
+    position_ids = position_ids.to(hidden.device)
+    mask: Any = None if attention_mask is None else attention_mask.to(hidden.device)
+    seen: dict[str, Any] = {cache_argument(forward): None if cache is None else cache_view(cache, first)}
+    if token_types is not None:
+        mask = parts.family.masks(view.config, hidden, mask, position_ids, token_types.to(hidden.device), seen)
     return forward(
         view,
         inputs_embeds=hidden,
-        attention_mask=None if attention_mask is None else attention_mask.to(device),
-        position_ids=position_ids.to(device),
+        attention_mask=mask,
+        position_ids=position_ids,
         use_cache=cache is not None,
-        **{cache_argument(forward): None if cache is None else cache_view(cache, first)},
+        **seen,
         **options,
     )
 

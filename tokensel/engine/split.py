@@ -137,9 +137,12 @@ class SplitModel:
             if input_ids is None or self.parts.image_token_id is None:
                 raise TokenselError("image_mask: needed where visual tokens cannot be seen in input_ids")
             image_mask = input_ids == self.parts.image_token_id
+        family = self.parts.family
         shown = dict(pictures or {}) | {name: value for name, value in given.items() if name not in ALONG_PROMPT}
         if pixel_values is not None:
             shown["pixel_values"] = pixel_values
+        if "pixel_values" in shown:
+            shown = family.companions(image_mask, shown) | shown
         if image_features is None and "pixel_values" in shown:
             image_features, seen = self.features(shown, uses_vision)
             vision = vision if seen is None else seen
@@ -165,6 +168,7 @@ class SplitModel:
             pictures=row_pictures(self.parts, Seen(shown, batch), visual_index),
             vision=vision,
             deepstack=None if features is None else features.view(*visual_index.shape, *features.shape[1:]),
+            token_types=image_mask.long() if family.both_ways else None,
             questions=None if questions is None else tuple(questions),
             picture_sizes=None if picture_sizes is None else tuple(picture_sizes),
             right_padded=True,

@@ -50,6 +50,7 @@ class State:
     deepstack: [B, N, K, D], what each of the first K layers adds to the visual tokens behind it; None = nothing.
     right_padded: padding stands after all that is real, where causal attention does not see it.
     masked: attention_mask hides tokens among the others, and not padding alone.
+    token_types: LongTensor[B, T], 1 where a visual token stands, for families whose masks are made of it; else None.
     key_bias: [B, T] added to the attention logits of these keys from here on; None = nothing.
     positions, indices: LongTensor[B, M], the survivors of the last reduction in the order they now stand: counted among
     the row's visual tokens, and in the sequence before any reduction; -1 = none of them; None before any.
@@ -74,6 +75,7 @@ class State:
     deepstack: Tensor | None = None
     right_padded: bool = False
     masked: bool = False
+    token_types: Tensor | None = None
     key_bias: Tensor | None = None
     counts: Tensor | None = None
     positions: Tensor | None = None
@@ -129,6 +131,7 @@ class State:
             vision=self.vision and self.vision.rows((order[:, None] * len(self.pictures) + pictures).flatten()),
             questions=self.questions and tuple(self.questions[row] for row in order.tolist()),
             picture_sizes=self.picture_sizes and tuple(self.picture_sizes[row] for row in order.tolist()),
+            token_types=of(self.token_types),
             key_bias=of(self.key_bias),
             **{
                 name: None if value is None else value[order]
@@ -177,8 +180,9 @@ class State:
         return after.expand(*after.shape[:-2], len(self.hidden), 1)
 
     def extras(self) -> dict[str, Any]:
-        """What the stock forward is given with the hidden states, for the layers from this one on."""
-        return deepstack_arguments(self.deepstack, self.visual_index, self.layer, self.hidden.shape[1])
+        """What `run_span` is given with the hidden states, for the layers from this one on."""
+        types = {} if self.token_types is None else {"token_types": self.token_types}
+        return types | deepstack_arguments(self.deepstack, self.visual_index, self.layer, self.hidden.shape[1])
 
     def mask(self, parts: ModelParts) -> Tensor | None:
         """The attention mask for the stock forward: [B, T], or 4-D where keys have a bias or nobody may look at what it

@@ -68,13 +68,15 @@ class PackedTiles(Arrangement):
         return packed[0]
 
 
-class ShuffledTiles(Arrangement):
-    """Idefics3 and SmolVLM: a visual token is a square of patches of one tile; tiles that are all zero are padding."""
+class SquaresOfTiles(Arrangement):
+    """Idefics3, SmolVLM, InternVL and Gemma 3: a visual token is a square of patches of one tile.
 
-    def __init__(self, llava: Any, pictures: Mapping[str, Any]) -> None:
-        self._side = llava.config.scale_factor
-        real = (pictures["pixel_values"].flatten(2) != 0).any(2)
-        self.spans = _spans(real.sum(1).tolist())
+    tiles: how many each picture has. side: patches on each side of a square.
+    """
+
+    def __init__(self, tiles: Sequence[int], side: int) -> None:
+        self._side = side
+        self.spans = _spans(tiles)
 
     def tokens(self, values: Tensor, picture: int) -> Tensor:
         side, scale = math.isqrt(values.shape[1]), self._side

@@ -12,7 +12,7 @@ from tokensel.data import LETTERS, Question
 from tokensel.data.protocol import Protocol
 from tokensel.errors import BadSampleError, TokenselError, first_line
 from tokensel.models.bounds import check_length, check_picture
-from tokensel.models.families import ALONG_PROMPT, Family, family_of
+from tokensel.models.families import ALONG_PROMPT, COMPANIONS, Family, family_of
 
 
 @dataclass
@@ -66,6 +66,11 @@ class LoadedModel:
         """The differences between model families."""
         return family_of(self.model.config)
 
+    @property
+    def image_token_id(self) -> int:
+        """The token that stands for one visual token in input_ids."""
+        return self.family.image_token_id(self.processor)
+
     def prompt(self, question: Question, said: Sequence[str] = ()) -> str:
         """The question in its conversation template, up to where the answer begins; see `Protocol.conversation`.
 
@@ -85,7 +90,7 @@ class LoadedModel:
         """The number of visual tokens of a picture with this width and height."""
         # Counted in the processor's output, so that it cannot disagree with the processor.
         inputs = self._run_processor([Image.new("RGB", size)], [self.processor.image_token])
-        return int((inputs["input_ids"] == self.processor.image_token_id).sum())
+        return int((inputs["input_ids"] == self.image_token_id).sum())
 
     def tokenize(self, questions: Sequence[Question]) -> tuple[torch.Tensor, torch.Tensor]:
         """input_ids and attention_mask, both [B, T], left padded, on the model's device.
@@ -96,7 +101,7 @@ class LoadedModel:
             encoded = self.encode(questions)
             return encoded.input_ids, encoded.attention_mask
         image_token = self.processor.image_token
-        expanded = image_token * self.num_image_tokens
+        expanded = self.family.expanded(self.processor, self.num_image_tokens)
         texts = [self.prompt(question).replace(image_token, expanded) for question in questions]
         return self._tokenize_texts(texts)
 
@@ -155,8 +160,9 @@ class LoadedModel:
         size = self.prepare_image(image).size
         if size not in self._shapes:
             pictures = self._run_processor([Image.new("RGB", size)], [self.processor.image_token])
-            count = int((pictures.pop("input_ids") == self.processor.image_token_id).sum())
-            self._shapes[size] = (count, self.family.grid(self.model.config, pictures))
+            shown = pictures.pop("input_ids") == self.image_token_id
+            pictures |= self.family.companions(shown, pictures)
+            self._shapes[size] = (int(shown.sum()), self.family.grid(self.model.config, pictures))
         return self._shapes[size]
 
     @cached_property
@@ -188,6 +194,7 @@ class LoadedModel:
         inputs = self._run_processor([self.prepare_image(images[id]) for id in image_ids], texts)
         ids, mask = inputs.pop("input_ids").to(self.device), inputs.pop("attention_mask").to(self.device)
         inputs = {name: value for name, value in inputs.items() if name not in ALONG_PROMPT}
+        inputs |= self.family.companions(ids == self.image_token_id, inputs)
         inputs = {name: self._to_device(value) for name, value in inputs.items()}
         return Encoded(ids, mask, inputs, torch.arange(len(image_ids), device=self.device), sizes)
 
@@ -226,7 +233,8 @@ class LoadedModel:
         """The model's keyword arguments for encoded questions, with an entry for each picture of each row."""
         inputs = {"input_ids": encoded.input_ids, "attention_mask": encoded.attention_mask}
         if len(encoded.picture_indices):
-            inputs |= self.family.take(encoded.pictures, encoded.picture_indices.tolist())
+            taken = self.family.take(encoded.pictures, encoded.picture_indices.tolist())
+            inputs |= {name: value for name, value in taken.items() if name not in COMPANIONS}
         return inputs | self.family.along_prompt(encoded.input_ids, self.model.config)
 
     def letter_ids(self, n: int) -> list[int]:

@@ -125,7 +125,7 @@ def load_model(
 
 def _check_image_token(path: str, config: Any, processor: Any) -> None:
     """Raises TokenselError unless config.json and the tokenizer agree on the token that stands for a picture."""
-    written, read = processor.image_token_id, getattr(config, "image_token_id", None)
+    written, read = family_of(config).image_token_id(processor), getattr(config, "image_token_id", None)
     if read is not None and read != written:
         raise TokenselError(
             f"model.path={path}: config.json has image_token_id={read}; the tokenizer writes pictures as {written}"

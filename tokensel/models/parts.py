@@ -1,6 +1,7 @@
 """Finds the parts of a transformers model: the text decoder, its layers, the vision part and the head."""
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,14 +45,16 @@ class ModelParts:
         """The attention implementation in use: "sdpa", "eager", "flash_attention_2", ..."""
         return self.decoder.config._attn_implementation
 
-    def rotary(self, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin, [B, T, d] each.
+    def rotary(self, hidden: Tensor, position_ids: Tensor, layer: int = 0) -> tuple[Tensor, Tensor]:
+        """cos and sin of a decoder layer, [B, T, d] each.
 
         position_ids: [B, T], or [axes, B, T], where a leading axis may hold the text's own positions; it is ignored.
         """
-        return self.decoder.rotary_emb(
-            hidden, position_ids=position_ids[-3:] if position_ids.ndim == 3 else position_ids
-        )
+        embedding = self.decoder.rotary_emb
+        kind = {}
+        if "layer_type" in signature(embedding.forward).parameters:  # one for each type of layer
+            kind = {"layer_type": self.decoder.config.layer_types[layer]}
+        return embedding(hidden, position_ids=position_ids[-3:] if position_ids.ndim == 3 else position_ids, **kind)
 
     @property
     def uses_flash(self) -> bool:

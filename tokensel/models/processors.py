@@ -57,6 +57,8 @@ def _load(source: str, path: str, config: Any, hub: dict[str, Any]) -> Any:
         raise TokenselError(f"model.path={path}: has no chat_template.jinja; one is needed to build prompts")
     # AutoProcessor would pass `backend` on to the tokenizer, where it means something else.
     processor.image_processor = AutoImageProcessor.from_pretrained(source, backend="pil", **hub)
+    if getattr(processor.image_processor, "do_pan_and_scan", False):
+        processor.image_processor.do_pan_and_scan = False  # crops would be further pictures of the prompt
     processor.tokenizer.padding_side = "left"
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token

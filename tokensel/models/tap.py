@@ -11,7 +11,11 @@ from torch.utils.hooks import RemovableHandle
 from tokensel.errors import TokenselError
 from tokensel.models.families import Family
 from tokensel.models.patches import PatchTower
+from tokensel.models.tower_layer import tower_attention
 from tokensel.models.vision import ClsTower, VisionStates, feature_layers
+
+# Parameters that hold a tower's [CLS].
+_CLS = ("class_embedding", "cls_token")
 
 
 class _Captured(threading.local):
@@ -37,11 +41,11 @@ class VisionTap:
         names = ("vision_tower", "visual", "vision_model")
         tower = next((getattr(llava, name) for name in names if hasattr(llava, name)), None)
         stack = next((part for part in tower.modules() if isinstance(part, nn.ModuleList)), None) if tower else None
-        if tower is None or stack is None or not (hasattr(stack[-1], "self_attn") or hasattr(stack[-1], "attn")):
+        if tower is None or stack is None or tower_attention(stack[-1]) is None:
             raise TokenselError(f"{type(llava).__name__}: its vision tower is not like CLIP, SigLIP or Qwen-VL's")
         self._llava, self._family, self._captured = llava, family, _Captured()
         self.layers = list(stack)
-        self._special = int(any(name.endswith("class_embedding") for name, _ in tower.named_parameters()))
+        self._special = int(any(name.endswith(_CLS) for name, _ in tower.named_parameters()))
         strategy = getattr(llava.config, "vision_feature_select_strategy", "default")
         if self._special and strategy != "default":
             raise TokenselError(

@@ -1,7 +1,7 @@
 """One layer of a vision tower, computed from its parts: for methods that need what goes on inside it.
 
-Knows two kinds of layer: those of CLIP, SigLIP and Idefics3 (layer_norm1, self_attn.q_proj, ...), and those of Qwen2-VL
-and Qwen2.5-VL (norm1, attn.qkv).
+Knows three kinds of layer: those of CLIP, SigLIP and Idefics3 (layer_norm1, self_attn.q_proj, ...), those of Qwen2-VL
+and Qwen2.5-VL (norm1, attn.qkv), and those of InternVL (layernorm_before, attention.q_proj, q_norm, ...).
 """
 
 from typing import Any
@@ -14,11 +14,23 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 ROW_BLOCK = 256
 
 
+# What a tower's layers call their attention, and the norm before it.
+_ATTENTIONS = ("self_attn", "attn", "attention")
+_NORMS = ("layer_norm1", "norm1", "layernorm_before")
+
+
+def tower_attention(layer: Any) -> Any:
+    """The attention of a tower's layer; None if it has none of a known kind."""
+    return next((getattr(layer, name) for name in _ATTENTIONS if hasattr(layer, name)), None)
+
+
 def project_heads(layer: Any, projection: str, states: Tensor) -> Tensor:
     """Queries, keys or values ("q_proj", "k_proj", "v_proj") of normed states [B, T, D]: [B, T, heads, d]."""
-    attention = layer.self_attn if hasattr(layer, "self_attn") else layer.attn
+    attention = tower_attention(layer)
     if hasattr(attention, projection):
         states = getattr(attention, projection)(states)
+        norm = {"q_proj": "q_norm", "k_proj": "k_norm"}.get(projection, "")
+        states = getattr(attention, norm)(states) if hasattr(attention, norm) else states
     else:
         part = ("q_proj", "k_proj", "v_proj").index(projection)
         weight, bias = (each.chunk(3)[part] for each in (attention.qkv.weight, attention.qkv.bias))
@@ -28,7 +40,7 @@ def project_heads(layer: Any, projection: str, states: Tensor) -> Tensor:
 
 def first_norm(layer: Any, states: Tensor) -> Tensor:
     """What the layer's attention is given: [B, T, D] -> [B, T, D]."""
-    return layer.layer_norm1(states) if hasattr(layer, "layer_norm1") else layer.norm1(states)
+    return next(getattr(layer, name) for name in _NORMS if hasattr(layer, name))(states)
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

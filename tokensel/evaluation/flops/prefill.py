@@ -8,6 +8,7 @@ from tokensel.engine.stages import Stage
 from tokensel.errors import TokenselError
 from tokensel.evaluation.flops.vision import picture_flops, tower_sizes
 from tokensel.methods import Method, Sizes
+from tokensel.models.families import FAMILIES, family_name
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ def prefill_cost(
             vision, projector = picture_flops(config, visual_tokens, pictures, images)
         count, length = visual_tokens, text_tokens + visual_tokens
         lengths = [length] * text.num_hidden_layers
-        selection, counted, causal_layers = 0, True, len(lengths)
+        selection, counted = 0, True
+        family = FAMILIES.get(family_name(config))
+        causal_layers = 0 if visual_tokens and family is not None and family.both_ways else len(lengths)
         for step in steps:
             if step.layer >= len(lengths) or step.kept >= count:
                 continue
@@ -132,7 +135,7 @@ def prefill_cost(
             layers=tuple(_layer_flops(text, tokens, layer) for layer, tokens in enumerate(lengths)),
             head=2 * text.hidden_size * text.vocab_size,
             selection=selection,
-            kv_bytes=2 * _kv_heads(text) * _head_dim(text) * bytes_per_value * sum(lengths),
+            kv_bytes=2 * _kv_heads(text) * _head_dim(text) * bytes_per_value * sum(_cached(text, lengths)),
             tokens_layer_mean=sum(lengths) / len(lengths) - text_tokens,
             selection_counted=counted,
             causal_savings=sum(_causal_savings(text, tokens) for tokens in lengths[:causal_layers]),
@@ -221,6 +224,16 @@ def _head_dim(text: Any) -> int:
 
 def _kv_heads(text: Any) -> int:
     return getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+
+
+def _cached(text: Any, lengths: Sequence[int]) -> list[int]:
+    """How many tokens each layer's cache holds: with a sliding window, what the next token sees of them."""
+    kinds = getattr(text, "layer_types", None) or [""] * len(lengths)
+    window = getattr(text, "sliding_window", None)
+    return [
+        min(tokens, window - 1) if window and kind == "sliding_attention" else tokens
+        for tokens, kind in zip(lengths, kinds, strict=True)
+    ]
 
 
 def _layer_flops(text: Any, tokens: int, layer: int) -> int:

@@ -1,7 +1,7 @@
 """FLOPs from pixels to visual tokens, one function per kind of vision tower."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,16 @@ from tokensel.models.vision import feature_index, feature_layers
 
 # Model types whose pictures keep their aspect ratio, and whose merger joins squares of patches.
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+
+# Families in which a visual token is a square of patches of one tile: how many patches on each side.
+_MERGING: dict[str, Callable[[Any], int]] = {
+    "idefics3": lambda config: config.scale_factor,
+    "smolvlm": lambda config: config.scale_factor,
+    "internvl": lambda config: int(1 / config.downsample_ratio),
+    "gemma3": lambda config: (
+        config.vision_config.image_size // config.vision_config.patch_size // math.isqrt(config.mm_tokens_per_image)
+    ),
+}
 
 
 def picture_flops(
@@ -27,13 +37,12 @@ def picture_flops(
     if family_name(config) in QWEN:
         return _qwen(config, _grids(config, visual_tokens, pictures or {}, images))
     vision = config.vision_config
+    if family_name(config) in _MERGING:
+        patches, tokens = _patches_and_tokens(config, pictures or {})
+        tiles = _tiles(pictures or {}, images, visual_tokens, tokens)
+        special = int(family_name(config) == "internvl")
+        return tiles * _clip(vision, patches, special), tiles * tokens * _connector(config, patches // tokens)
     side = vision.image_size // vision.patch_size
-    if family_name(config) in ("idefics3", "smolvlm"):
-        rows, cols = _tile(pictures or {}, vision.patch_size) or (side, side)
-        merged = config.scale_factor**2
-        tiles = _tiles(pictures or {}, images, visual_tokens, rows * cols // merged)
-        connector = 2 * vision.hidden_size * merged * config.text_config.hidden_size
-        return tiles * _clip(vision, rows * cols, 0), tiles * (rows * cols // merged) * connector
     # CLIP towers have a [CLS] token, SigLIP towers have none.
     special = 0 if "siglip" in vision.model_type else 1
     chosen = side * side + special * (getattr(config, "vision_feature_select_strategy", "default") == "full")
@@ -52,15 +61,13 @@ def tower_sizes(
         width = getattr(vision, "embed_dim", width)
         grids = _grids(config, visual_tokens, shown, images)
         tiles, patches = len(grids), sum(math.prod(grid) for grid in grids) // len(grids)
-    elif family_name(config) in ("idefics3", "smolvlm"):
-        side = vision.image_size // vision.patch_size
-        rows, cols = _tile(shown, vision.patch_size) or (side, side)
-        patches = rows * cols
-        tiles = _tiles(shown, images, visual_tokens, patches // config.scale_factor**2)
+    elif family_name(config) in _MERGING:
+        patches, tokens = _patches_and_tokens(config, shown)
+        tiles, special = _tiles(shown, images, visual_tokens, tokens), int(family_name(config) == "internvl")
     else:
         special, patches = int("siglip" not in vision.model_type), (vision.image_size // vision.patch_size) ** 2
         tiles = _tiles(shown, images, visual_tokens, patches)
-    cls = bool(special) and not hasattr(config, "image_grid_pinpoints")
+    cls = bool(special) and not hasattr(config, "image_grid_pinpoints") and family_name(config) not in _MERGING
     layers = feature_layers(config)
     return {
         "vision_width": width,
@@ -93,12 +100,25 @@ def _tiles(pictures: Mapping[str, Any], images: int, visual_tokens: int, tokens:
     return images * max(1, round(visual_tokens / images / tokens))
 
 
-def _tile(pictures: Mapping[str, Any], patch_size: int) -> tuple[int, int] | None:
-    """Rows and columns of patches in one tile; None without pictures."""
-    if "pixel_values" not in pictures:
-        return None
-    rows, cols = pictures["pixel_values"].shape[-2:]
-    return rows // patch_size, cols // patch_size
+def _patches_and_tokens(config: Any, pictures: Mapping[str, Any]) -> tuple[int, int]:
+    """How many patches one tile has, and how many visual tokens squares of them become."""
+    vision, side = config.vision_config, _MERGING[family_name(config)](config)
+    rows, cols = pictures["pixel_values"].shape[-2:] if "pixel_values" in pictures else _pair(vision.image_size)
+    down, across = _pair(vision.patch_size)
+    patches = (rows // down) * (cols // across)
+    return patches, patches // side**2
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _connector(config: Any, merged: int) -> int:
+    """FLOPs per visual token of `merged` patches: one linear layer, two in InternVL; Gemma 3 averages before it."""
+    width, hidden = config.vision_config.hidden_size, config.text_config.hidden_size
+    if family_name(config) == "internvl":
+        return 2 * hidden * (width * merged + hidden)
+    return 2 * hidden * width * (1 if family_name(config) == "gemma3" else merged)
 
 
 def _clip(vision: Any, patches: int, special: int) -> int:
@@ -108,7 +128,7 @@ def _clip(vision: Any, patches: int, special: int) -> int:
     """
     tokens, hidden = patches + special, vision.hidden_size
     mlp = 4 * hidden * vision.intermediate_size
-    embedding = 2 * vision.num_channels * vision.patch_size**2 * hidden * patches
+    embedding = 2 * vision.num_channels * math.prod(_pair(vision.patch_size)) * hidden * patches
     layer = tokens * (8 * hidden**2 + mlp) + 4 * hidden * tokens**2
     pooling = 0
     # SigLIP has a head unless its configuration says otherwise: attention of one learned query, then an MLP.

@@ -126,7 +126,7 @@ def costed_prompt(loaded: LoadedModel, question: Question | None, device: str | 
     if question is None:
         return prompt
     encoded = loaded.encode([question])
-    visual = int((encoded.input_ids == loaded.processor.image_token_id).sum())
+    visual = int((encoded.input_ids == loaded.image_token_id).sum())
     text = encoded.input_ids.shape[1] - visual
     smaller = partial(_downsampled_prompt, loaded, question, prompt.device)
     return replace(prompt, text_tokens=text, visual_tokens=visual, pictures=encoded.pictures, downsampled=smaller)

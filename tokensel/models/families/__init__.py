@@ -6,14 +6,17 @@ To add a family, add one entry to FAMILIES, and a file with a subclass of `Famil
 from typing import Any
 
 from tokensel.errors import TokenselError, check_choice
-from tokensel.models.families.base import ALONG_PROMPT, Family, picture_arguments
+from tokensel.models.families.base import ALONG_PROMPT, COMPANIONS, Family, picture_arguments
+from tokensel.models.families.gemma3 import Gemma3
 from tokensel.models.families.idefics3 import Idefics3
+from tokensel.models.families.internvl import InternVL
 from tokensel.models.families.qwen_vl import Qwen3VL, QwenVL
 from tokensel.models.families.recurrent import refuse_recurrent
 from tokensel.models.families.tiled import OneVision, Tiled
 
 __all__ = [
     "ALONG_PROMPT",
+    "COMPANIONS",
     "FAMILIES",
     "Family",
     "family_name",
@@ -34,6 +37,8 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl_moe": Qwen3VL(),
     "idefics3": Idefics3(),
     "smolvlm": Idefics3(),
+    "internvl": InternVL(),
+    "gemma3": Gemma3(),
 }
 
 

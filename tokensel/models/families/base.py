@@ -5,11 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from tokensel.models.arrangement import Arrangement
 
 # Arguments of a forward with one value per prompt token, rather than per picture.
 ALONG_PROMPT = ("mm_token_type_ids", "token_type_ids")
+# What this package adds to a processor's pictures, which no model takes.
+COMPANIONS = ("num_patches",)
 
 
 class Family:
@@ -24,16 +27,30 @@ class Family:
         several_pictures: prompts with several pictures are tested
         deepstack: the decoder's first layers add features to the visual tokens behind them
         processor_type: the model type whose processor the checkpoints come with; None: their own
+        both_ways: a picture's tokens see each other both ways, by masks that the model makes of token_type_ids
     """
 
     fixed_size = True
     several_pictures = True
     deepstack = False
     processor_type: str | None = None
+    both_ways = False
 
     def for_processor(self, images: list[Any]) -> list[Any]:
         """The pictures, one per prompt, in the form that the family's processor expects."""
         return images
+
+    def image_token_id(self, processor: Any) -> int:
+        """The token that stands for one visual token in input_ids, by the processor."""
+        return processor.image_token_id
+
+    def expanded(self, processor: Any, count: int) -> str:
+        """What stands in a prompt for a picture of `count` visual tokens. Only for families of one picture size."""
+        return processor.image_token * count
+
+    def companions(self, image_mask: Tensor, pictures: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What else is known of the pictures once their visual tokens are seen in the prompts: BoolTensor[B, T]."""
+        return {}
 
     def features(self, llava: Any, pictures: Mapping[str, Any]) -> list[Tensor]:
         """The visual tokens of each picture as the decoder receives them: [N, D] each.
@@ -69,6 +86,22 @@ class Family:
         """Further arguments of the forward with one value per prompt token."""
         return {}
 
+    def masks(
+        self,
+        config: Any,
+        hidden: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor,
+        token_types: Tensor,
+        cache: dict[str, Cache | None],
+    ) -> dict[str, Tensor | None]:
+        """The masks of a prompt by type of layer, if `both_ways`.
+
+        config: the decoder's. hidden: [B, T, D]. attention_mask: BoolTensor[B, T] or None. token_types: LongTensor[B,
+        T], 1 = visual. cache: the KV cache by the name that this version of transformers has for it.
+        """
+        raise NotImplementedError
+
     def take(self, pictures: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
         """The entries of the pictures at `rows`, in that order."""
         return {name: value[list(rows)] for name, value in pictures.items()}
@@ -76,5 +109,5 @@ class Family:
 
 def picture_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a forward that hold its pictures."""
-    names = ("pixel_values", "image_sizes", "image_grid_thw", "pixel_attention_mask", "batch_num_images")
+    names = ("pixel_values", "num_patches", "image_sizes", "image_grid_thw", "pixel_attention_mask", "batch_num_images")
     return {name: arguments[name] for name in names if arguments.get(name) is not None}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tokensel.models.arrangement import Arrangement, ShuffledTiles
+from tokensel.models.arrangement import Arrangement, SquaresOfTiles
 from tokensel.models.families.tiled import Tiled
 
 
@@ -23,4 +23,6 @@ class Idefics3(Tiled):
         return config.vision_config.patch_size * config.scale_factor
 
     def arrangement(self, llava: Any, pictures: Mapping[str, Any], cls: bool) -> Arrangement | None:
-        return ShuffledTiles(llava, pictures)
+        # Tiles that are all zero are padding.
+        real = (pictures["pixel_values"].flatten(2) != 0).any(2)
+        return SquaresOfTiles(real.sum(1).tolist(), llava.config.scale_factor)
