@@ -76,7 +76,7 @@ def _by_hand(subject: Subject, text: str, settings: Sequence[dict[str, Any]]) ->
 def check_kept(subject: Subject) -> Outcome:
     """How many tokens each layer's cache holds, that the survivors are the picture's, each once, and in which order."""
     outcome = Outcome(f"{subject.kept} of {subject.count} tokens remain, in caches too")
-    images = subject.inputs["input_ids"] == subject.loaded.processor.image_token_id
+    images = subject.inputs["input_ids"] == subject.loaded.image_token_id
     for method, chosen in ((Spaced(), sorted(subject.chosen)), ("fps", None)):
         for layer in subject.layers:
             what = f"{method if isinstance(method, str) else method.name} agg_layer={layer}"

@@ -51,7 +51,7 @@ class Subject:
         self.parts: ModelParts = find_parts(loaded.model)
         self._alone: dict[str, dict[str, Any]] = {}
         self.inputs = self.alone(questions[0])
-        self.visual = (self.inputs["input_ids"][0] == loaded.processor.image_token_id).nonzero()[:, 0].tolist()
+        self.visual = (self.inputs["input_ids"][0] == loaded.image_token_id).nonzero()[:, 0].tolist()
         self.count, self.length = len(self.visual), self.inputs["input_ids"].shape[1]
         self.kept = max(1, min(USUAL_KEPT, self.count // 4)) if kept is None else kept
         if not 0 < self.kept < self.count:
