@@ -65,6 +65,8 @@ STYLES = {
     "flowcut": MethodStyle(ORANGE, "<", ":"),
     "feather": MethodStyle(SKY, ">", ":"),
     "pact": MethodStyle(BLUE, "P", ":"),
+    "temporal_merge": MethodStyle(VERMILLION, "X", ":"),
+    "fastvid": MethodStyle(GREEN, "P", ":"),
     "random": MethodStyle(GREY, "D", "-"),
     "grid": MethodStyle(GREY, "s", "--"),
     "pool": MethodStyle(GREY, "o", ":"),

@@ -10,6 +10,8 @@ LAYOUTS = ("compact", "zero_fill", "mask")
 POSITIONS = ("source", "front", "renumber")
 # In which methods compute. float32: as methods are written. model: in the dtype of the model's hidden states.
 PRECISIONS = ("float32", "model")
+# Of a video: its frames are reduced together, or each by itself.
+SCOPES = ("video", "frame")
 
 # The group of entry points by which installed packages offer methods.
 METHOD_ENTRY_POINTS = "tokensel.methods"

@@ -45,7 +45,7 @@ def make_context(
     questions: Sequence[str] | None = None,
     picture_sizes: Sequence[tuple[int, int] | None] | None = None,
     words: Tensor | None = None,
-    grid: tuple[int, int] | None = None,
+    grid: tuple[int, ...] | None = None,
     attention: Tensor | Mapping[str, Tensor] | None = None,
     cls_attention: Tensor | None = None,
     vision_features: Tensor | None = None,
@@ -64,7 +64,7 @@ def make_context(
         as "visual". final_norm: the decoder's; default: the identity.
     questions: one text per row. words: [B, S, D], the embeddings of each row's words, whichever they are.
     picture_sizes: (width, height) or None for each row.
-    grid: (rows, columns).
+    grid: (rows, columns), or of a video (frames, rows, columns).
     attention: [B, heads, N], the attention summed over the queries, whichever they are and whatever their weights; or a
         mapping from "last", "text" or "image" to such a tensor. In the mapping, "text" and "image" may also be the
         attention of every query, [B, heads, S, N] or [B, heads, N, N], which is then summed with the method's weights;
@@ -188,8 +188,12 @@ class _GivenSource:
     def vision(self) -> VisionStates:
         return self._get("vision")
 
-    def grid(self) -> tuple[int, int]:
+    def grid(self) -> tuple[int, ...]:
         return self._get("grid")
+
+    def frames(self) -> int:
+        grid = self.given["grid"]
+        return 1 if grid is None or len(grid) == 2 else grid[0]
 
     def attention(self, queries: str, weights: Tensor | None, layer: str) -> Tensor:
         given = self._get("attention")

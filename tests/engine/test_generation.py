@@ -28,7 +28,6 @@ from transformers import (
 )
 
 from tokensel import TokenselError, reduce_tokens
-from tokensel.engine.pictures import say_video
 from tokensel.methods import make_method
 
 NEW = 5
@@ -496,12 +495,6 @@ def test_several_pictures_are_reduced_each_by_itself(method, beams):
         found = torch.where(part < 0, -1, part - 36 * index)  # -1 is none of the picture's tokens
         if method != "random":  # it draws a picture's tokens from the same key
             assert torch.equal(found, alone.positions.expand(beams, -1))
-
-
-@torch.no_grad()
-def test_a_video_that_stays_unreduced_is_said():
-    with pytest.warns(UserWarning, match="^pixel_values_videos: a video's visual tokens are not reduced"):
-        assert "video" in say_video({"pixel_values_videos": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,12 @@ from transformers.models.llava_next.processing_llava_next import LlavaNextProces
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 
 from helpers.family_parts import SIDE, template, text_settings, tower_settings
 from helpers.gemma_internvl import gemma3, internvl
 from helpers.tokenizers import make_tokenizer
+from helpers.video_settings import write_video_settings
 from tokensel import METHODS
 from tokensel.data import Question
 from tokensel.models import LoadedModel, load_model
@@ -37,6 +39,8 @@ FAMILIES = (
     "llava",
     "vipllava",
     "llava_next",
+    "llava_next_video",
+    "video_llava",
     "llava_onevision",
     "qwen2_vl",
     "qwen2_5_vl",
@@ -48,7 +52,7 @@ FAMILIES = (
     "gemma3",
 )
 # Families whose vision tower has one [CLS] for the whole picture.
-WITH_CLS = ("llava", "vipllava")
+WITH_CLS = ("llava", "vipllava", "video_llava")
 FAMILY_METHODS = [
     (family, method)
     for family in FAMILIES
@@ -95,13 +99,16 @@ def _llava(family: str, tokenizer):
 
 
 def _llava_next(family: str, tokenizer):
-    config = transformers.LlavaNextConfig(
+    kind = {"llava_next": "LlavaNext", "llava_next_video": "LlavaNextVideo"}[family]
+    video = {"video_token_index": tokenizer.convert_tokens_to_ids("<video>")} if family == "llava_next_video" else {}
+    config = getattr(transformers, f"{kind}Config")(
         vision_config=tower_settings(CLIPVisionConfig),
         text_config={"model_type": "llama"} | text_settings(tokenizer),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=TILES,
+        **video,
     )
-    processor = LlavaNextProcessor(
+    processor = (processor_class(family) or LlavaNextProcessor)(
         LlavaNextImageProcessorPil(image_grid_pinpoints=TILES, **_clip_sizes()),
         tokenizer,
         patch_size=14,
@@ -109,7 +116,20 @@ def _llava_next(family: str, tokenizer):
         num_additional_image_tokens=1,
         chat_template=template("<image>"),
     )
-    return transformers.LlavaNextForConditionalGeneration(config), processor
+    return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
+
+
+def _video_llava(family: str, tokenizer):
+    config = transformers.VideoLlavaConfig(
+        vision_config=tower_settings(CLIPVisionConfig),
+        text_config={"model_type": "llama"} | text_settings(tokenizer),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+    )
+    processor = processor_class(family)(
+        VideoLlavaImageProcessor(**_clip_sizes()), tokenizer, patch_size=14, chat_template=template("<image>")
+    )
+    return transformers.VideoLlavaForConditionalGeneration(config), processor
 
 
 def _llava_onevision(family: str, tokenizer):
@@ -143,7 +163,9 @@ def _qwen(family: str, tokenizer):
     config = getattr(transformers, f"{kind}Config")(
         vision_config=vision, text_config=text_settings(tokenizer) | {"rope_parameters": rope}, **_qwen_ids(tokenizer)
     )
-    processor = processor_class(family)(_qwen_pictures(), tokenizer, chat_template=template(QWEN))
+    processor = processor_class(family)(
+        _qwen_pictures(), tokenizer, chat_template=template(QWEN, QWEN.replace("image", "video"))
+    )
     return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
 
 
@@ -157,7 +179,9 @@ def _qwen3(family: str, tokenizer):
     if family == "qwen3_vl_moe":
         text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "mlp_only_layers": [1]}
     config = getattr(transformers, f"{kind}Config")(vision_config=vision, text_config=text, **_qwen_ids(tokenizer))
-    processor = processor_class("qwen3_vl")(_qwen_pictures(), tokenizer, chat_template=template(QWEN))
+    processor = processor_class("qwen3_vl")(
+        _qwen_pictures(), tokenizer, chat_template=template(QWEN, QWEN.replace("image", "video"))
+    )
     return getattr(transformers, f"{kind}ForConditionalGeneration")(config), processor
 
 
@@ -194,6 +218,8 @@ _MAKERS = {
     "llava": _llava,
     "vipllava": _llava,
     "llava_next": _llava_next,
+    "llava_next_video": _llava_next,
+    "video_llava": _video_llava,
     "llava_onevision": _llava_onevision,
     "qwen2_vl": _qwen,
     "qwen2_5_vl": _qwen,
@@ -219,6 +245,8 @@ def save_family(family: str, folder: Path) -> Path:
     model, processor = _MAKERS[family](family, _tokenizer())
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
+    if ADAPTERS[family].videos:
+        write_video_settings(family, folder)
     return folder
 
 

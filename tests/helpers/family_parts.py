@@ -5,10 +5,11 @@ from transformers import CLIPVisionConfig
 SIDE = 56  # 4 x 4 patches of 14
 
 
-def template(picture: str) -> str:
+def template(picture: str, video: str = "<video>") -> str:
     return (
         "{% for message in messages %}USER: "
         "{% for part in message['content'] if part['type'] == 'image' %}" + picture + "\n{% endfor %}"
+        "{% for part in message['content'] if part['type'] == 'video' %}" + video + "\n{% endfor %}"
         "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
         "{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
     )

@@ -18,7 +18,9 @@ from tokensel.models.families import family_of
 from tokensel.models.tap import VisionTap
 from tokensel.models.tower_layer import received_attention, run_layer, tower_attention
 
-WITH_CLS = ("llava", "vipllava", "llava_next", "internvl")
+WITH_CLS = ("llava", "vipllava", "llava_next", "llava_next_video", "video_llava", "internvl")
+# Whose patches are the visual tokens.
+PLAIN = ("llava", "vipllava", "video_llava")
 
 
 def question(size, seed=0):
@@ -53,7 +55,8 @@ def states_of(loaded, pictures):
 
 def tower_of(loaded):
     llava = loaded.model.model
-    return next(getattr(llava, name) for name in ("vision_tower", "visual", "vision_model") if hasattr(llava, name))
+    names = ("vision_tower", "visual", "vision_model", "image_tower")
+    return next(getattr(llava, name) for name in names if hasattr(llava, name))
 
 
 def layers_of(loaded):
@@ -141,7 +144,7 @@ def mixtures_of(loaded):
 
 @torch.no_grad()
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"llava", "vipllava"}))
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(PLAIN)))
 def test_attention_and_keys_are_those_of_the_patches_that_a_token_is_made_of(
     loaded, mixtures_of, family, shape, monkeypatch
 ):
@@ -160,7 +163,7 @@ def test_attention_and_keys_are_those_of_the_patches_that_a_token_is_made_of(
             torch.testing.assert_close(found, patches @ shares.T, atol=1e-5, rtol=1e-4)
     assert keys.shape[:2] == states.features.shape[:2] == attention[:, 0].shape
     newline = made_of[0].sum(1) == 0
-    assert bool(newline.any()) == (family in ("llava_next", "llava_onevision"))
+    assert bool(newline.any()) == (family in ("llava_next", "llava_next_video", "llava_onevision"))
     assert not attention[0][:, newline].any()
     assert not keys[0][newline].any()
     assert attention[0][:, ~newline].all()
@@ -187,7 +190,7 @@ def test_projected_features_are_what_the_decoder_is_given(loaded, family):
     states = states_of(model, pictures)
     given = torch.stack(model.family.features(model.model.model, pictures))
     torch.testing.assert_close(states.project(states.features), given, atol=1e-5, rtol=1e-5)
-    assert (states.cls is not None) == (family in ("llava", "vipllava"))
+    assert (states.cls is not None) == (family in PLAIN)
 
 
 @torch.no_grad()

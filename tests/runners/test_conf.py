@@ -128,7 +128,10 @@ def test_the_declared_settings_of_a_point_are_those_that_make_its_key():
     fields = SweepSettings.model_fields.items()
     declared = {name for name, field in fields if (field.json_schema_extra or {}).get("scope") == "point"}
     in_key = set(GridPoint("fps", 8).settings()) - {"method", "method_options", "stages"}
-    assert in_key == declared - {"budget"}  # which is there as the kept that meets it
+    # budget is there as the kept that meets it, scope among the method's options, unless it is the default.
+    assert in_key == declared - {"budget", "scope"}
+    assert GridPoint("fps", 8, scope="frame").settings()["method_options"]["scope"] == "frame"
+    assert "scope" not in GridPoint("fps", 8).settings()["method_options"]
     assert all(SweepSettings.model_fields[name].json_schema_extra["in_key"] for name in declared - {"budget"})
 
 

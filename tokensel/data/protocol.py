@@ -29,6 +29,7 @@ _SYSTEM = {
     "The assistant gives helpful, detailed, and polite answers to the human's questions.",
 }
 _IMAGE = {"type": "image"}
+_VIDEO = {"type": "video"}
 CHOICES: dict[str, tuple[str, ...]] = {
     "prompt": ("llava", "lmms"),
     "conv": ("model", *_SYSTEM),
@@ -74,14 +75,14 @@ class Protocol:
         return words.strip() if self.prompt == "llava" and question.instruction is None else words
 
     def conversation(self, question: Question, processor: Any, said: Sequence[str] = ()) -> str:
-        """The whole prompt, up to where the answer begins. Each picture is one image token.
+        """The whole prompt, up to where the answer begins. Each picture is one image token, a video one video token.
 
         said: of a question with several turns, the answers to the first ones: the prompt is then that of the next.
 
         Raises BadSampleError if the question's own text contains the image token, which would stand for another
-        picture.
+        picture; of one with a video, if it contains the video token.
         """
-        token = processor.image_token
+        token = processor.video_token if question.video else processor.image_token
         first, *later = [self._content(turn, token) for turn in (question, *question.turns[: len(said)])]
         if self.conv == "model":
             talk = [_turn("user", first)]
@@ -94,14 +95,17 @@ class Protocol:
         return prompt
 
     def _content(self, question: Question, token: str) -> list[dict[str, str]]:
-        """The pictures and words of a user's turn, in the form that chat templates take."""
+        """The pictures, or the video, and words of a user's turn, in the form that chat templates take."""
         text, pictures = self.text(question), len(question.pictures)
         places = pictures > 1 or (pictures and question.benchmark is not None)
         words = text.split(PICTURE) if places and text.count(PICTURE) == pictures else [text]
         if any(token in each for each in words):
+            kind = "video" if question.video else "image"
             raise BadSampleError(
-                f"question {question.id}: its text contains the image token {token}", question_id=question.id
+                f"question {question.id}: its text contains the {kind} token {token}", question_id=question.id
             )
+        if question.video:
+            return [_VIDEO, _words(text)]
         if len(words) == 1:
             return [_IMAGE] * pictures + [_words(text)]
         content = [part for each in words for part in (_words(each), _IMAGE)][:-1]
@@ -142,9 +146,9 @@ def _turn(role: str, content: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def _in_line(content: list[dict[str, str]], token: str) -> str:
-    """A user's turn as one text: pictures that stand before the words have a line of their own."""
+    """A user's turn as one text: pictures or a video before the words have a line of their own."""
     before = 0
-    while content[before : before + 1] == [_IMAGE]:
+    while content[before : before + 1] in ([_IMAGE], [_VIDEO]):
         before += 1
     words = "".join(part.get("text", token) for part in content[before:])
     return " ".join([token] * before) + "\n" * (before > 0) + words

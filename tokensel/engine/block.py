@@ -19,7 +19,7 @@ from tokensel.engine import running
 from tokensel.engine.caches import Plan, ReducedCache, remember
 from tokensel.engine.calls import Call, key_mask
 from tokensel.engine.forward import Outputs, advance, reduce_all, resume
-from tokensel.engine.pictures import find_pictures, row_pictures, row_vision, say_video
+from tokensel.engine.pictures import find_pictures, row_pictures, row_vision, say_video, visual_kinds
 from tokensel.engine.running import Forward, Generation, Record
 from tokensel.engine.stages import Stage
 from tokensel.engine.state import State, expand_each, expand_rows, find_visual
@@ -154,16 +154,17 @@ class Block:
         """The forward that joins picture and text: the only place that sees the image tokens' ids."""
         forward, generation, input_ids = self._this_forward(), self._this_generation(), given.get("input_ids")
         forward.seen = find_pictures(given, self.parts)
-        if generation is not None and not forward.seen.arguments:
+        if generation is not None and not forward.seen.pixels:
             forward.seen = generation.seen
         if input_ids is not None:
             if generation is not None and generation.prolonged_by(input_ids, find_cache(given)):
                 assert generation.embeds is not None
                 given = self._prolonged(generation.embeds, given)
             elif _tokens_in(find_cache(given)) == 0:
-                forward.visual_mask = input_ids == self.parts.image_token_id
-                forward.unreduced = say_video(given)
-            elif (input_ids == self.parts.image_token_id).any() and find_pictures(given, self.parts).given:
+                seen = find_pictures(given, self.parts)
+                forward.kinds = visual_kinds(self.parts, input_ids, seen)
+                forward.unreduced = say_video(self.parts, seen)
+            elif (seen := find_pictures(given, self.parts)).given and visual_kinds(self.parts, input_ids, seen).any():
                 raise TokenselError(
                     "past_key_values: holds text or another picture already; reduce_tokens needs every picture in the "
                     "first forward that fills the cache"
@@ -189,10 +190,9 @@ class Block:
         """A sequence recomputed without a cache: the prompt's embeddings are known, pictures included, and what follows
         is text, even where it is the image token."""
         new = self.parts.decoder.get_input_embeddings()(given["input_ids"][:, embeds.shape[1] :])
-        dropped = ("input_ids", "pixel_values", "mm_encoder_outputs", "pixel_attention_mask")
-        return {name: value for name, value in given.items() if name not in dropped} | {
-            "inputs_embeds": torch.cat([embeds, new], 1)
-        }
+        dropped = ("input_ids", "mm_encoder_outputs", "pixel_attention_mask")
+        kept = {name: value for name, value in given.items() if name not in dropped and "pixel_values" not in name}
+        return kept | {"inputs_embeds": torch.cat([embeds, new], 1)}
 
     def _decode(self, stock: Stock, given: Arguments) -> Any:
         """The decoder's forward."""
@@ -227,7 +227,8 @@ class Block:
         self.record.note(None, forward.unreduced)
         batch, total = call.embeds.shape[:2]
         length = min(total, generation.length or total) if generation is not None else total
-        visual_index = find_visual(self._visual_mask(forward, batch, length).to(call.embeds.device))
+        kinds = forward.prompt_kinds(batch, length) if self.image_mask is None else None
+        visual_index = find_visual(self._visual_mask(kinds, batch, length).to(call.embeds.device))
         if not visual_index.shape[1]:
             return stock(**call.given)
         cache = call.prepared_cache(self.parts)
@@ -239,7 +240,7 @@ class Block:
             position_ids=call.position_ids(0)[..., :length],
             visual_index=visual_index,
             row_keys=expand_rows(keys, batch).to(call.embeds.device),
-            pictures=row_pictures(self.parts, forward.seen, visual_index),
+            pictures=row_pictures(self.parts, forward.seen, visual_index, kinds),
             vision=vision,
             questions=expand_each(self.questions, batch),
             picture_sizes=expand_each(self.picture_sizes, batch),
@@ -271,14 +272,13 @@ class Block:
         positions = call.position_ids(seen)
         return resume(self.parts, plan, call.embeds, call.mask, positions, cache, outputs, prompt, **call.options)
 
-    def _visual_mask(self, forward: Forward, batch: int, length: int) -> Tensor:
+    def _visual_mask(self, kinds: Tensor | None, batch: int, length: int) -> Tensor:
         """Where the prompt's visual tokens are: BoolTensor[B, T]."""
-        mask = self.image_mask if self.image_mask is not None else forward.visual_mask
+        mask = None if kinds is None else kinds > 0
+        if self.image_mask is not None:
+            mask = expand_rows(self.image_mask, batch)
         if mask is None:
             raise TokenselError("image_mask: needed where the prompt's visual tokens cannot be seen in input_ids")
-        if self.image_mask is None:
-            mask = mask[:, :length]
-        mask = expand_rows(mask, batch)
         if mask.shape != (batch, length):
             raise TokenselError(f"image_mask={list(mask.shape)}: must have the prompt's shape {[batch, length]}")
         return mask

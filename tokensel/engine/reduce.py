@@ -28,6 +28,7 @@ def reduce_tokens(
     layout: str = "compact",
     position: str | None = None,
     precision: str = "float32",
+    scope: str = "video",
     image_mask: Tensor | None = None,
     row_keys: Tensor | None = None,
     questions: Sequence[str] | None = None,
@@ -54,6 +55,8 @@ def reduce_tokens(
     ("source") or takes one of the first M image places ("front"), where everything after may close up ("renumber", as
     if the picture had been that small from the start). None takes the method's default.
     precision: "float32", or "model": choices are computed in the model's dtype, as official code does.
+    scope: a video's frames are reduced together ("video"), or each by itself ("frame") to an equal share of `kept`, the
+    remainder to the first frames.
     image_mask: BoolTensor[B, T], where the visual tokens are, for callers that pass inputs_embeds or a plain decoder.
     family: which tested family a model of another one is like, "llava" say.
     row_keys: LongTensor[B], one key per question for methods that draw at random; None = the same for all rows.
@@ -62,7 +65,8 @@ def reduce_tokens(
     each row's picture before it was padded to a square, for methods that leave out what shows padding alone.
 
     The choice is made once, when a prompt is prefilled. The prompt's KV cache keeps it, also in copies and in later
-    blocks; without a cache, one call of `generate` keeps it. Several pictures are reduced each by itself.
+    blocks; without a cache, one call of `generate` keeps it. Several pictures or videos are reduced each by itself. A
+    video whose family is not tested with videos stays whole, with a warning and `record.unreduced`.
 
     Raises TokenselError at once for a bad setting, and on entry when this model is already being reduced.
     """
@@ -78,6 +82,7 @@ def reduce_tokens(
         layout=layout,
         position=position,
         precision=precision,
+        scope=scope,
         num_layers=parts.num_layers,
         **method_options,
     )

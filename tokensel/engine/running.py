@@ -13,7 +13,7 @@ from transformers import Cache
 
 from tokensel.engine.caches import Plan
 from tokensel.engine.pictures import Seen
-from tokensel.engine.state import State
+from tokensel.engine.state import State, expand_rows
 
 
 @dataclass
@@ -66,12 +66,12 @@ class Generation:
 
 @dataclass
 class Forward:
-    """One call of the outermost forward in a block. visual_mask: BoolTensor[B, T] where its prompt has visual tokens;
-    joined: the arguments of the forward that joins picture and text;
-    plan: what was then done to it; unreduced: see `Record`."""
+    """One call of the outermost forward in a block. kinds: [B, T], where its prompt has visual tokens, see
+    `visual_kinds`; joined: the arguments of the forward that joins picture and text; plan: what was then done to it;
+    unreduced: see `Record`."""
 
     block: object
-    visual_mask: Tensor | None = None
+    kinds: Tensor | None = None
     seen: Seen = field(default_factory=Seen)
     joined: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan | None = None
@@ -81,6 +81,10 @@ class Forward:
         """The mask of a decoder's arguments: where that is one for each type of layer, what they were made of."""
         mask = given.get("attention_mask")
         return self.joined.get("attention_mask", mask) if isinstance(mask, dict) else mask
+
+    def prompt_kinds(self, batch: int, length: int) -> Tensor | None:
+        """What the first `length` tokens of `batch` prompts are; None where input_ids did not say it."""
+        return None if self.kinds is None else expand_rows(self.kinds[:, :length], batch)
 
 
 generation: ContextVar[Generation | None] = ContextVar("generation", default=None)

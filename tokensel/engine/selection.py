@@ -20,7 +20,8 @@ from tokensel.models.parts import ModelParts
 
 
 def reduce_state(state: State, stage: Stage, parts: ModelParts, multiple: int = 1) -> State:
-    """Applies one stage to a prompt. Several pictures are reduced each by itself, `kept` shared in proportion.
+    """Applies one stage to a prompt. Several pictures are reduced each by itself, `kept` shared in proportion; so are a
+    video's frames with scope="frame".
 
     parts: the model's, for methods that use its layers. multiple: where the number that remains depends on the picture,
     rows are padded to a multiple of this, so that shapes repeat. Returns the reduced state; the state itself where
@@ -39,7 +40,7 @@ def reduce_state(state: State, stage: Stage, parts: ModelParts, multiple: int = 
         if kept > count > 0 and count == original:
             warnings.warn(f"kept={kept}: the image has {count} visual tokens; nothing is removed", stacklevel=2)
         return state
-    state = state.together()
+    state = (state.by_frame() if stage.scope == "frame" else state).together()
     survivors, left = _choose(state, stage, parts, kept, multiple)
     reduction = _lay_out(stage, state, survivors)
     return state.followed_by(
@@ -120,11 +121,11 @@ def _reduce_picture(stage: Stage, source: StateSource, kept: int) -> Survivors:
         kept=kept,
         count=source.visual_index.shape[1],
         layer=state.layer,
-        row_keys=state.row_keys,
+        row_keys=source.row_keys(),
         source=source,
         stage=stage.index,
         stages=stage.of,
-        orders=state.orders.setdefault(source.picture, {}),
+        orders=state.orders.setdefault((source.picture, len(state.pictures)), {}),
     )
     if alone or 0 < kept < context.count or (context.count and stage.method.decides_count()):
         with torch.no_grad():

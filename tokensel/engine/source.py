@@ -17,6 +17,7 @@ from tokensel.errors import TokenselError
 from tokensel.functional import take
 from tokensel.methods import Method
 from tokensel.methods.context import PictureSizes
+from tokensel.models.families import Grid
 from tokensel.models.parts import ModelParts
 from tokensel.models.vision import VisionStates
 
@@ -162,30 +163,47 @@ class StateSource:
                 f"method {self.method.name!r}: uses the vision tower; it needs a prompt with pixel_values, and "
                 "uses_vision = True"
             )
-        batch, pictures = len(self.state.hidden), len(self.state.pictures)
+        batch, entries = len(self.state.hidden), self.state.entries
         vision = self.state.vision
         if self.method.needs_cls and vision.cls is None:
             raise TokenselError(f"method {self.method.name!r}: needs a vision tower with one [CLS], as in LLaVA-1.5")
-        if pictures > 1:
-            vision = vision.rows(torch.arange(batch, device=self.state.hidden.device) * pictures + self.picture)
+        if entries > 1:
+            vision = vision.rows(torch.arange(batch, device=self.state.hidden.device) * entries + self._this.entry)
+        if self._this.frame is not None:
+            vision = vision.one_frame(*self._this.frame)
         return vision.with_tokens(self.inputs()[0])
 
-    def grid(self) -> tuple[int, int]:
+    def row_keys(self) -> Tensor:
+        """The keys of the rows' questions; each frame of a video has its own where it is reduced by itself."""
+        frame = 0 if self._this.frame is None else self._this.frame[0]
+        return self.state.row_keys ^ (frame << 40)
+
+    def grid(self) -> Grid:
         count = self._this.count
         side = math.isqrt(count)
-        rows, cols = self._this.grid or (side, side)
-        cols = cols or count
-        if rows * cols != count or self.state.positions is not None:
+        grid = self._this.grid or (side, side)
+        if self._this.is_video and not self.method.sees_frames:
+            raise TokenselError(
+                f"method {self.method.name!r}: knows the rows and columns of pictures only, and this is a video; use "
+                "scope=frame"
+            )
+        grid = (1, count) if grid == (1, 0) else grid
+        if math.prod(grid) != count or self.state.positions is not None:
             raise TokenselError(
                 f"method {self.method.name!r}: needs the picture's whole grid, not {count} visual tokens"
                 + (" that an earlier stage left" if self.state.positions is not None else "")
             )
-        return rows, cols
+        return grid
+
+    def frames(self) -> int:
+        if self._this.is_video and self.state.positions is not None:
+            raise TokenselError(f"method {self.method.name!r}: needs the whole video, not what an earlier stage left")
+        return self._this.grid[0] if self._this.grid is not None and self._this.is_video else 1
 
     def attention(self, queries: str, weights: Tensor | None, layer: str) -> Tensor:
         if weights is not None:
             return self._attention(queries, weights, layer)
-        known, key = self.state.attention_rows, (queries, layer, self.picture)
+        known, key = self.state.attention_rows, (queries, layer, self.picture, len(self.state.pictures))
         if key not in known:
             known[key] = self._attention(queries, None, layer)
         return known[key].clone()  # a method may write into its own

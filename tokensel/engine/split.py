@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from tokensel.engine.attention import last_real
 from tokensel.engine.caches import FixedCache, fork
 from tokensel.engine.compiled import TEXT_MULTIPLE, Graphs, graphs_of
-from tokensel.engine.deepstack import split_features
 from tokensel.engine.forward import advance, approach, reduce_all
-from tokensel.engine.pictures import Seen, row_pictures
+from tokensel.engine.pictures import Seen, place_features, row_pictures, say_video, visual_kinds
 from tokensel.engine.selection import reduce_state
 from tokensel.engine.stages import Stage
 from tokensel.engine.state import State, find_visual, slides
@@ -72,10 +71,12 @@ class SplitModel:
     def features(
         self, pictures: Mapping[str, Any], uses_vision: bool = False
     ) -> tuple[list[Tensor], VisionStates | None]:
-        """Projected features of each picture, [N, D], the same for every prompt: worth caching. Deepstack features, if
-        any, stand beside them. With uses_vision also the vision tower's states, for methods that use them.
+        """Projected features of each picture, [N, D], then of each video, the same for every prompt: worth caching.
+        Deepstack features, if any, stand beside them. With uses_vision also the vision tower's states, for methods that
+        use them.
 
-        pictures: pixel_values and what the processor gives with it (image_sizes, image_grid_thw, ...).
+        pictures: pixel_values and what the processor gives with it (image_sizes, image_grid_thw, ...); and
+        pixel_values_videos with its own.
         """
         llava, family = self.parts.llava, self.parts.family
         if llava is None:
@@ -83,7 +84,10 @@ class SplitModel:
         tap = VisionTap(llava, family) if uses_vision else None
         handles = [] if tap is None else tap.attach()
         try:
-            return family.features(llava, pictures), None if tap is None else tap.take(pictures)
+            seen = Seen(dict(pictures))
+            found = family.features(llava, pictures) if seen.picture else []
+            found += family.video_features(llava, pictures) if "pixel_values_videos" in pictures else []
+            return found, None if tap is None else tap.take(pictures)
         finally:
             for handle in handles:
                 handle.remove()
@@ -108,11 +112,11 @@ class SplitModel:
     ) -> State:
         """The prompt about to enter the first layer.
 
-        input_ids [B, T], padded where attention_mask [B, T] is 0; pictures as pixel_values with what else the
-        processor gives (by name, or all in `pictures`), or as image_features, [N, D] for each. Or inputs_embeds
-        [B, T, D] with image_mask [B, T]. row_keys: LongTensor[B], the questions' keys for methods that draw at random.
-        vision: the tower's states, a row each; uses_vision: get them here, from pixel_values. questions: the bare
-        question of each row, for methods that read it.
+        input_ids [B, T], padded where attention_mask [B, T] is 0; pictures and videos as pixel_values or
+        pixel_values_videos with what else the processor gives (by name, or all in `pictures`), or as image_features, as
+        `features` gives them. Or inputs_embeds [B, T, D] with image_mask [B, T]. row_keys: LongTensor[B], the
+        questions' keys for methods that draw at random. vision: the tower's states, a row each; uses_vision: get them
+        here, from pixel_values. questions: the bare question of each row, for methods that read it.
 
         The state is padded on the right: then causal attention hides the padding from all that is real, and needs no
         mask. Raises TokenselError when features and image tokens don't match, or for a prompt of padding alone.
@@ -133,27 +137,28 @@ class SplitModel:
                 raise TokenselError("input_ids: needed unless inputs_embeds is given")
             inputs_embeds = self.parts.decoder.get_input_embeddings()(input_ids)
         assert inputs_embeds is not None
-        if image_mask is None:
-            if input_ids is None or self.parts.image_token_id is None:
-                raise TokenselError("image_mask: needed where visual tokens cannot be seen in input_ids")
-            image_mask = input_ids == self.parts.image_token_id
-        family = self.parts.family
+        batch = inputs_embeds.shape[0]
         shown = dict(pictures or {}) | {name: value for name, value in given.items() if name not in ALONG_PROMPT}
         if pixel_values is not None:
             shown["pixel_values"] = pixel_values
-        if "pixel_values" in shown:
-            shown = family.companions(image_mask, shown) | shown
-        if image_features is None and "pixel_values" in shown:
-            image_features, seen = self.features(shown, uses_vision)
-            vision = vision if seen is None else seen
-        features = None
+        told = Seen(shown, batch, video="pixel_values_videos" in shown)
+        if told.video and not self.parts.family.videos:
+            raise TokenselError(f"{say_video(self.parts, told)}")
+        kinds, features, family = None, None, self.parts.family
+        if image_mask is None:
+            if input_ids is None or self.parts.image_token_id is None:
+                raise TokenselError("image_mask: needed where visual tokens cannot be seen in input_ids")
+            kinds = visual_kinds(self.parts, input_ids, told)
+            image_mask = kinds > 0
+        if told.picture:
+            told = replace(told, arguments=family.companions(image_mask, shown) | shown)
+        if image_features is None and (told.picture or told.video):
+            image_features, states = self.features(told.arguments, uses_vision)
+            vision = vision if states is None else states
         if image_features is not None:
-            places, tokens = int(image_mask.sum()), sum(len(features) for features in image_features)
-            if places != tokens:
-                raise TokenselError(f"input_ids: {places} image tokens, but the pictures give {tokens} visual tokens")
-            flat, features = split_features(torch.cat(list(image_features)).to(inputs_embeds), inputs_embeds.shape[2])
-            inputs_embeds = inputs_embeds.masked_scatter(image_mask.unsqueeze(-1), flat)
-        batch = inputs_embeds.shape[0]
+            inputs_embeds, features = place_features(
+                self.parts, inputs_embeds, input_ids, image_mask, image_features, told
+            )
         along = input_ids if input_ids is not None else image_mask
         positions = self.parts.family.position_ids(self.parts.llava, along, mask, shown)
         visual_index = find_visual(image_mask)
@@ -165,7 +170,7 @@ class SplitModel:
             position_ids=positions,
             visual_index=visual_index,
             row_keys=row_keys.to(inputs_embeds.device),
-            pictures=row_pictures(self.parts, Seen(shown, batch), visual_index),
+            pictures=row_pictures(self.parts, told, visual_index, kinds),
             vision=vision,
             deepstack=None if features is None else features.view(*visual_index.shape, *features.shape[1:]),
             token_types=image_mask.long() if family.both_ways else None,
@@ -246,7 +251,7 @@ class SplitModel:
 
     def _rounded_up(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The prompts, with padding on the right up to the next multiple of text tokens."""
-        visual = int(torch.eq(input_ids[0], self.parts.image_token_id or 0).sum())
+        visual = int((visual_kinds(self.parts, input_ids[:1], Seen(video=True)) > 0).sum())
         more = (visual - input_ids.shape[1]) % self.text_multiple
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)

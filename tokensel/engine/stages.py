@@ -12,6 +12,7 @@ from tokensel.choices import (
     LEAST_TEMPERATURE,
     POSITIONS,
     PRECISIONS,
+    SCOPES,
 )
 from tokensel.engine.checks import check_repeated, check_selection
 from tokensel.engine.kept import Kept, count_of, kept_text, read_kept
@@ -33,8 +34,8 @@ class Stage:
     None only for methods that leave no choice. aggregation, layout, position: see `reduce_tokens`; None takes the
     method's default. index, of: which of how many stages this is; scheduled: kept is what remains after the last of
     them, and the method says how many after this one. precision: in which the method computes, see
-    `tokensel.engine.precision`. watch: finds choices that hang on a tie. asks_twice: every choice is made
-    twice, and must be the same.
+    `tokensel.engine.precision`. scope: of a video, all frames together ("video") or each by itself ("frame"). watch:
+    finds choices that hang on a tie. asks_twice: every choice is made twice, and must be the same.
 
     Raises TokenselError for a value out of its range.
     """
@@ -50,6 +51,7 @@ class Stage:
     of: int = 1
     scheduled: bool = False
     precision: str = "float32"
+    scope: str = "video"
     watch: TieWatch | None = field(default=None, compare=False, repr=False)
     asks_twice: bool = field(default=False, compare=False, repr=False)
 
@@ -65,6 +67,7 @@ class Stage:
         _check_choice("layout", self.layout, LAYOUTS)
         _check_choice("position", self.position, POSITIONS)
         _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("scope", self.scope, SCOPES)
         _check_integer("agg_layer", self.layer, 0)
         number = isinstance(self.temperature, int | float) and not isinstance(self.temperature, bool)
         if not number or not LEAST_TEMPERATURE <= self.temperature <= LARGEST_TEMPERATURE:
@@ -159,6 +162,7 @@ def make_stages(
     layout: str = "compact",
     position: str | None = None,
     precision: str = "float32",
+    scope: str = "video",
     num_layers: int | None = None,
     **method_options: Any,
 ) -> list[Stage]:
@@ -179,7 +183,18 @@ def make_stages(
     scheduled = not one_by_one and len(layers) > 1
     stages = [
         Stage(
-            chosen, count, layer, temperature, aggregation, layout, position, index, len(layers), scheduled, precision
+            chosen,
+            count,
+            layer,
+            temperature,
+            aggregation,
+            layout,
+            position,
+            index,
+            len(layers),
+            scheduled,
+            precision,
+            scope,
         )
         for index, (count, layer) in enumerate(zip(counts, layers, strict=True))
     ]

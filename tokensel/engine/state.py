@@ -14,6 +14,7 @@ from tokensel.engine.deepstack import deepstack_arguments
 from tokensel.engine.layouts import Reduction, explicit_mask
 from tokensel.errors import TokenselError
 from tokensel.methods.context import PictureSizes
+from tokensel.models.families import Grid
 from tokensel.models.parts import ModelParts
 from tokensel.models.vision import VisionStates
 
@@ -22,15 +23,30 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a prompt, the same in every row of a batch.
+    """One picture or video of a prompt, the same in every row of a batch.
 
     count: its visual tokens now. original: before any reduction. grid: their rows and columns then; None = a square,
-    (1, 0) = all in one row.
+    (1, 0) = all in one row; of a video frames, rows and columns. entry: which of a row's pictures, or videos, it is.
+    frame: which frame of how many, where a video's frames are reduced each by itself.
     """
 
     count: int
     original: int
-    grid: tuple[int, int] | None = None
+    grid: Grid | None = None
+    entry: int = 0
+    frame: tuple[int, int] | None = None
+
+    @property
+    def is_video(self) -> bool:
+        return self.grid is not None and len(self.grid) == 3
+
+    def by_frame(self) -> "tuple[Picture, ...]":
+        """A video's frames as pictures; a picture as it is."""
+        if self.grid is None or not self.is_video:
+            return (self,)
+        frames, *shape = self.grid
+        tokens = self.count // frames
+        return tuple(Picture(tokens, tokens, tuple(shape), self.entry, (index, frames)) for index in range(frames))
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,18 @@ class State:
     orders: dict[Any, dict[Any, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
+    def entries(self) -> int:
+        """How many pictures, or videos, the tower saw for each row."""
+        return 1 + max(picture.entry for picture in self.pictures)
+
+    def by_frame(self) -> "State":
+        """The state with each frame of its videos as a picture of its own."""
+        if not any(picture.is_video for picture in self.pictures):
+            return self
+        pictures = tuple(frame for picture in self.pictures for frame in picture.by_frame())
+        return replace(self, pictures=pictures, prompt=None if self.prompt is None else self.prompt.by_frame())
+
+    @property
     def real(self) -> Tensor:
         """Which entries of visual_index are visual tokens, and not padding: BoolTensor[B, N]."""
         counts = self.counts
@@ -118,7 +146,7 @@ class State:
         def of(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[order, first:]
 
-        positions, pictures = self.position_ids, torch.arange(len(self.pictures), device=order.device)
+        positions, entries = self.position_ids, torch.arange(self.entries, device=order.device)
         positions = positions[..., order, first:] if positions.shape[-2] > 1 else positions[..., first:]
         return self.followed_by(
             hidden=self.hidden[order, first:],
@@ -128,7 +156,7 @@ class State:
             row_keys=self.row_keys[order],
             previous=of(self.previous),
             prompt=None if self.prompt is None else self.prompt.rows(order.to(self.prompt.hidden.device)),
-            vision=self.vision and self.vision.rows((order[:, None] * len(self.pictures) + pictures).flatten()),
+            vision=self.vision and self.vision.rows((order[:, None] * self.entries + entries).flatten()),
             questions=self.questions and tuple(self.questions[row] for row in order.tolist()),
             picture_sizes=self.picture_sizes and tuple(self.picture_sizes[row] for row in order.tolist()),
             token_types=of(self.token_types),

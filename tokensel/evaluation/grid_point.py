@@ -10,6 +10,9 @@ from tokensel.engine.stages import Stage, make_stages
 from tokensel.engine.ties import TieWatch
 from tokensel.methods import Method, make_method
 
+# Settings of every method that stand among its own options, and only where they are not the default.
+_WITH_OPTIONS = ("precision", "scope")
+
 
 @dataclass(frozen=True)
 class GridPoint:
@@ -21,6 +24,7 @@ class GridPoint:
     seed            for methods that choose at random
     method_options  values of the method's fields
     precision       in which the method computes: float32, or model, see `tokensel.engine.precision`
+    scope           of a video: frames are reduced together ("video"), or each by itself ("frame")
 
     Raises TokenselError for a setting that no model could run.
     """
@@ -35,6 +39,7 @@ class GridPoint:
     seed: int = 0
     method_options: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "float32"
+    scope: str = "video"
 
     def __post_init__(self) -> None:
         stages = self.stages()
@@ -82,7 +87,7 @@ class GridPoint:
 
     def reduction(self) -> dict[str, Any]:
         """The keyword arguments of `reduce_tokens`, without the method."""
-        names = ("kept", "agg_layer", "temperature", "aggregation", "layout", "position", "precision")
+        names = ("kept", "agg_layer", "temperature", "aggregation", "layout", "position", *_WITH_OPTIONS)
         return {name: getattr(self, name) for name in names}
 
     def settings(self, config: Any | None = None) -> dict[str, Any]:
@@ -95,9 +100,10 @@ class GridPoint:
         options = {name: value for name, value in asdict(method).items() if name != "seed"}
         options |= method.resolved_settings(config)
         settings: dict[str, Any] = {"method": self.method, "method_options": options}
-        names = [name for name in self.reduction() if name != "precision"]
-        if self.precision != "float32" and not method.passes_through:
-            options["precision"] = self.precision
+        names = [name for name in self.reduction() if name not in _WITH_OPTIONS]
+        if not method.passes_through:
+            changed = {name: getattr(self, name) for name in _WITH_OPTIONS}
+            options |= {name: value for name, value in changed.items() if value != getattr(GridPoint, name)}
         reduced = dict.fromkeys((*names, "stages", "seed"))
         if self.picture_kept is not None:
             reduced["kept"] = _kept_setting(self.picture_kept)

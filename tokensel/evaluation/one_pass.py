@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from PIL import Image
 
 from tokensel.choices import SCORINGS
 from tokensel.data import Question
@@ -28,7 +27,7 @@ from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.marking import record_of
 from tokensel.evaluation.ways import Group, Way, answer_group, way_of
 from tokensel.models import LoadedModel
-from tokensel.models.loaded import Encoded
+from tokensel.models.loaded import Encoded, Shown
 from tokensel.models.vision import VisionStates
 
 
@@ -110,7 +109,7 @@ class OnePass:
     def prepare(self, batch: Batch) -> Prepared:
         """Opens the pictures of a batch's open questions and makes the tensors. One thread at a time may call it."""
         groups: dict[tuple[tuple[Any, ...], Way, Kept | None], list[Question]] = {}
-        pictures: dict[Kept | None, dict[str, Image.Image]] = {None: {}}
+        pictures: dict[Kept | None, dict[str, Shown]] = {None: {}}
         bad: list[tuple[Question, BadSampleError]] = []
         for question in batch.questions:
             lacking = batch.lacking([question])
@@ -129,10 +128,8 @@ class OnePass:
         encoded = [self.encode(questions, way, pictures[kept], kept) for (_, way, kept), questions in groups.items()]
         return Prepared(batch, encoded, bad)
 
-    def open(
-        self, question: Question, pictures: dict[Kept | None, dict[str, Image.Image]], kept: Kept | None
-    ) -> list[Image.Image]:
-        """A question's pictures, reduced to `kept` patches unless that is None.
+    def open(self, question: Question, pictures: dict[Kept | None, dict[str, Shown]], kept: Kept | None) -> list[Shown]:
+        """A question's pictures, reduced to `kept` patches unless that is None; or its video's frames as one entry.
 
         pictures: by kept and picture id, those that were opened before; what is opened now is added.
 
@@ -149,7 +146,7 @@ class OnePass:
         return [known[id] for id in ids]
 
     def encode(
-        self, questions: list[Question], way: Way, pictures: dict[str, Image.Image], kept: Kept | None = None
+        self, questions: list[Question], way: Way, pictures: dict[str, Shown], kept: Kept | None = None
     ) -> Group:
         """The questions of one way as tensors. Only this thread uses the tokenizer, which is not safe to share."""
         encoded = self.loaded.encode(questions, pictures)
@@ -173,6 +170,7 @@ class OnePass:
             return computed
         for group in prepared.groups:
             lacking = prepared.batch.lacking(group.questions)
+            computed.failures |= self.without_video(group, lacking)
             todo = [index for index in lacking if index not in computed.failures and self.serves(group, index)]
             if todo and self.is_stock(group.way):
                 self.generate(group, todo, computed)
@@ -183,6 +181,19 @@ class OnePass:
     def serves(self, group: Group, index: int) -> bool:
         """Whether a group shows the pictures that a point is about."""
         return not group.encoded.pictures or group.kept == self.pictures[index]
+
+    def without_video(self, group: Group, lacking: Iterable[int]) -> dict[int, Exception]:
+        """The failures of points that make pictures smaller before the model sees them, where a video is shown."""
+        if not group.encoded.video:
+            return {}
+        return {
+            index: TokenselError(
+                f"method={self.points[index].method}: makes pictures smaller, and question {group.questions[0].id} "
+                "shows a video; leave the method out"
+            )
+            for index in lacking
+            if self.pictures[index] is not None
+        }
 
     def is_stock(self, way: Way) -> bool:
         """Whether only the stock model's generate() writes what it writes: with other settings than greedy, or where it

@@ -31,10 +31,18 @@ from tokensel.functional.seeding import random_subset, row_scores
 from tokensel.functional.set_order import set_order
 from tokensel.functional.similarity import cosine_to, degrees, inverse_norms, unit_rows
 from tokensel.functional.suppression import group_quotas, keep_in_groups, suppress_similar
+from tokensel.functional.temporal import (
+    anchor_quotas,
+    frame_density_order,
+    merge_over_time,
+    temporal_matching,
+    temporal_segments,
+)
 from tokensel.functional.tiles import tile_order
 from tokensel.functional.windows import best_in_windows, grid_windows, local_global_scan
 
 __all__ = [
+    "anchor_quotas",
     "band_quotas",
     "band_scores",
     "best_in_windows",
@@ -56,6 +64,7 @@ __all__ = [
     "drop_count",
     "farthest_point_sampling",
     "first_of_best",
+    "frame_density_order",
     "greedy_coverage",
     "grid_cells",
     "grid_windows",
@@ -71,6 +80,7 @@ __all__ = [
     "local_global_scan",
     "merge_nearest",
     "merge_outliers",
+    "merge_over_time",
     "nearest_mean",
     "outlier_counts",
     "outliers_at_stride",
@@ -87,6 +97,8 @@ __all__ = [
     "soft_merge",
     "suppress_similar",
     "take",
+    "temporal_matching",
+    "temporal_segments",
     "text_relevance",
     "tile_order",
     "token_importance",

@@ -14,6 +14,7 @@ from tokensel.methods.divprune import DivPrune
 from tokensel.methods.downsample import Downsample
 from tokensel.methods.fastervlm import FasterVLM
 from tokensel.methods.fastv import FastV
+from tokensel.methods.fastvid import FastVID
 from tokensel.methods.feather import Feather
 from tokensel.methods.flowcut import FlowCut
 from tokensel.methods.fps import FarthestPoint
@@ -35,6 +36,7 @@ from tokensel.methods.registry import METHODS, register_method
 from tokensel.methods.scope import Scope
 from tokensel.methods.sizes import Sizes
 from tokensel.methods.sparsevlm import SparseVLM
+from tokensel.methods.temporal_merge import TemporalMerge
 from tokensel.methods.tome import MedoidToMe
 from tokensel.methods.tome_merge import ToMeMerge
 from tokensel.methods.visionzip import VisionZip
@@ -53,6 +55,7 @@ __all__ = [
     "Downsample",
     "FarthestPoint",
     "FastV",
+    "FastVID",
     "FasterVLM",
     "Feather",
     "FlowCut",
@@ -77,6 +80,7 @@ __all__ = [
     "Selection",
     "Sizes",
     "SparseVLM",
+    "TemporalMerge",
     "ToMeMerge",
     "VScan",
     "VisPruner",

@@ -43,6 +43,8 @@ class Method:
     uses_attention: `select` uses the previous layer's attention.
     uses_vision: `select` uses the vision tower.
     needs_cls: the vision tower must have one [CLS] for the picture, as in LLaVA-1.5.
+    sees_frames: `select` knows that `Context.grid` has three numbers for a video. Others that use it are refused for a
+        video, unless its frames are reduced each by itself.
     """
 
     name: ClassVar[str] = _NameOfClass()  # type: ignore[assignment]
@@ -58,6 +60,7 @@ class Method:
     uses_attention: ClassVar[bool] = False
     uses_vision: ClassVar[bool] = False
     needs_cls: ClassVar[bool] = False
+    sees_frames: ClassVar[bool] = False
 
     def select(self, context: Context) -> Selection:
         """Chooses context.kept of the context.count visual tokens. Called only if kept < count."""

@@ -53,7 +53,8 @@ class ContextSource(Protocol):
     def picture_sizes(self) -> PictureSizes | None: ...
     def embed_words(self, texts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]: ...
     def vision(self) -> VisionStates: ...
-    def grid(self) -> tuple[int, int]: ...
+    def grid(self) -> tuple[int, ...]: ...
+    def frames(self) -> int: ...
     def attention(self, queries: str, weights: Tensor | None, layer: str) -> Tensor: ...
 
 
@@ -189,12 +190,22 @@ class Context:
         return self._source.vision()
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the picture's visual tokens, which are in reading order.
+    def grid(self) -> tuple[int, ...]:
+        """Rows and columns of the picture's visual tokens, which are in reading order; of a video's frames, rows and
+        columns, frame after frame.
 
-        Raises TokenselError if they do not fill a grid, for example after an earlier reduction.
+        Raises TokenselError if they do not fill a grid, for example after an earlier reduction; and for a video, unless
+        the method says `sees_frames = True`. With scope="frame" every frame is a picture with rows and columns.
         """
         return self._source.grid()
+
+    @property
+    def frames(self) -> int:
+        """How many frames the visual tokens are of, equally many each, frame after frame; 1 for a picture.
+
+        Raises TokenselError for a video that an earlier reduction has changed.
+        """
+        return self._source.frames()
 
     def attention(self, queries: str = "last", weights: Tensor | None = None, layer: str = "previous") -> Tensor | None:
         """Attention probabilities from some queries to each visual token, summed over the queries: [B, heads, N].

@@ -25,7 +25,8 @@ class Grid(Method):
     min_kept: ClassVar[int] = 1
 
     def select(self, context: Context) -> Selection:
-        centers = cell_centers(*context.grid, context.kept).to(context.row_keys.device)
+        rows, cols = context.grid
+        centers = cell_centers(rows, cols, context.kept).to(context.row_keys.device)
         return Selection(centers.sort().values.expand(len(context.row_keys), -1))
 
     def flops(self, sizes: Sizes) -> int:

@@ -30,10 +30,11 @@ class Pool(Method):
 
     def select(self, context: Context) -> Selection:
         tokens, kept = context.tokens, context.kept
-        cells = grid_cells(*context.grid, kept).to(tokens.device)
+        rows, cols = context.grid
+        cells = grid_cells(rows, cols, kept).to(tokens.device)
         member = torch.nn.functional.one_hot(cells, kept).to(torch.float32)
         means = (member / member.sum(0)).T @ tokens.float()
-        centers = cell_centers(*context.grid, kept).to(tokens.device)
+        centers = cell_centers(rows, cols, kept).to(tokens.device)
         return Selection(centers.expand(tokens.shape[0], -1), means.to(tokens.dtype))
 
     def flops(self, sizes: Sizes) -> int:

@@ -1,13 +1,13 @@
 """The numbers from which a method computes its own cost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Sizes:
     """The sizes of a Context for one prompt, and the floating-point operations (FLOPs) of what methods compute.
 
-    kept, count, layer, stage: as in Context.
+    kept, count, layer, stage, frames: as in Context.
     text: the number of tokens that are not visual.
     image_count, text_count: both numbers at the input of the first layer.
     hidden: D.
@@ -44,6 +44,20 @@ class Sizes:
     vision_mlp: int = 0
     projector: int = 0
     device: str = "cpu"
+    frames: int = 1
+
+    def one_frame(self) -> "Sizes":
+        """The sizes for one frame of a video whose frames are reduced each by itself; the others count as text."""
+        count = self.count // self.frames
+        return replace(
+            self,
+            kept=self.kept // self.frames,
+            count=count,
+            text=self.text + self.count - count,
+            image_count=self.image_count // self.frames,
+            vision_tiles=max(1, self.vision_tiles // self.frames),
+            frames=1,
+        )
 
     def cosines(self, rows: int) -> int:
         """FLOPs of `rows` x count cosine similarities, or of `rows` weighted sums of all visual tokens."""

@@ -5,7 +5,7 @@ to numbers of each patch (attention, keys) what the models do to its features.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +31,10 @@ class Arrangement:
     def full_layers(self, depth: int) -> Sequence[int]:
         """The layers of the tower in which every patch of a tile sees all others, ascending."""
         return range(depth)
+
+    def frames(self, picture: int) -> int:
+        """Into how many equal parts, which do not see each other, a tower without tiles cuts a picture."""
+        return 1
 
 
 def _spans(sizes: Sequence[int]) -> list[tuple[int, int]]:
@@ -68,6 +72,18 @@ class PackedTiles(Arrangement):
         return packed[0]
 
 
+class Frames(Arrangement):
+    """Videos whose frames are tiles. tokens: values of patches [tiles, P, C] as values of each tile's visual tokens,
+    [tiles, N, C]."""
+
+    def __init__(self, pictures: Mapping[str, Any], tokens: Callable[[Tensor], Tensor]) -> None:
+        videos, frames = pictures["pixel_values_videos"].shape[:2]
+        self.spans, self._tokens = _spans([frames] * videos), tokens
+
+    def tokens(self, values: Tensor, picture: int) -> Tensor:
+        return self._tokens(values).flatten(0, 1)
+
+
 class SquaresOfTiles(Arrangement):
     """Idefics3, SmolVLM, InternVL and Gemma 3: a visual token is a square of patches of one tile.
 
@@ -90,12 +106,15 @@ class MergedPatches(Arrangement):
 
     def __init__(self, llava: Any, pictures: Mapping[str, Any]) -> None:
         self._config = llava.config.vision_config
-        self._grids = pictures["image_grid_thw"].tolist()
+        self._grids = pictures["image_grid_thw" if "image_grid_thw" in pictures else "video_grid_thw"].tolist()
         self.spans = _spans([math.prod(grid) for grid in self._grids])
 
     def tokens(self, values: Tensor, picture: int) -> Tensor:
         merged = values.flatten(0, 1).unflatten(0, (-1, self._config.spatial_merge_size**2)).mean(1)
-        return merged[self._order(picture).argsort().to(merged.device)] if self._windowed else merged
+        return merged[self._order(picture, len(merged)).argsort().to(merged.device)] if self._windowed else merged
+
+    def frames(self, picture: int) -> int:
+        return self._grids[picture][0]
 
     def full_layers(self, depth: int) -> Sequence[int]:
         return sorted(self._config.fullatt_block_indexes) if self._windowed else range(depth)
@@ -104,12 +123,12 @@ class MergedPatches(Arrangement):
     def _windowed(self) -> bool:
         return hasattr(self._config, "fullatt_block_indexes")
 
-    def _order(self, picture: int) -> Tensor:
-        """The visual tokens in the order in which their patches stand in the tower."""
-        frames, rows, cols = self._grids[picture]
+    def _order(self, picture: int, count: int) -> Tensor:
+        """The visual tokens in the order in which their patches stand in the tower. count: of some frames, or all."""
+        _, rows, cols = self._grids[picture]
         rows, cols = rows // self._config.spatial_merge_size, cols // self._config.spatial_merge_size
         side = self._config.window_size // self._config.patch_size // self._config.spatial_merge_size
         down, across = torch.arange(rows) // side, torch.arange(cols) // side
         window = down.unsqueeze(1) * (cols // side + 1) + across
-        frame = torch.arange(frames) * (int(window.max()) + 1)
+        frame = torch.arange(count // (rows * cols)) * (int(window.max()) + 1)
         return (frame[:, None, None] + window).flatten().argsort(stable=True)

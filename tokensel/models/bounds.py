@@ -36,6 +36,16 @@ def check_picture(question: Question, image: Image.Image, processor: Any, *, pad
         )
 
 
+def check_video(question: Question, tested: bool, config: Any) -> None:
+    """Raises BadSampleError for a question with a video unless the model's family is tested with videos."""
+    if question.video and not tested:
+        raise BadSampleError(
+            f"question {question.id}: shows a video; with model_type={config.model_type} only questions about pictures "
+            "are tested",
+            question_id=question.id,
+        )
+
+
 def check_length(question: Question, text: str, visual_tokens: int, tokenizer: Any, config: Any) -> None:
     """Raises BadSampleError for a prompt that is longer than the model has positions.
 

@@ -1,5 +1,6 @@
 """A loaded checkpoint: turns questions into input tensors, and answers into token ids."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -8,11 +9,15 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tokensel.data import LETTERS, Question
+from tokensel.data import Question
 from tokensel.data.protocol import Protocol
 from tokensel.errors import BadSampleError, TokenselError, first_line
-from tokensel.models.bounds import check_length, check_picture
-from tokensel.models.families import ALONG_PROMPT, COMPANIONS, Family, family_of
+from tokensel.models.answer_tokens import AnswerTokens
+from tokensel.models.bounds import check_length, check_picture, check_video
+from tokensel.models.families import ALONG_PROMPT, COMPANIONS, Family, family_of, pixels_of
+
+#: A PIL image, or the list of a video's frames.
+Shown = Any
 
 
 @dataclass
@@ -21,8 +26,8 @@ class Encoded:
 
     Parameters:
         input_ids, attention_mask: [B, T], left padded
-        pictures: pixel_values and its companions, one entry per distinct picture
-        picture_indices: LongTensor[P]: which of them each picture of the prompts is, row by row
+        pictures: pixel_values and its companions, one entry per distinct picture; or pixel_values_videos and its own
+        picture_indices: LongTensor[P]: which of them each picture or video of the prompts is, row by row
         picture_sizes: width and height of each row's picture before it was padded to a square; None if it was not, and
             for several
     """
@@ -38,9 +43,14 @@ class Encoded:
         """Whether a prompt has several pictures."""
         return len(self.picture_indices) > len(self.input_ids)
 
+    @property
+    def video(self) -> bool:
+        """Whether the prompts show videos."""
+        return "pixel_values_videos" in self.pictures
+
 
 @dataclass
-class LoadedModel:
+class LoadedModel(AnswerTokens):
     """A vision-language model in evaluation mode with its processor.
 
     Parameters:
@@ -74,7 +84,8 @@ class LoadedModel:
     def prompt(self, question: Question, said: Sequence[str] = ()) -> str:
         """The question in its conversation template, up to where the answer begins; see `Protocol.conversation`.
 
-        Each picture is one image token. said: the answers to its first turns: the prompt is then the next turn's.
+        Each picture is one image token, a video one video token. said: the answers to its first turns: the prompt is
+        then the next turn's.
         """
         return self.protocol.conversation(question, self.processor, said)
 
@@ -97,7 +108,7 @@ class LoadedModel:
 
         Image tokens are expanded as the processor expands them. In families of one picture size no picture is opened.
         """
-        if not self.family.fixed_size:
+        if not self.family.fixed_size or any(question.video for question in questions):
             encoded = self.encode(questions)
             return encoded.input_ids, encoded.attention_mask
         image_token = self.processor.image_token
@@ -117,25 +128,34 @@ class LoadedModel:
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """pixel_values [B, 3, H, W] in the model's dtype, on its device; for families with one picture size."""
         prepared = [self.prepare_image(image) for image in images]
-        values = self.processor.image_processor(images=prepared, return_tensors="pt")["pixel_values"]
+        values = pixels_of(self.processor.image_processor(images=prepared, return_tensors="pt"))
         return values.to(self.device, self.model.dtype)
 
-    def load_images(self, question: Question) -> list[Image.Image]:
-        """The question's pictures. Raises BadSampleError if one cannot be read, or is too large once it is prepared."""
-        images = question.load_images()
+    def load_images(self, question: Question) -> list[Shown]:
+        """What the question shows: its pictures, or its video's frames as one entry.
+
+        Raises BadSampleError for what cannot be read, or is too large once it is prepared.
+        """
         padded, processor = self.protocol.image_aspect == "pad", self.processor.image_processor
+        if question.video:
+            frames = question.load_frames()
+            check_picture(question, frames[0], processor, padded=False, resized=True)
+            return [frames]
+        images = question.load_images()
         for image in images:
             check_picture(question, image, processor, padded=padded, resized=self.family.fixed_size)
-        return images
+        return list(images)
 
-    def shape_of(self, question: Question, images: Sequence[Image.Image]) -> tuple[Any, ...]:
+    def shape_of(self, question: Question, images: Sequence[Shown]) -> tuple[Any, ...]:
         """A key that is equal for questions that may share a batch: equally many visual tokens, in the same shapes.
 
-        images: the question's pictures.
+        images: what the question shows.
 
         Raises BadSampleError for a question that cannot be asked: its text contains the image token, its prompt is
-        longer than the model's positions, the processor refuses a picture, or the family does not take several.
+        longer than the model's positions, the processor refuses a picture, or the family does not take several, or no
+        video.
         """
+        check_video(question, self.family.videos, self.model.config)
         text = self.prompt(question)
         if len(images) > 1 and not self.family.several_pictures:
             raise BadSampleError(
@@ -144,7 +164,7 @@ class LoadedModel:
                 question_id=question.id,
             )
         try:
-            shapes = [self.picture_shape(image) for image in images]
+            shapes = [self.video_shape(each) if isinstance(each, list) else self.picture_shape(each) for each in images]
         except ValueError as error:  # of the processors, such as Qwen's for a picture 200 times as wide as high
             raise BadSampleError(
                 f"question {question.id}: its picture cannot be prepared ({first_line(error)})", question_id=question.id
@@ -165,21 +185,35 @@ class LoadedModel:
             self._shapes[size] = (int(shown.sum()), self.family.grid(self.model.config, pictures))
         return self._shapes[size]
 
+    def video_shape(self, frames: Sequence[Image.Image]) -> tuple[Any, ...]:
+        """A key that is equal for videos that may share a batch: the number of video tokens in the prompt, and the
+        frames, rows and columns of the visual tokens."""
+        size = (*frames[0].size, len(frames))
+        if size not in self._shapes:
+            blank = [Image.new("RGB", frames[0].size)] * len(frames)
+            videos = self._run_processor([], [self.processor.video_token], [blank])
+            count = int((videos.pop("input_ids") == self.processor.video_token_id).sum())
+            self._shapes[size] = (count, self.family.video_grids(self.model.config, videos)[0])
+        return self._shapes[size]
+
     @cached_property
-    def _shapes(self) -> dict[tuple[int, int], tuple[Any, ...]]:
+    def _shapes(self) -> dict[tuple[int, ...], tuple[Any, ...]]:
         return {}
 
-    def encode(self, questions: Sequence[Question], images: Mapping[str, Image.Image] | None = None) -> Encoded:
+    def encode(self, questions: Sequence[Question], images: Mapping[str, Shown] | None = None) -> Encoded:
         """The questions as tensors.
 
-        images: the questions' pictures by their `picture_ids`; None: they are opened here.
+        images: what the questions show by their `picture_ids`; None: it is opened here.
 
-        Raises BadSampleError for a broken picture.
+        Raises BadSampleError for a broken picture or video; TokenselError where some questions show a video and others
+        do not.
         """
         if images is None:
             images = {
                 id: image for q in questions for id, image in zip(q.picture_ids, self.load_images(q), strict=True)
             }
+        if any(question.video for question in questions):
+            return self._encode_videos(questions, images)
         texts = [self.prompt(question) for question in questions]
         image_ids = [id for question in questions for id in question.picture_ids]
         sizes = [
@@ -187,16 +221,35 @@ class LoadedModel:
         ]
         if self.family.fixed_size or not image_ids:
             unique = list(dict.fromkeys(image_ids))
-            pictures = {"pixel_values": self.pixels([images[id] for id in unique])} if unique else {}
+            pictures = {self._pixel_name: self.pixels([images[id] for id in unique])} if unique else {}
             indices = torch.tensor([unique.index(id) for id in image_ids], dtype=torch.long, device=self.device)
             ids, mask = self.tokenize(questions) if self.family.fixed_size else self._tokenize_texts(texts)
             return Encoded(ids, mask, pictures, indices, sizes)
         inputs = self._run_processor([self.prepare_image(images[id]) for id in image_ids], texts)
+        return self._encoded(inputs, len(image_ids), sizes)
+
+    def _encode_videos(self, questions: Sequence[Question], images: Mapping[str, Shown]) -> Encoded:
+        for question in questions:
+            check_video(question, self.family.videos, self.model.config)
+            if not question.video:
+                raise TokenselError(f"question {question.id}: shows no video, but others of its batch do")
+        texts = [self.prompt(question) for question in questions]
+        videos = [images[id] for question in questions for id in question.picture_ids]
+        return self._encoded(self._run_processor([], texts, videos), len(videos), [None] * len(texts))
+
+    def _encoded(self, inputs: dict[str, torch.Tensor], shown: int, sizes: list[tuple[int, int] | None]) -> Encoded:
+        """The processor's output, with `shown` pictures or videos."""
         ids, mask = inputs.pop("input_ids").to(self.device), inputs.pop("attention_mask").to(self.device)
         inputs = {name: value for name, value in inputs.items() if name not in ALONG_PROMPT}
         inputs |= self.family.companions(ids == self.image_token_id, inputs)
         inputs = {name: self._to_device(value) for name, value in inputs.items()}
-        return Encoded(ids, mask, inputs, torch.arange(len(image_ids), device=self.device), sizes)
+        return Encoded(ids, mask, inputs, torch.arange(shown, device=self.device), sizes)
+
+    @cached_property
+    def _pixel_name(self) -> str:
+        """What the model's forward calls its pictures: older versions have another name in Video-LLaVA."""
+        names = inspect.signature(self.model.forward).parameters
+        return "pixel_values" if "pixel_values" in names else "pixel_values_images"
 
     def _padded(self, image: Image.Image) -> tuple[int, int] | None:
         """The picture's size, if it is padded to a square."""
@@ -207,17 +260,19 @@ class LoadedModel:
         encoded = self.processor.tokenizer(texts, padding=True, return_tensors="pt", **special)
         return encoded["input_ids"].to(self.device), encoded["attention_mask"].to(self.device)
 
-    def _run_processor(self, images: list[Image.Image], texts: list[str]) -> dict[str, torch.Tensor]:
-        special = {"add_special_tokens": not self._starts_with_bos(texts)}
-        return dict(
-            self.processor(
-                images=self.family.for_processor(images), text=texts, padding=True, return_tensors="pt", **special
-            )
-        )
+    def _run_processor(
+        self, images: list[Image.Image], texts: list[str], videos: Sequence[Shown] = ()
+    ) -> dict[str, torch.Tensor]:
+        options = {"padding": True, "return_tensors": "pt", "add_special_tokens": not self._starts_with_bos(texts)}
+        if not videos:
+            return dict(self.processor(images=self.family.for_processor(images), text=texts, **options))
+        inputs = dict(self.processor(videos=list(videos), text=texts, **options))
+        inputs.pop("video_metadata", None)
+        return inputs | {name: torch.as_tensor(value) for name, value in inputs.items() if name == "second_per_grid_ts"}
 
     def _to_device(self, value: torch.Tensor) -> torch.Tensor:
-        dtype = self.model.dtype if value.is_floating_point() else value.dtype
-        return value.to(self.device, dtype)
+        pixels = value.is_floating_point() and value.ndim > 1  # seconds stay as exact as they are
+        return value.to(self.device, self.model.dtype if pixels else value.dtype)
 
     def prepare(self, questions: Sequence[Question]) -> dict[str, torch.Tensor]:
         """The model's keyword arguments: input_ids and attention_mask [B, T], pixel_values, and what else its family
@@ -236,51 +291,3 @@ class LoadedModel:
             taken = self.family.take(encoded.pictures, encoded.picture_indices.tolist())
             inputs |= {name: value for name, value in taken.items() if name not in COMPANIONS}
         return inputs | self.family.along_prompt(encoded.input_ids, self.model.config)
-
-    def letter_ids(self, n: int) -> list[int]:
-        """The ids of the tokens that answer A, B, ... as the first word after the prompt, for n choices.
-
-        Raises TokenselError if two letters have the same id.
-        """
-        if not 1 <= n <= len(LETTERS):
-            raise TokenselError(f"{n} choices: must be from 1 to {len(LETTERS)}, one per letter")
-        return self.word_ids(LETTERS[:n])
-
-    def answer_ids(self, question: Question) -> list[int]:
-        """The ids of the first token of each possible answer: the letters of the choices, or Yes and No."""
-        return self.word_ids(question.choices) if question.form == "yes_no" else self.letter_ids(len(question.choices))
-
-    def continuation(self, prompt: str, text: str) -> list[int]:
-        """The ids of the tokens that continue a prompt with a text, behind a space if neither has white space there."""
-        space = "" if prompt[-1:].isspace() or text[:1].isspace() else " "
-        return self.ids_behind(prompt, prompt + space + text)
-
-    def ids_behind(self, prompt: str, whole: str) -> list[int]:
-        """The ids of the tokens that a longer text has behind those of the prompt, with which it begins."""
-        plain, ids = self._token_ids(prompt), self._token_ids(whole)
-        # The prompt's own tokens have run already, so a token that spans both cannot be used.
-        return ids[len(plain) :] if ids[: len(plain)] == plain else self._token_ids(whole[len(prompt) :])
-
-    def word_ids(self, words: Sequence[str]) -> list[int]:
-        """The ids of the first tokens of these words where they follow the prompt.
-
-        They are found by comparing the tokens of the prompt with and without the word, which works for any tokenizer.
-        Raises TokenselError if two words have the same id.
-        """
-        prompt = self.prompt(Question(id="letters", text="?", choices=("yes", "no"), answer=0, image=None))
-        # After "ASSISTANT:" the answer is " A"; after a template that ends in a line break or a space, "A".
-        space = "" if prompt[-1:].isspace() else " "
-        plain = self._token_ids(prompt)
-        ids = []
-        for word in words:
-            answered = self._token_ids(prompt + space + word)
-            ids.append(next(new for old, new in zip([*plain, None], answered, strict=False) if new != old))
-        if len(set(ids)) < len(words):
-            raise TokenselError(
-                f"model.path={self.path}: the tokenizer does not write the answers {', '.join(words)} "
-                "as one token each; scoring=letter needs that"
-            )
-        return ids
-
-    def _token_ids(self, text: str) -> list[int]:
-        return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]

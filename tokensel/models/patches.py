@@ -31,6 +31,7 @@ class PatchTower(VisionStates):
         rotary: cos and sin [patches, d] of the patches; None = no rotary embedding
         mask: [tiles, 1, T or 1, T], what a tile's tokens see of each other; None = all
         visual: the visual tokens [B, N, D_text]
+        frame: which frame alone is meant, of how many of a video; None: all
     """
 
     layers: Sequence[Any]
@@ -41,6 +42,7 @@ class PatchTower(VisionStates):
     rotary: tuple[Tensor, Tensor] | None = None
     mask: Tensor | None = None
     visual: Tensor | None = None
+    frame: tuple[int, int] | None = None
 
     @property
     def features(self) -> Tensor:
@@ -59,6 +61,9 @@ class PatchTower(VisionStates):
     def rows(self, order: Tensor) -> "PatchTower":
         visual = None if self.visual is None else self.visual[order]
         return replace(self, order=tuple(self.order[row] for row in order.tolist()), visual=visual)
+
+    def one_frame(self, index: int, frames: int) -> "PatchTower":
+        return replace(self, frame=(index, frames), visual=None)
 
     def with_tokens(self, tokens: Tensor) -> "PatchTower":
         return replace(self, visual=tokens)
@@ -100,14 +105,30 @@ class PatchTower(VisionStates):
 
     def _tiles(self, states: Tensor) -> Tensor:
         """The states of all rows' tiles: [tiles, T, ...]."""
-        spans = [self.arrangement.spans[picture] for picture in self.order]
-        rows = [states[begin:end] for begin, end in spans]
-        return torch.stack(rows) if states.ndim == 2 else torch.cat(rows)
+        rows = [states[begin:end] for begin, end in map(self._span, self.order)]
+        if states.ndim == 2:
+            rows = [row.unflatten(0, (self._cut(picture), -1)) for row, picture in zip(rows, self.order, strict=True)]
+        return torch.cat(rows)
+
+    def _span(self, picture: int) -> tuple[int, int]:
+        """Where a picture's states begin and end; of a video, perhaps one frame's."""
+        begin, end = self.arrangement.spans[picture]
+        if self.frame is None:
+            return begin, end
+        index, frames = self.frame
+        length = (end - begin) // frames
+        return begin + index * length, begin + (index + 1) * length
+
+    def _cut(self, picture: int) -> int:
+        return self.arrangement.frames(picture) if self.frame is None else 1
 
     def _tokens(self, values: Tensor) -> Tensor:
         """Values of patches [tiles, P, C] of all rows as values of visual tokens: [B, N, C]."""
-        spans = [self.arrangement.spans[picture] for picture in self.order]
-        sizes = [1 if self.entering[0].ndim == 2 else end - begin for begin, end in spans]
+        spans = map(self._span, self.order)
+        if self.entering[0].ndim == 2:
+            sizes = [self._cut(picture) for picture in self.order]
+        else:
+            sizes = [end - begin for begin, end in spans]
         rows = zip(values.split(sizes), self.order, strict=True)
         return torch.stack([self.arrangement.tokens(each, picture) for each, picture in rows])
 

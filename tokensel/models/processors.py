@@ -1,4 +1,4 @@
-"""Processors of all families, for pictures only, always with PIL."""
+"""Processors of all families, always with PIL, for videos too."""
 
 import importlib
 import inspect
@@ -15,7 +15,8 @@ from transformers.processing_utils import ProcessorMixin
 
 from tokensel.errors import TokenselError
 from tokensel.models.checkpoint_files import naming
-from tokensel.models.families import family_of
+from tokensel.models.families import family_of, pixels_of
+from tokensel.models.frame_processor import load_frame_processor
 
 
 def load_processor(source: str, path: str, config: Any, hub: dict[str, Any]) -> Any:
@@ -41,7 +42,7 @@ def load_processor(source: str, path: str, config: Any, hub: dict[str, Any]) -> 
         images = family_of(config).for_processor([Image.new("RGB", (32, 32))])
         prepared = processor(images=images, text=[processor.image_token], return_tensors="pt")
         side = getattr(getattr(config, "vision_config", None), "image_size", None)
-        shape = tuple(prepared["pixel_values"].shape[-2:])
+        shape = tuple(pixels_of(prepared).shape[-2:])
         if family_of(config).fixed_size and isinstance(side, int) and shape != (side, side):
             raise ValueError(f"it makes pictures of {shape} pixels; config.json has image_size={side}")
     return processor
@@ -59,6 +60,10 @@ def _load(source: str, path: str, config: Any, hub: dict[str, Any]) -> Any:
     processor.image_processor = AutoImageProcessor.from_pretrained(source, backend="pil", **hub)
     if getattr(processor.image_processor, "do_pan_and_scan", False):
         processor.image_processor.do_pan_and_scan = False  # crops would be further pictures of the prompt
+    if family_of(config).videos:
+        processor.video_processor = load_frame_processor(
+            source, family_of(config).processor_type or config.model_type, hub
+        )
     processor.tokenizer.padding_side = "left"
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
@@ -88,7 +93,7 @@ def processor_class(model_type: str) -> Any:
         """The family's processor without its video part."""
 
         def __init__(self, image_processor: Any = None, tokenizer: Any = None, **options: Any) -> None:
-            super().__init__(image_processor, tokenizer, None, **options)
+            super().__init__(image_processor=image_processor, tokenizer=tokenizer, video_processor=None, **options)
 
         def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
             return ProcessorMixin.apply_chat_template(self, *args, **kwargs)
@@ -109,5 +114,5 @@ def processor_class(model_type: str) -> Any:
 class _WithoutVideo(ProcessorMixin):
     """Calls ProcessorMixin's constructor without the video processor that the family's processor passes."""
 
-    def __init__(self, image_processor: Any, tokenizer: Any, video_processor: None, **options: Any) -> None:
-        ProcessorMixin.__init__(self, image_processor, tokenizer, **options)
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        ProcessorMixin.__init__(self, *(part for part in parts if part is not None), **options)

@@ -21,10 +21,12 @@ _CLS = ("class_embedding", "cls_token")
 class _Captured(threading.local):
     """What a tower's last run left, for each thread by itself.
 
-    entering: the states, by layer; output: the last layer's; rotary, mask: what else the last layer was given.
+    layers: the tower's, of several towers those of the one that ran. entering: the states, by layer; output: the last
+    layer's; rotary, mask: what else the last layer was given.
     """
 
     def __init__(self) -> None:
+        self.layers: list[nn.Module] = []
         self.entering: dict[int, Tensor] = {}
         self.output: Tensor | None = None
         self.rotary: tuple[Tensor, Tensor] | None = None
@@ -38,14 +40,11 @@ class VisionTap:
     """
 
     def __init__(self, llava: Any, family: Family) -> None:
-        names = ("vision_tower", "visual", "vision_model")
-        tower = next((getattr(llava, name) for name in names if hasattr(llava, name)), None)
-        stack = next((part for part in tower.modules() if isinstance(part, nn.ModuleList)), None) if tower else None
-        if tower is None or stack is None or tower_attention(stack[-1]) is None:
-            raise TokenselError(f"{type(llava).__name__}: its vision tower is not like CLIP, SigLIP or Qwen-VL's")
+        names = ("vision_tower", "visual", "vision_model", "image_tower", "video_tower")
+        towers = [getattr(llava, name) for name in names if hasattr(llava, name)]
+        self._stacks = [_stack(llava, tower) for tower in towers or [None]]
         self._llava, self._family, self._captured = llava, family, _Captured()
-        self.layers = list(stack)
-        self._special = int(any(name.endswith(_CLS) for name, _ in tower.named_parameters()))
+        self._special = int(any(name.endswith(_CLS) for name, _ in towers[0].named_parameters()))
         strategy = getattr(llava.config, "vision_feature_select_strategy", "default")
         if self._special and strategy != "default":
             raise TokenselError(
@@ -56,9 +55,10 @@ class VisionTap:
     def attach(self) -> list[RemovableHandle]:
         """Registers the hooks and returns their handles, which the caller must remove."""
 
-        def before(index: int) -> Any:
+        def before(stack: list[nn.Module], index: int) -> Any:
             def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 captured = self._captured
+                captured.layers = stack
                 captured.entering[index] = args[0] if args else kwargs["hidden_states"]
                 captured.rotary = kwargs.get("position_embeddings")
                 captured.mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
@@ -69,20 +69,26 @@ class VisionTap:
             self._captured.output = output[0] if isinstance(output, tuple) else output
 
         handles = [
-            layer.register_forward_pre_hook(before(index), with_kwargs=True) for index, layer in enumerate(self.layers)
+            layer.register_forward_pre_hook(before(stack, index), with_kwargs=True)
+            for stack in self._stacks
+            for index, layer in enumerate(stack)
         ]
-        return [*handles, self.layers[-1].register_forward_hook(after)]
+        return [*handles, *(stack[-1].register_forward_hook(after) for stack in self._stacks)]
 
     def take(self, pictures: Mapping[str, Any]) -> VisionStates | None:
         """The states of the tower's last run, or None if it has not run since the previous call.
 
         pictures: pixel_values and its companions, as the model was given them. Raises TokenselError for a feature layer
-        that does not exist.
+        that does not exist, and for a picture beside a video: they go through the tower one after the other.
         """
         captured = self._captured
         if captured.output is None:
             return None
-        depth = len(self.layers)
+        if "pixel_values_videos" in pictures and ("pixel_values" in pictures or "pixel_values_images" in pictures):
+            raise TokenselError(
+                "pixel_values_videos: beside pixel_values; methods that use the vision tower take pictures or a video"
+            )
+        depth = len(captured.layers)
         between = [captured.entering[each] for each in range(depth)] + [captured.output]
         captured.entering, captured.output = {}, None
         arrangement = self._family.arrangement(self._llava, pictures, cls=bool(self._special))
@@ -91,7 +97,7 @@ class VisionTap:
         order = tuple(range(len(arrangement.spans)))
         rotary, mask = captured.rotary, captured.mask
         mask = mask if mask is not None and mask.ndim == 4 else None
-        return PatchTower(self.layers, between[:-1], arrangement, order, self._special, rotary, mask)
+        return PatchTower(captured.layers, between[:-1], arrangement, order, self._special, rotary, mask)
 
     def _cls_tower(self, between: list[Tensor]) -> ClsTower:
         """between: the states before, between and after the layers."""
@@ -104,4 +110,13 @@ class VisionTap:
             )
         index = chosen[0] % len(between) if isinstance(named, int) else None
         hidden = between[index] if index is not None else torch.cat([between[layer] for layer in chosen], -1)
-        return ClsTower(self.layers, between[:-1], hidden, self._llava.multi_modal_projector, feature_layer=index)
+        layers, projector = self._captured.layers, self._llava.multi_modal_projector
+        return ClsTower(layers, between[:-1], hidden, projector, feature_layer=index)
+
+
+def _stack(llava: Any, tower: nn.Module | None) -> list[nn.Module]:
+    """A tower's layers. Raises TokenselError for a tower that is not understood."""
+    stack = None if tower is None else next((part for part in tower.modules() if isinstance(part, nn.ModuleList)), None)
+    if stack is None or tower_attention(stack[-1]) is None:
+        raise TokenselError(f"{type(llava).__name__}: its vision tower is not like CLIP, SigLIP or Qwen-VL's")
+    return list(stack)

@@ -39,6 +39,10 @@ class VisionStates(ABC):
     def rows(self, order: Tensor) -> "VisionStates":
         """These pictures in the order given, LongTensor[B'], repeated where prompts share a picture."""
 
+    def one_frame(self, index: int, frames: int) -> "VisionStates":
+        """These states of one frame alone, of videos with so many frames."""
+        raise TokenselError(f"{type(self).__name__}: has no frames")
+
     def with_tokens(self, tokens: Tensor) -> "VisionStates":
         """These states, and the visual tokens [B, N, D_text] that the decoder was given."""
         return self

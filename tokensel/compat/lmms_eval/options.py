@@ -17,7 +17,7 @@ from tokensel.methods import find_method
 
 #: Settings of a sweep that mean the same here.
 SHARED = (
-    *("kept", "agg_layer", "temperature", "aggregation", "layout", "position", "seed"),
+    *("kept", "agg_layer", "temperature", "aggregation", "layout", "position", "scope", "seed"),
     *("conv", "image_aspect", "batch_size", "compile"),
 )
 MODEL = tuple(name for name in ModelSettings.model_fields if name not in ("path", "conv", "image_aspect"))

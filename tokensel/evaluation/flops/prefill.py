@@ -6,7 +6,7 @@ from typing import Any
 
 from tokensel.engine.stages import Stage
 from tokensel.errors import TokenselError
-from tokensel.evaluation.flops.vision import picture_flops, tower_sizes
+from tokensel.evaluation.flops.vision import picture_flops, tower_sizes, video_frames
 from tokensel.methods import Method, Sizes
 from tokensel.models.families import FAMILIES, family_name
 
@@ -56,6 +56,7 @@ class _Step:
     compact: bool
     index: int
     masks: bool
+    by_frame: bool = False
 
     def left(self, count: int, measured: Mapping[int, int]) -> int:
         """How many of `count` visual tokens remain; where that depends on the picture, the measured number or kept."""
@@ -117,12 +118,15 @@ def prefill_cost(
             if step.layer >= len(lengths) or step.kept >= count:
                 continue
             sizes = _sizes(config, step, count, length, visual_tokens, text_tokens, device, pictures, images)
+            times = 1
+            if step.by_frame and sizes.frames > 1:
+                times, sizes = sizes.frames, sizes.one_frame()
             if step.method is not None:
-                selection += step.method.flops(sizes)
+                selection += times * step.method.flops(sizes)
                 counted = counted and _reports_flops(step.method)
             left = step.left(count, remaining or {})
             if step.aggregation not in (None, "none"):
-                selection += 2 * sizes.cosines(left)
+                selection += times * 2 * sizes.cosines(left // times)
             if step.compact:
                 length -= count - left
             count = left
@@ -156,6 +160,7 @@ def _steps_of(stages: Sequence[Stage], visual_tokens: int) -> list[_Step]:
             stage.layout == "compact",
             stage.index,
             stage.layout == "mask",
+            stage.scope == "frame",
         )
         for stage in stages
         if not stage.method.passes_through
@@ -207,6 +212,7 @@ def _sizes(
         key_width=_kv_heads(text) * _head_dim(text),
         head_width=_head_dim(text),
         device=device,
+        frames=video_frames(pictures or {}),
         **tower,
     )
 

@@ -28,9 +28,9 @@ def picture_flops(
 ) -> tuple[int, int]:
     """FLOPs of (vision tower, projector) for all pictures of one prompt.
 
-    pictures: the processor's output (pixel_values, image_grid_thw), of which only shapes and grids are read. Without
-    it, the number of tiles or patches is estimated from `visual_tokens` and `images`; that is inexact for families that
-    cut pictures into tiles or keep their aspect ratio.
+    pictures: the processor's output (pixel_values, image_grid_thw, or the same of videos), of which only shapes and
+    grids are read. Without it, the number of tiles or patches is estimated from `visual_tokens` and `images`; that is
+    inexact for families that cut pictures into tiles or keep their aspect ratio, and for videos.
 
     Raises AttributeError if the configuration lacks a size.
     """
@@ -47,7 +47,13 @@ def picture_flops(
     special = 0 if "siglip" in vision.model_type else 1
     chosen = side * side + special * (getattr(config, "vision_feature_select_strategy", "default") == "full")
     tiles = _tiles(pictures or {}, images, visual_tokens, chosen)
-    return tiles * _clip(vision, side * side, special), tiles * chosen * projector_flops(config)
+    projected = tiles * chosen
+    if "pixel_values_videos" in (pictures or {}):
+        if config.model_type == "llava_next_video":  # pools before it projects
+            projected = tiles * (side // config.spatial_pool_stride) ** 2
+        elif config.model_type == "video_llava":  # projects each frame's [CLS] too
+            projected = tiles * (side * side + special)
+    return tiles * _clip(vision, side * side, special), projected * projector_flops(config)
 
 
 def tower_sizes(
@@ -60,7 +66,8 @@ def tower_sizes(
     if family_name(config) in QWEN:
         width = getattr(vision, "embed_dim", width)
         grids = _grids(config, visual_tokens, shown, images)
-        tiles, patches = len(grids), sum(math.prod(grid) for grid in grids) // len(grids)
+        tiles = sum(frames for frames, _, _ in grids)
+        patches = sum(math.prod(grid) for grid in grids) // tiles
     elif family_name(config) in _MERGING:
         patches, tokens = _patches_and_tokens(config, shown)
         tiles, special = _tiles(shown, images, visual_tokens, tokens), int(family_name(config) == "internvl")
@@ -68,6 +75,7 @@ def tower_sizes(
         special, patches = int("siglip" not in vision.model_type), (vision.image_size // vision.patch_size) ** 2
         tiles = _tiles(shown, images, visual_tokens, patches)
     cls = bool(special) and not hasattr(config, "image_grid_pinpoints") and family_name(config) not in _MERGING
+    cls = cls and "pixel_values_videos" not in shown
     layers = feature_layers(config)
     return {
         "vision_width": width,
@@ -85,6 +93,13 @@ def tower_sizes(
     }
 
 
+def video_frames(pictures: Mapping[str, Any]) -> int:
+    """Of how many frames a prompt's visual tokens are; 1 for pictures. Qwen-VL's are pairs of frames."""
+    if "video_grid_thw" in pictures:
+        return int(torch.as_tensor(pictures["video_grid_thw"])[0, 0])
+    return pictures["pixel_values_videos"].shape[1] if "pixel_values_videos" in pictures else 1
+
+
 def projector_flops(config: Any) -> int:
     """FLOPs of LLaVA's projector per token: two linear layers; their input concatenates all feature layers."""
     layers = feature_layers(config)
@@ -95,8 +110,9 @@ def projector_flops(config: Any) -> int:
 
 def _tiles(pictures: Mapping[str, Any], images: int, visual_tokens: int, tokens: int) -> int:
     """How many tiles the tower encodes: the product of the leading axes of pixel_values [..., 3, H, W]."""
-    if "pixel_values" in pictures:
-        return math.prod(pictures["pixel_values"].shape[:-3])
+    for name in ("pixel_values", "pixel_values_images", "pixel_values_videos"):
+        if name in pictures:
+            return math.prod(pictures[name].shape[:-3])
     return images * max(1, round(visual_tokens / images / tokens))
 
 
@@ -141,10 +157,10 @@ Grid = tuple[int, int, int]
 
 
 def _grids(config: Any, visual_tokens: int, pictures: Mapping[str, Any], images: int) -> list[Grid]:
-    """Frames, rows and columns of patches in each picture."""
-    if "image_grid_thw" in pictures:
-        grids = torch.as_tensor(pictures["image_grid_thw"]).tolist()
-        return [(frames, rows, cols) for frames, rows, cols in grids]
+    """Frames, rows and columns of patches in each picture or video."""
+    for name in ("image_grid_thw", "video_grid_thw"):
+        if name in pictures:
+            return [(frames, rows, cols) for frames, rows, cols in torch.as_tensor(pictures[name]).tolist()]
     merge = config.vision_config.spatial_merge_size
     tokens = visual_tokens // images
     rows = next(rows for rows in range(math.isqrt(tokens), 0, -1) if tokens % rows == 0)

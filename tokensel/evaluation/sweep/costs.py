@@ -126,7 +126,10 @@ def costed_prompt(loaded: LoadedModel, question: Question | None, device: str | 
     if question is None:
         return prompt
     encoded = loaded.encode([question])
-    visual = int((encoded.input_ids == loaded.image_token_id).sum())
+    if encoded.video:
+        visual = int(loaded.family.video_tokens(model.config, encoded.input_ids).sum())
+    else:
+        visual = int((encoded.input_ids == loaded.image_token_id).sum())
     text = encoded.input_ids.shape[1] - visual
     smaller = partial(_downsampled_prompt, loaded, question, prompt.device)
     return replace(prompt, text_tokens=text, visual_tokens=visual, pictures=encoded.pictures, downsampled=smaller)
@@ -144,9 +147,9 @@ def middle_question(loaded: LoadedModel, questions: Sequence[Question]) -> Quest
     ordered = order_questions(questions)
     half = len(ordered) // 2
     from_middle = ordered[half:] + ordered[:half]
-    candidates = [question for question in from_middle if question.image is not None]
-    if ordered[half].image is None:
-        candidates += [question for question in from_middle if question.image is None]
+    candidates = [question for question in from_middle if question.is_visual]
+    if not ordered[half].is_visual:
+        candidates += [question for question in from_middle if not question.is_visual]
     return next((question for question in candidates if _can_be_asked(loaded, question)), None)
 
 

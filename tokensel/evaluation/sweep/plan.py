@@ -113,6 +113,7 @@ def plan_point(job: SweepSettings) -> PlannedPoint:
             seed=job.seed,
             method_options=job.method.options,
             precision=job.method.precision,
+            scope=job.scope if reduces else "video",
         )
     return PlannedPoint(point, job.limit, budget)
 
@@ -153,8 +154,8 @@ def _with_controls(points: Sequence[PlannedPoint], settings: SweepSettings) -> l
 
 
 def _controls(points: Sequence[PlannedPoint], names: Sequence[str], seeds: int) -> list[PlannedPoint]:
-    """The controls of these points: full and no_image once per limit, the others at every kept or budget, first layer
-    and layout that the points have. seeds: of controls that draw at random."""
+    """The controls of these points: full and no_image once per limit, the others at every kept or budget, first layer,
+    layout and scope that the points have. seeds: of controls that draw at random."""
     controls = []
     for planned in points:
         for name in names:
@@ -168,7 +169,8 @@ def _controls(points: Sequence[PlannedPoint], names: Sequence[str], seeds: int) 
                     layout = "compact"
                 kept = point.final_kept if planned.budget is None else max(1, method.min_kept)
                 for more in range(seeds if _draws(name) else 1):
-                    control = GridPoint(name, kept, layer, layout=layout, seed=point.seed + more)
+                    seed = point.seed + more
+                    control = GridPoint(name, kept, layer, layout=layout, seed=seed, scope=point.scope)
                     controls.append(PlannedPoint(control, planned.limit, planned.budget, timed=more == 0, control=True))
     return controls
 

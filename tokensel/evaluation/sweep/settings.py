@@ -16,6 +16,7 @@ from tokensel.choices import (
     LAYOUTS,
     LEAST_TEMPERATURE,
     POSITIONS,
+    SCOPES,
     SCORINGS,
 )
 from tokensel.data.protocol import CHOICES, Protocol
@@ -114,6 +115,9 @@ class SweepSettings(Settings):
         f"null or one of {', '.join(POSITIONS)}",
         "point",
         True,
+    )
+    scope: Annotated[str, among(SCOPES)] = setting(
+        "video", "a video's frames are reduced together, or each by itself", one_of(SCOPES), "point", True
     )
     seed: int = setting(
         0, "of methods that choose at random", "must be an integer from 0 to 2147483647", "point", True, ge=0, le=MOST

@@ -6,22 +6,26 @@ To add a family, add one entry to FAMILIES, and a file with a subclass of `Famil
 from typing import Any
 
 from tokensel.errors import TokenselError, check_choice
-from tokensel.models.families.base import ALONG_PROMPT, COMPANIONS, Family, picture_arguments
+from tokensel.models.families.base import ALONG_PROMPT, COMPANIONS, VIDEOS, Family, Grid, picture_arguments, pixels_of
 from tokensel.models.families.gemma3 import Gemma3
 from tokensel.models.families.idefics3 import Idefics3
 from tokensel.models.families.internvl import InternVL
-from tokensel.models.families.qwen_vl import Qwen3VL, QwenVL
+from tokensel.models.families.qwen_video import Qwen3Video, QwenVideo
 from tokensel.models.families.recurrent import refuse_recurrent
-from tokensel.models.families.tiled import OneVision, Tiled
+from tokensel.models.families.tiled import NextVideo, OneVision, Tiled
+from tokensel.models.families.video_llava import VideoLlava
 
 __all__ = [
     "ALONG_PROMPT",
     "COMPANIONS",
     "FAMILIES",
+    "VIDEOS",
     "Family",
+    "Grid",
     "family_name",
     "family_of",
     "picture_arguments",
+    "pixels_of",
     "refuse_recurrent",
     "treat_as",
 ]
@@ -30,11 +34,13 @@ FAMILIES: dict[str, Family] = {
     "llava": Family(),
     "vipllava": Family(),
     "llava_next": Tiled(),
+    "llava_next_video": NextVideo(),
     "llava_onevision": OneVision(),
-    "qwen2_vl": QwenVL(),
-    "qwen2_5_vl": QwenVL(),
-    "qwen3_vl": Qwen3VL(),
-    "qwen3_vl_moe": Qwen3VL(),
+    "video_llava": VideoLlava(),
+    "qwen2_vl": QwenVideo(),
+    "qwen2_5_vl": QwenVideo(),
+    "qwen3_vl": Qwen3Video(),
+    "qwen3_vl_moe": Qwen3Video(),
     "idefics3": Idefics3(),
     "smolvlm": Idefics3(),
     "internvl": InternVL(),

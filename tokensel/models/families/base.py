@@ -1,5 +1,6 @@
 """What differs between model families: how a picture becomes visual tokens, and which positions they get."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,13 +14,27 @@ from tokensel.models.arrangement import Arrangement
 ALONG_PROMPT = ("mm_token_type_ids", "token_type_ids")
 # What this package adds to a processor's pictures, which no model takes.
 COMPANIONS = ("num_patches",)
+# Arguments of a forward that hold its pictures, and its videos.
+PICTURES = (
+    "pixel_values",
+    "pixel_values_images",
+    "num_patches",
+    "image_sizes",
+    "image_grid_thw",
+    "pixel_attention_mask",
+    "batch_num_images",
+)
+VIDEOS = ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts")
+
+#: Rows and columns of a picture's visual tokens, or frames, rows and columns of a video's.
+Grid = tuple[int, ...]
 
 
 class Family:
     """LLaVA-1.5 and models like it: every picture becomes one square grid with the same number of visual tokens.
 
     `pictures` always holds what a processor returns besides the prompt: pixel_values and its companions, with one entry
-    per picture.
+    per picture; of videos pixel_values_videos and its companions, with one entry per video.
 
     Attributes:
         fixed_size: every picture has the same number of visual tokens, so a prompt can be tokenized before its picture
@@ -28,6 +43,7 @@ class Family:
         deepstack: the decoder's first layers add features to the visual tokens behind them
         processor_type: the model type whose processor the checkpoints come with; None: their own
         both_ways: a picture's tokens see each other both ways, by masks that the model makes of token_type_ids
+        videos: prompts with videos are tested
     """
 
     fixed_size = True
@@ -35,6 +51,7 @@ class Family:
     deepstack = False
     processor_type: str | None = None
     both_ways = False
+    videos = False
 
     def for_processor(self, images: list[Any]) -> list[Any]:
         """The pictures, one per prompt, in the form that the family's processor expects."""
@@ -58,10 +75,23 @@ class Family:
         With deepstack features of K layers, which the decoder's first K layers add to them, these stand beside them:
         [N, (1 + K) D].
         """
-        arguments = {name: value for name, value in pictures.items() if name not in ALONG_PROMPT}
+        arguments = {name: value for name, value in pictures.items() if name not in (*ALONG_PROMPT, *VIDEOS)}
         return list(llava.get_image_features(**arguments, return_dict=True).pooler_output)
 
-    def grid(self, config: Any, pictures: Mapping[str, Any]) -> tuple[int, int] | None:
+    def video_features(self, llava: Any, pictures: Mapping[str, Any]) -> list[Tensor]:
+        """What the decoder receives at the video tokens of each video: [N, D] each."""
+        arguments = accepted(llava.get_video_features, {name: pictures[name] for name in VIDEOS if name in pictures})
+        return list(llava.get_video_features(**arguments, return_dict=True).pooler_output)
+
+    def video_grids(self, config: Any, pictures: Mapping[str, Any]) -> list[Grid]:
+        """Frames, rows and columns of each video's visual tokens."""
+        raise NotImplementedError
+
+    def video_tokens(self, config: Any, input_ids: Tensor) -> Tensor:
+        """Which tokens of prompts are visual tokens of videos: BoolTensor[B, T]."""
+        return input_ids == config.video_token_id
+
+    def grid(self, config: Any, pictures: Mapping[str, Any]) -> Grid | None:
         """Rows and columns of the pictures' visual tokens.
 
         None stands for a square grid, (1, 0) for no single grid: the tokens then count as one row in reading order.
@@ -104,10 +134,20 @@ class Family:
 
     def take(self, pictures: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
         """The entries of the pictures at `rows`, in that order."""
-        return {name: value[list(rows)] for name, value in pictures.items()}
+        return {name: torch.as_tensor(value)[list(rows)] for name, value in pictures.items()}
 
 
 def picture_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a forward that hold its pictures."""
-    names = ("pixel_values", "num_patches", "image_sizes", "image_grid_thw", "pixel_attention_mask", "batch_num_images")
-    return {name: arguments[name] for name in names if arguments.get(name) is not None}
+    """The arguments of a forward that hold its pictures and videos."""
+    return {name: arguments[name] for name in (*PICTURES, *VIDEOS) if arguments.get(name) is not None}
+
+
+def pixels_of(pictures: Mapping[str, Any]) -> Any:
+    """The pictures' pixel_values, by this name or Video-LLaVA's older one."""
+    return pictures["pixel_values" if "pixel_values" in pictures else "pixel_values_images"]
+
+
+def accepted(function: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that a function names in its signature: they differ between models and versions."""
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in arguments.items() if name in names}

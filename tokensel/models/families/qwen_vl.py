@@ -52,8 +52,12 @@ class Qwen3VL(QwenVL):
 
     def features(self, llava: Any, pictures: Mapping[str, Any]) -> list[Tensor]:
         given = {name: pictures[name] for name in ("pixel_values", "image_grid_thw")}
-        output = llava.get_image_features(**given, return_dict=True)
-        # Older versions of transformers give the pictures of a layer together, newer ones each by itself.
-        deepstack = [each if isinstance(each, Tensor) else torch.cat(each) for each in output.deepstack_features]
-        beside = torch.cat([torch.cat(output.pooler_output), *deepstack], 1)
-        return list(beside.split([len(tokens) for tokens in output.pooler_output]))
+        return with_deepstack(llava.get_image_features(**given, return_dict=True))
+
+
+def with_deepstack(output: Any) -> list[Tensor]:
+    """The tower's tokens of each picture with their deepstack features beside them: [N, (1 + K) D] each."""
+    # Older versions of transformers give the pictures of a layer together, newer ones each by itself.
+    deepstack = [each if isinstance(each, Tensor) else torch.cat(each) for each in output.deepstack_features]
+    beside = torch.cat([torch.cat(output.pooler_output), *deepstack], 1)
+    return list(beside.split([len(tokens) for tokens in output.pooler_output]))
