@@ -33,6 +33,8 @@ from tokensel.functional.similarity import cosine_to, degrees, inverse_norms, un
 from tokensel.functional.suppression import group_quotas, keep_in_groups, suppress_similar
 from tokensel.functional.temporal import (
     anchor_quotas,
+    anchor_weights,
+    attended_and_anchors,
     frame_density_order,
     merge_over_time,
     temporal_matching,
@@ -43,6 +45,8 @@ from tokensel.functional.windows import best_in_windows, grid_windows, local_glo
 
 __all__ = [
     "anchor_quotas",
+    "anchor_weights",
+    "attended_and_anchors",
     "band_quotas",
     "band_scores",
     "best_in_windows",

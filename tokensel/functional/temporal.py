@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional.indexing import check_kept, rank
+from tokensel.functional.indexing import check_kept, first_of_best, rank
 from tokensel.functional.merging import Merge, bipartite_soft_matching
 from tokensel.functional.similarity import ROUNDING, inverse_norms
 
@@ -117,6 +117,61 @@ def frame_density_order(tokens: Tensor, apart: Tensor) -> Tensor:
     # The logarithm of the product: the density itself would underflow to 0. Equal points have distance 0.
     score = density + nearest_denser.clamp_min(1e-30).log()
     return rank(score.masked_fill(apart, -torch.inf), ROUNDING)
+
+
+@torch.no_grad()
+def attended_and_anchors(
+    tokens: Tensor, attention: Tensor, segment: Tensor, kept: int, merged: float, step: int
+) -> tuple[Tensor, Tensor]:
+    """Which tokens remain for their attention, and which as anchors: two BoolTensor[B, N], together `kept` in each row.
+
+    tokens [B, N, D], attention [B, N], segment LongTensor[B, F]. Of a frame's share of `kept`, the part `merged`,
+    rounded down, goes to the anchors of its segment, see `anchor_quotas` for step; the remainder of kept / F to
+    attended tokens of the first frames.
+    """
+    (batch, count), frames = tokens.shape[:2], segment.shape[1]
+    places = _places(tokens, frames)
+    share, more = divmod(kept, frames)
+    each = int(share * merged)
+    order = rank(attention.reshape(batch * frames, places)).argsort(1).view(batch, frames, places)
+    wanted = share - each + (torch.arange(frames, device=tokens.device) < more).long()
+    attended = order < wanted.view(1, -1, 1)
+    quotas = anchor_quotas(segment, each, places - share + each - (more > 0), step)
+    dense = frame_density_order(tokens.reshape(batch * frames, places, -1), attended.view(-1, places)).argsort(1)
+    anchors = dense.view(batch, frames, places) < quotas.unsqueeze(2)
+    return attended.view(batch, count), anchors.view(batch, count)
+
+
+@torch.no_grad()
+def anchor_weights(
+    tokens: Tensor, segment: Tensor, attended: Tensor, anchors: Tensor, positions: Tensor, least: float
+) -> Tensor:
+    """What the tokens at `positions` LongTensor[B, M] are made of: weights of all tokens, [B, M, N].
+
+    attended, anchors: BoolTensor[B, N]. An attended token is itself. For each frame with anchors, every token of its
+    segment that is not attended joins the most similar of them by cosine. An anchor is w of itself and 1 - w of the
+    mean of what joined it, w = max(1 / (number + 1), least). O(N^2 D).
+
+    Source: FastVID (arXiv 2503.11187), density-based token merging, and its release.
+    """
+    (batch, count), frames = tokens.shape[:2], segment.shape[1]
+    places = _places(tokens, frames)
+    units = tokens.float() * inverse_norms(tokens.float()).unsqueeze(-1)
+    kept = torch.arange(positions.shape[1], device=tokens.device).expand_as(positions)
+    slots = torch.zeros_like(anchors, dtype=torch.long).scatter(1, positions, kept)
+    joined = torch.zeros(batch, positions.shape[1], count, device=tokens.device)
+    own = joined.scatter(2, positions.unsqueeze(2), 1)
+    for frame in range(frames):
+        here = slice(frame * places, (frame + 1) * places)
+        similarity = torch.bmm(units, units[:, here].transpose(1, 2))
+        similarity = similarity.masked_fill(~anchors[:, here].unsqueeze(1), -torch.inf)
+        best = frame * places + first_of_best(similarity, 2, ROUNDING).squeeze(2)
+        joins = (segment == segment[:, frame : frame + 1]).repeat_interleave(places, 1) & ~attended
+        joins = (joins & anchors[:, here].any(1, keepdim=True)).float()
+        joined = joined.scatter_add(1, slots.gather(1, best).unsqueeze(1), joins.unsqueeze(1))
+    number = joined.sum(2, keepdim=True)
+    weight = torch.where(number > 0, (1 / (number + 1)).clamp_min(least), 1)
+    return weight * own + (1 - weight) * joined / number.clamp_min(1)
 
 
 def _places(tokens: Tensor, frames: int) -> int:

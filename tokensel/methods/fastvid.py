@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional import anchor_quotas, frame_density_order, rank, temporal_segments
-from tokensel.functional.similarity import ROUNDING, inverse_norms
+from tokensel.functional import anchor_weights, attended_and_anchors, temporal_segments
 from tokensel.methods.base import Method
 from tokensel.methods.context import Context, Selection
 from tokensel.methods.registry import register_method
@@ -48,61 +47,28 @@ class FastVID(Method):
     weight: float = 0.6
 
     def __post_init__(self) -> None:
-        for name in ("segments", "step"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise TokenselError(f"{name}={value!r}: must be an integer from 1")
-        for name, least in (("threshold", -1), ("merged", 0), ("weight", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= 1:
-                raise TokenselError(f"{name}={value!r}: must be from {least} to 1")
+        bounds = {"segments": (1, None), "step": (1, None), "threshold": (-1, 1), "merged": (0, 1), "weight": (0, 1)}
+        for name, (least, most) in bounds.items():
+            value, kind = getattr(self, name), int if most is None else int | float
+            if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= (most or value):
+                allowed = f"an integer from {least}" if most is None else f"from {least} to {most}"
+                raise TokenselError(f"{name}={value!r}: must be {allowed}")
 
     def select(self, context: Context) -> Selection:
-        tokens, frames = context.tokens.float(), context.frames
-        batch, places = len(tokens), context.count // frames
-        entered = context.inputs[0].float().unflatten(1, (frames, places)).mean(2)
-        segment = temporal_segments(entered, self.segments, self.threshold)
-        share, more = divmod(context.kept, frames)
-        each = int(share * self.merged)
-        attention = context.vision.cls_attention().mean(1).view(batch * frames, places)
-        order = rank(attention).argsort(1).view(batch, frames, places)
-        wanted = share - each + (torch.arange(frames, device=tokens.device) < more).long()
-        attended = order < wanted.view(1, -1, 1)
-        quotas = anchor_quotas(segment, each, places - int(share - each + (more > 0)), self.step)
-        dense = frame_density_order(tokens.view(batch * frames, places, -1), attended.view(-1, places)).argsort(1)
-        anchors = dense.view(batch, frames, places) < quotas.unsqueeze(2)
-        chosen = (attended | anchors).flatten(1)
-        positions = (~chosen).to(torch.uint8).sort(dim=1, stable=True).indices[:, : context.kept]
-        weights = self._weights(tokens, segment, attended, anchors, positions)
+        features = context.inputs[0].unflatten(1, (context.frames, -1)).float().mean(2)
+        segment = temporal_segments(features, self.segments, self.threshold)
+        attention = context.vision.cls_attention().mean(1)
+        attended, anchors = attended_and_anchors(
+            context.tokens, attention, segment, context.kept, self.merged, self.step
+        )
+        chosen = (attended | anchors).to(torch.uint8)
+        positions = chosen.sort(dim=1, descending=True, stable=True).indices[:, : context.kept]
+        weights = anchor_weights(context.tokens, segment, attended, anchors, positions, self.weight)
 
-        def apply(features: Tensor) -> Tensor:
-            return torch.bmm(weights, features.float()).to(features.dtype)
+        def apply(states: Tensor) -> Tensor:
+            return torch.bmm(weights, states.float()).to(states.dtype)
 
         return Selection(positions, apply(context.tokens), merge=apply)
-
-    def _weights(self, tokens: Tensor, segment: Tensor, attended: Tensor, anchors: Tensor, positions: Tensor) -> Tensor:
-        """What each survivor is made of: [B, M, N]. attended, anchors: BoolTensor[B, F, P]."""
-        batch, count, _ = tokens.shape
-        frames, places = anchors.shape[1:]
-        units = tokens * inverse_norms(tokens).unsqueeze(-1)
-        slots = torch.zeros(batch, count, dtype=torch.long, device=tokens.device)
-        kept = torch.arange(positions.shape[1], device=tokens.device).expand_as(positions)
-        slots = slots.scatter(1, positions, kept)
-        own = torch.zeros(batch, positions.shape[1], count, device=tokens.device)
-        joined, own = own.clone(), own.scatter(2, positions.unsqueeze(2), 1)
-        for frame in range(frames):
-            here = anchors[:, frame]
-            similarity = torch.bmm(units, units[:, frame * places : (frame + 1) * places].transpose(1, 2))
-            similarity = similarity.masked_fill(~here.unsqueeze(1), -torch.inf)
-            best = (similarity >= similarity.amax(2, keepdim=True) - ROUNDING).to(torch.uint8).argmax(2)
-            joins = (segment == segment[:, frame : frame + 1]).repeat_interleave(places, 1) & ~attended.flatten(1)
-            joins = joins & here.any(1, keepdim=True)
-            joined = joined.scatter_add(
-                1, slots.gather(1, best + frame * places).unsqueeze(1), joins.float().unsqueeze(1)
-            )
-        number = joined.sum(2, keepdim=True)
-        weight = torch.where(number > 0, (1 / (number + 1)).clamp_min(self.weight), 1)
-        return weight * own + (1 - weight) * joined / number.clamp_min(1)
 
     def flops(self, sizes: Sizes) -> int:
         return sizes.cls_attention() + sizes.cosines(sizes.count) + sizes.cosines(sizes.kept)

@@ -61,8 +61,7 @@ class VScan(Method):
         near, far = (context.vision.cls_attention(layer).mean(1) for layer in (_shallow(context, self.shallow), -2))
         everywhere = context.kept - context.kept // 2
         local = self.remaining(context.kept, context.count) - everywhere
-        rows, cols = context.grid
-        window, windows = grid_windows(rows, cols, self.window, near.device)
+        window, windows = grid_windows(context.grid[0], context.grid[1], self.window, near.device)
         positions, rest = local_global_scan(near, far, window, windows, local, everywhere)
         return Selection(positions, merge_nearest(context.tokens, positions, rest))
 
