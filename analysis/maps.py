@@ -63,19 +63,30 @@ def _spread(values: np.ndarray, grid: tuple[int, int], size: tuple[int, ...]) ->
 def montage(picture: np.ndarray, survivors: Survivors, grid: tuple[int, int], side: int = 112) -> np.ndarray:
     """Draws one small map for each of the first MAX_MAPS survivors, in their order: the weights that it gathers with.
 
-    The survivor's own token is outlined. side: of a map, in pixels. Returns uint8 [h, w, 3].
+    The survivor's own token is outlined. side: width of a map, in pixels. Returns uint8 [h, w, 3].
     """
     assert survivors.weights is not None
-    small = np.asarray(Image.fromarray(picture).resize((side, side)))
+    height = map_height(picture, side)
+    small = np.asarray(Image.fromarray(picture).resize((side, height)))
     count = min(len(survivors.positions), MAX_MAPS)
     columns = columns_of(count)
-    sheet = np.full((math.ceil(count / columns) * (side + 4), columns * (side + 4), 3), 255, dtype=np.uint8)
+    sheet = np.full((math.ceil(count / columns) * (height + 4), columns * (side + 4), 3), 255, dtype=np.uint8)
     for index in range(count):
         tile = heat(small, survivors.weights[index], grid)
         _outline(tile, survivors.positions[index], grid)
-        top, left = index // columns * (side + 4) + 2, index % columns * (side + 4) + 2
-        sheet[top : top + side, left : left + side] = tile
+        top, left = index // columns * (height + 4) + 2, index % columns * (side + 4) + 2
+        sheet[top : top + height, left : left + side] = tile
     return sheet
+
+
+def map_height(picture: np.ndarray, width: int) -> int:
+    """Returns the height of a map of this width; maps of tall pictures are square."""
+    return max(1, round(width * _aspect(picture)))
+
+
+def _aspect(picture: np.ndarray) -> float:
+    """Height over width, at most 1."""
+    return min(1.0, picture.shape[0] / picture.shape[1])
 
 
 def columns_of(count: int) -> int:
@@ -100,6 +111,7 @@ def survivors_figure(
     full: str,
     correct: str | None = None,
     dpi: int = 140,
+    whole_name: str = "the whole picture",
 ) -> bytes:
     """Draws a table of survivors as one PNG, the whole picture beside each line, the maps of gathered weights below.
 
@@ -107,23 +119,26 @@ def survivors_figure(
     table       usually one line per kept and one column per method
     title       plain text above the figure
     full        the full model's answer; correct: the correct one, if it is known
+    whole_name  what the picture is called
     """
     # Each line is as tall as its tallest maps need, so that no line has empty space below.
-    heights = [max(map(_maps_height, line)) for line in table]
-    size = _CELL_INCHES * (1 + len(table[0])), 1.1 + sum(_CELL_INCHES + 0.6 + height for height in heights)
+    aspect = _aspect(picture)
+    heights = [max(_maps_height(survivors, aspect) for survivors in line) for line in table]
+    tall = _CELL_INCHES * aspect
+    size = _CELL_INCHES * (1 + len(table[0])), 1.1 + sum(tall + 0.6 + height for height in heights)
     maps = any(survivors.weights is not None for line in table for survivors in line)
     figure = Figure(figsize=(size[0], size[1] + maps * _BAR_INCHES), layout="constrained", facecolor="white")
     figure.suptitle(title, fontsize=12, parse_math=False)
-    ratios = [_CELL_INCHES + 0.6 + height for height in heights] + [_BAR_INCHES] * maps
+    ratios = [tall + 0.6 + height for height in heights] + [_BAR_INCHES] * maps
     outer = figure.add_gridspec(len(ratios), 1 + len(table[0]), height_ratios=ratios)
     for row, line in enumerate(table):
         cells = [
-            GridSpecFromSubplotSpec(2, 1, outer[row, column], height_ratios=(_CELL_INCHES, heights[row]))
+            GridSpecFromSubplotSpec(2, 1, outer[row, column], height_ratios=(tall, heights[row]))
             for column in range(1 + len(line))
         ]
         whole = figure.add_subplot(cells[0][0])
         whole.imshow(picture)
-        whole.set_title("the whole picture", fontsize=11)
+        whole.set_title(whole_name, fontsize=11)
         _show_answer(whole, "the full model", full, correct)
         for cell, survivors in zip(cells[1:], line, strict=True):
             _draw_survivors(figure.add_subplot(cell[0]), picture, survivors, grid, correct)
@@ -154,12 +169,12 @@ def _draw_bar(figure: Figure, place: SubplotSpec) -> None:
     axes.set_title("weight with which a survivor gathers each visual token; its own token is outlined", fontsize=10)
 
 
-def _maps_height(survivors: Survivors) -> float:
+def _maps_height(survivors: Survivors, aspect: float) -> float:
     """Height in inches of a cell's maps, or of the text in their place if nothing is gathered."""
     if survivors.weights is None:
         return 0.4
     count = min(len(survivors.positions), MAX_MAPS)
-    return 0.35 + _CELL_INCHES * math.ceil(count / columns_of(count)) / columns_of(count)
+    return 0.35 + _CELL_INCHES * aspect * math.ceil(count / columns_of(count)) / columns_of(count)
 
 
 def _draw_survivors(
@@ -190,10 +205,11 @@ def _draw_maps(axes: Axes, picture: np.ndarray, survivors: Survivors, grid: tupl
         axes.text(0.5, 1, f"each {description}", ha="center", va="top", fontsize=10, transform=axes.transAxes)
         return
     side, count = 112, len(survivors.positions)
+    height = map_height(picture, side)
     axes.imshow(montage(picture, survivors, grid, side))
     for index in range(min(count, MAX_MAPS)):
         row, column = divmod(index, columns_of(min(count, MAX_MAPS)))
-        number = axes.text(column * (side + 4) + 8, row * (side + 4) + 8, str(index + 1), fontsize=9, color="black")
+        number = axes.text(column * (side + 4) + 8, row * (height + 4) + 8, str(index + 1), fontsize=9, color="black")
         number.set(ha="left", va="top", path_effects=[withStroke(linewidth=2, foreground="white")])
     shown = f"first {MAX_MAPS} of {count}" if count > MAX_MAPS else f"1 to {count}"
     axes.set_title(f"each {description}: {shown}", fontsize=10)

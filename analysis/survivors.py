@@ -1,13 +1,16 @@
-"""Traces a reduction on one picture: which visual tokens survive, what each gathers, and what the model answers."""
+"""Traces a reduction on one picture or video: which tokens survive, what each gathers, and what the model answers."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from analysis.frames import Sheet
 from tokensel.data import LETTERS, Question
 from tokensel.data.prompts import is_yes_no
 from tokensel.data.protocol import Protocol
@@ -21,19 +24,24 @@ from tokensel.evaluation.answers import ANSWER_TOKENS, row_keys
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.functional import cosine_to, inverse_norms, take
 from tokensel.models import LoadedModel
+from tokensel.models.families import pixels_of
+from tokensel.models.loaded import Encoded
 
 
 @dataclass(frozen=True)
 class Survivors:
     """The result of one grid point on one picture.
 
-    positions    [M] indices into the picture's visual tokens (row by row), in the order that the decoder now has
-    weights      [M, N] float32: the weights with which each survivor gathers the picture's N visual tokens. They sum
-                 to 1 for each survivor. None if nothing is gathered or if the method computes the values itself
+    positions    [M] indices into the picture's visual tokens (row by row), in the order that the decoder now has; of a
+                 video, into its frames as `Tracer.picture` lays them out
+    weights      [M, N] float32: the weights with which each survivor gathers the N visual tokens of the picture, or of
+                 the frames as they are laid out. They sum to 1 for each survivor. None if nothing is gathered or if the
+                 method computes the values itself
     gathers      "cross_attention", "mean", "none", or "own" (the method computes the values)
     layer        the decoder layer before which the tokens were chosen
     answer       the choice's letter, Yes or No, or the text that the model writes
     margin       logit of the answer minus that of the second-best choice; None for text that the model writes
+    tokens       [M] indices into the visual tokens as the model has them: frame by frame for a video
     """
 
     point: GridPoint
@@ -43,6 +51,7 @@ class Survivors:
     layer: int
     answer: str
     margin: float | None
+    tokens: tuple[int, ...] = ()
 
 
 def choice_name(question: Question, choice: int) -> str:
@@ -93,17 +102,17 @@ class TextOnly(Protocol):
 
 
 class Tracer:
-    """Runs one question about one picture at any number of grid points.
+    """Runs one question about one picture or video at any number of grid points.
 
     in_words: the model writes its answer, and choices are ignored; the prompt is the question's text alone, unless it
     asks for free text.
 
-    Raises TokenselError if the question has no picture, or if the visual tokens do not form one grid.
+    Raises TokenselError if the question shows nothing, or if the visual tokens do not form one grid.
     """
 
     def __init__(self, loaded: LoadedModel, question: Question, in_words: bool = False) -> None:
-        if question.image is None:
-            raise TokenselError(f"question={question.id}: has no picture; choose a question with one")
+        if not question.is_visual:
+            raise TokenselError(f"question={question.id}: has no picture and no video; choose a question with one")
         self.in_words, self.question = in_words, question
         kept = {name: getattr(loaded.protocol, name) for name in ("conv", "image_aspect")}
         bare = in_words and question.form != "text"
@@ -116,8 +125,17 @@ class Tracer:
             "picture_sizes": encoded.picture_sizes,
         }
         self.split = SplitModel(loaded.model, tokenizer=loaded.processor.tokenizer)
-        self.visual_tokens = int((self.inputs["input_ids"] == loaded.image_token_id).sum())
-        self.grid = self._grid()
+        self.sheet = self._sheet(encoded)
+        ids = self.inputs["input_ids"]
+        self.visual_tokens = self.sheet.count if self.sheet else int((ids == loaded.image_token_id).sum())
+        self.grid = self.sheet.grid if self.sheet else self._grid()
+
+    def _sheet(self, encoded: Encoded) -> Sheet | None:
+        """How the video's frames are laid out; None for a picture."""
+        if not encoded.video:
+            return None
+        (grid,) = self.loaded.family.video_grids(self.loaded.model.config, encoded.pictures)
+        return Sheet(*grid)
 
     def _grid(self) -> tuple[int, int]:
         """Rows and columns of the picture's visual tokens."""
@@ -133,13 +151,30 @@ class Tracer:
         return rows, columns
 
     def picture(self) -> np.ndarray:
-        """Returns the picture that the vision tower sees, resized and cropped by the processor: uint8 [H, W, 3]."""
-        pixels, processor = self.inputs["pixel_values"], self.loaded.processor.image_processor
+        """Returns the picture that the vision tower sees, resized and cropped by the processor: uint8 [H, W, 3].
+
+        Of a video, its frames side by side.
+        """
+        if self.sheet:
+            pixels = self.inputs["pixel_values_videos"]
+            whole = pixels.ndim == 5  # else patches, as below
+            frames = [Image.fromarray(self._seen(each)) for each in pixels[0]] if whole else self.question.load_frames()
+            return np.asarray(self.sheet.draw(frames))
+        pixels = pixels_of(self.inputs)
         if pixels.ndim != 4:  # a sequence of patches: such processors resize pictures but do not crop them
             return np.asarray(self.loaded.prepare_image(self.question.load_image()))
-        channels = pixels[0].float().cpu().permute(1, 2, 0).numpy()
+        return self._seen(pixels[0])
+
+    def _seen(self, pixels: Tensor) -> np.ndarray:
+        """Pixels [3, H, W], as the tower receives them, as a picture: uint8 [H, W, 3]."""
+        processor = self.loaded.processor.image_processor
+        channels = pixels.float().cpu().permute(1, 2, 0).numpy()
         shown = channels * np.array(processor.image_std) + np.array(processor.image_mean)
         return (255 * shown).round().clip(0, 255).astype(np.uint8)
+
+    def places(self, tokens: Sequence[int]) -> list[int]:
+        """Returns where visual tokens are in `picture`, as indices into `grid`, row by row."""
+        return self.sheet.places(tokens) if self.sheet else list(tokens)
 
     @torch.inference_mode()
     def full_answer(self) -> tuple[str, float | None]:
@@ -171,7 +206,12 @@ class Tracer:
         positions: Any = left.positions
         weights, gathers = self._weights(entering, positions, stage)
         answer, margin = self._answer(point, state)
-        return Survivors(point, tuple(positions[0].tolist()), weights, gathers, stage.layer, answer, margin)
+        tokens = positions[0].tolist()
+        if self.sheet and weights is not None:
+            weights = self.sheet.spread(weights)
+        return Survivors(
+            point, tuple(self.places(tokens)), weights, gathers, stage.layer, answer, margin, tuple(tokens)
+        )
 
     def _weights(self, entering: State, positions: Tensor, stage: Stage) -> tuple[np.ndarray | None, str]:
         if stage.method.returns_values:

@@ -1,13 +1,16 @@
-"""Draws which visual tokens of a picture each method keeps and what they gather, and gives the model's answers.
+"""Draws which visual tokens of a picture or video each method keeps, what they gather, and the model's answers.
 
     python -m runners.show image=cat.png question="Is there a cat?" choices=yes,no method=fps,tome,fastv kept=8,32
     python -m runners.show data=diagrams question_id=diagrams-test-shape-3 method=fps,tome kept=8,32 output=shape.html
     python -m runners.show image=cat.png question="What is this?" model=/models/llava-1.5-7b-hf kept=64
+    python -m runners.show video=cat.mp4 question="Does it jump?" model=/models/llava-onevision-7b frames=8 kept=64
 
-The PNG or HTML page shows the survivors on the picture and, below, the weights with which each survivor gathers the
-other tokens, with the methods side by side. Without choices the model answers in words. Arguments:
+The PNG or HTML page shows the survivors on the picture, or on the frames of the video, and, below, the weights with
+which each survivor gathers the other tokens, with the methods side by side. Without choices the model answers in words.
+Arguments:
 
     image, question, choices           your own picture, a question about it, and its choices if there are any
+    video, frames (8)                  or your own video, a file or a folder of frames, and how many of them it sees
     answer                             the correct answer to it, if you know it
     data, question_id                  or a question of a data set: diagrams, easy_vqa, question_file (with path and
                                        image_folder), ..; data.OPTION sets its options. Default: one of its questions
@@ -35,9 +38,9 @@ from runners.terminal.program import importing, start
 from tokensel.errors import TokenselError
 
 KEYS = (
-    *("image", "question", "choices", "answer", "data", "question_id", "path", "image_folder", "method", "kept"),
-    *("agg_layer", "temperature", "aggregation", "position", "seed", "model", "family", "dtype", "device", "conv"),
-    *("prompt", "image_aspect", "output"),
+    *("image", "video", "frames", "question", "choices", "answer", "data", "question_id", "path", "image_folder"),
+    *("method", "kept", "agg_layer", "temperature", "aggregation", "position", "seed", "model", "family", "dtype"),
+    *("device", "conv", "prompt", "image_aspect", "output"),
 )
 OUTPUT = "outputs/show.png"
 PREFIXES = ("method.", "data.")
@@ -71,7 +74,7 @@ def _run(arguments: Sequence[str]) -> int:
     print(f"Drawn: {request.output}")
     line = {
         "output": str(request.output),
-        "image": given.get("image") or request.question.image_id,
+        "image": given.get("image") or given.get("video") or request.question.image_id,
         "question": request.question.text,
         "visual_tokens": tracer.visual_tokens,
         "correct": request.correct,

@@ -100,10 +100,15 @@ def _data(pools: Sequence[Evaluation], styles: dict[str, dict[str, Any]], pictur
     for group in groups:
         questions = payload.question_set(group, payload.QUESTION_BYTES // len(groups))
         order = payload.contested(group, questions)
-        galleries = {id(pool): payload.gallery_ids(pool, order) for pool in group}
+        galleries = {id(pool): payload.gallery_ids(pool, order, questions.known) for pool in group}
+        sheets = {payload.sheet_of(pool) for pool in group}
+        if len(sheets) > 1:  # the page has each picture once, in one layout of frames
+            galleries = {pool: [] for pool in galleries}
         wanted = list(dict.fromkeys(name for ids in galleries.values() for name in ids))
         aspects = {row.point.get("image_aspect") for pool in group for row in pool.complete}
-        shown = payload.gallery_pictures(wanted, questions, aspects.pop() if len(aspects) == 1 else None)
+        shown = payload.gallery_pictures(
+            wanted, questions, aspects.pop() if len(aspects) == 1 else None, sheets.pop() if len(sheets) == 1 else None
+        )
         for pool in group:
             packed[id(pool)] = _pool(pool, len(sets), questions, galleries[id(pool)], shown, styles)
         sets.append(payload.pack_set(questions, shown, Pictures()))
@@ -131,24 +136,24 @@ def _pool(
     shown: Pictures,
     styles: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    side = payload.square_side(pool)
-    drawn = [questions.number[name] for name in ids if name in shown.uris] if side else []
+    grid, sheet = payload.grid_of(pool), payload.sheet_of(pool)
+    drawn = [questions.number[name] for name in ids if name in shown.uris] if grid else []
     dashes = _dashes(pool.rows, styles)
     rows = []
     for row in pool.rows:
         style = styles[row.method] | {"dash": dashes[row.line or row.series]}
         packed = payload.pack_row(row, style, pool.along)
-        rows.append(packed if row.seeds else packed | payload.pack_predictions(row, questions))
+        rows.append(packed if row.seeds else packed | payload.pack_predictions(row, questions, sheet))
         # A seed of its own is no line of the table and no mark of a chart, but it has predictions.
         for seed in row.seeds:
-            one = payload.pack_row(seed, style, pool.along) | payload.pack_predictions(seed, questions)
+            one = payload.pack_row(seed, style, pool.along) | payload.pack_predictions(seed, questions, sheet)
             rows.append(one | {"part": True})
     reduced = [row for row in pool.complete if not row.is_control and row.method not in AT_EVERY_KEPT]
     featured = min(reduced, key=lambda row: (row.kept or 0, row.label), default=None)
     return {
         "title": pool.title,
         "set": set_index,
-        "side": side,
+        "grid": grid,
         "along": pool.along,
         "rows": rows,
         "gallery": drawn,
@@ -172,10 +177,13 @@ def _why_no_gallery(pool: Evaluation, ids: Sequence[str], shown: Pictures) -> st
     if pool.missing:
         return pool.missing
     if not ids:
-        return "None of these points stored the positions of its kept visual tokens."
+        layouts = ", or evaluations lay out the frames of videos differently: make a report of each"
+        return (
+            f"None of these points stored the positions of its kept visual tokens{layouts if pool.video_grid else ''}."
+        )
     if shown.lost:
         return f"The pictures could not be read. The first error: {next(iter(shown.lost.values()))}"
-    if payload.square_side(pool) is None:
+    if payload.grid_of(pool) is None:
         return "The visual tokens of these points do not form a square, so they cannot be drawn on the pictures."
     return "The questions have no pictures."
 
@@ -239,7 +247,8 @@ _CHARTS_NOTE = (
     "the name of a method to hide or show it."
 )
 _PICTURES_NOTE = (
-    "The visual tokens that each method kept are bright; the picture is shown as the model saw it. Points store kept "
+    "The visual tokens that each method kept are bright; the picture is shown as the model saw it, of a video its "
+    "frames in their order. Points store kept "
     "tokens only for a few questions. Questions that methods disagree on most come first."
 )
 _QUESTIONS_NOTE = "Compare the answers of two points. Open a question to see which points chose which answer."

@@ -60,9 +60,17 @@ class Evaluation:
 
     @property
     def visual_tokens(self) -> int | None:
-        """The number of visual tokens of a picture; None if it is unknown or differs between points."""
-        counts = {(row.provenance.get("protocol") or {}).get("visual_tokens") for row in self.complete}
-        return next(iter(counts)) if len(counts) == 1 else None
+        """The number of visual tokens of a picture or video; None if it is unknown or differs between points."""
+        return self._of_protocol("visual_tokens")
+
+    @property
+    def video_grid(self) -> list[int] | None:
+        """Frames, rows and columns of a video's visual tokens; None for pictures, and if it differs between points."""
+        return self._of_protocol("video_grid")
+
+    def _of_protocol(self, name: str) -> Any:
+        values = [(row.provenance.get("protocol") or {}).get(name) for row in self.complete]
+        return values[0] if values and all(value == values[0] for value in values) else None
 
 
 def evaluations(

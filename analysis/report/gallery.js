@@ -13,6 +13,7 @@ function survivorPaths(positions, rows, columns) {
 /** A picture with the visual tokens outside `positions` darkened; null darkens none. grid: [rows, columns]. */
 function seenPicture(source, alt, positions, grid, color) {
   const frame = el("div", { class: "seen" }, el("img", { src: source, alt }));
+  frame.style.aspectRatio = `${grid[1]} / ${grid[0]}`;
   if (positions !== null) {
     const paths = survivorPaths(positions, ...grid), viewBox = `0 0 ${grid[1]} ${grid[0]}`;
     frame.append(svg("svg", { viewBox, preserveAspectRatio: "none", class: color, "aria-hidden": "true" },
@@ -69,7 +70,7 @@ class Gallery {
     const shown = this.all ? drawn : drawn.slice(0, MOST_PICTURES), left = drawn.length - shown.length;
     const more = el("button", { type: "button", click: () => { this.all = true; this.draw(); } }, `Show ${left} more`);
     this.view.replaceChildren(el("div", { class: "question" }, questionWords(set, question)),
-      el("div", { class: "gallery" }, shown.map((row) => this.figure(row))), ...(left ? [more] : []));
+      el("div", { class: this.pool.grid[0] === this.pool.grid[1] ? "gallery" : "gallery wide" }, shown.map((row) => this.figure(row))), ...(left ? [more] : []));
   }
 
   figure(row) {
@@ -85,7 +86,7 @@ class Gallery {
     const words = choice === UNREADABLE && !(set.choices[question] || []).length;
     const said = words ? "an answer in words" : letter(choice) + (offered === undefined ? "" : `. ${offered}`);
     return el("figure", {},
-      seenPicture(set.pictures[question], alt, positions, [this.pool.side, this.pool.side], row.color),
+      seenPicture(set.pictures[question], alt, positions, this.pool.grid, row.color),
       el("figcaption", {}, el("b", {}, row.label),
         el("small", { dir: "auto" },
           el("span", { class: right ? "right" : "wrong" }, right ? "right: " : "wrong: "), said)));

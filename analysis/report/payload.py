@@ -6,12 +6,20 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from analysis.frames import Sheet
 from analysis.report.evaluation import Evaluation, TableRow
-from analysis.report.pictures import GALLERY_SIDE, THUMBNAIL_SIDE, Pictures, encode_pictures
+from analysis.report.pictures import (
+    GALLERY_SIDE,
+    THUMBNAIL_SIDE,
+    Pictures,
+    encode_pictures,
+    seen_by_model,
+)
 from tokensel.data import Question, draw_order, stable_hash
 from tokensel.evaluation.stored_answers import StoredAnswers
 
@@ -152,15 +160,17 @@ def row_id(row: TableRow) -> str:
     return f"{row.point['key']} {row.label}"
 
 
-def pack_predictions(row: TableRow, questions: QuestionSet) -> dict[str, Any]:
-    """Packs a complete row's predictions and survivors."""
-    return pack_answers(row, questions) | {"positions": _positions(row, questions)} if row.is_complete else {}
+def pack_predictions(row: TableRow, questions: QuestionSet, sheet: Sheet | None = None) -> dict[str, Any]:
+    """Packs a complete row's predictions and survivors. sheet: how the frames of videos are laid out."""
+    return pack_answers(row, questions) | {"positions": _positions(row, questions, sheet)} if row.is_complete else {}
 
 
-def _positions(row: TableRow, questions: QuestionSet) -> dict[str, list[int]] | None:
+def _positions(row: TableRow, questions: QuestionSet, sheet: Sheet | None) -> dict[str, list[int]] | None:
     """The positions of survivors by number of the question; None if the point stored none."""
     names = row.answers.ids.names
     stored = {names[number]: positions for number, positions in row.answers.positions.items()}
+    if sheet is not None:
+        stored = {id: sheet.places(each) for id, each in stored.items() if max(each, default=0) < sheet.count}
     return {str(questions.number[id]): stored[id] for id in stored if id in questions.number} or None
 
 
@@ -180,6 +190,7 @@ def pack_set(questions: QuestionSet, gallery: Pictures, thumbnails: Pictures) ->
         "accepted": [_accepted(question) if question else [] for question in known],
         "pictures": by_number[0],
         "thumbnails": by_number[1],
+        "videos": [number for number, question in enumerate(known) if question and question.video],
         "no_picture": questions.missing or _why_none(thumbnails),
     }
 
@@ -211,25 +222,40 @@ def contested(evaluations: Sequence[Evaluation], questions: QuestionSet) -> list
     return [questions.ids[number] for number in np.argsort(-share * (1 - share), kind="stable")]
 
 
-def gallery_ids(evaluation: Evaluation, order: Sequence[str]) -> list[str]:
-    """Returns up to MAX_GALLERY questions for which a point stored its survivors, in the given order."""
+def gallery_ids(evaluation: Evaluation, order: Sequence[str], known: Mapping[str, Question]) -> list[str]:
+    """Returns up to MAX_GALLERY questions for which a point stored its survivors, in the given order.
+
+    Where the points' visual tokens are those of videos, other questions are left out, and elsewhere videos.
+    """
     answers = [row.answers for row in evaluation.points if row.is_complete]
     stored = {each.ids.names[number] for each in answers for number in each.positions}
-    return [id for id in order if id in stored][:MAX_GALLERY]
+    videos = evaluation.video_grid is not None
+    return [id for id in order if id in stored and (id not in known or (known[id].video is not None) == videos)][
+        :MAX_GALLERY
+    ]
 
 
-def square_side(evaluation: Evaluation) -> int | None:
-    """Returns the side of the square of visual tokens; None if they form no square or differ between points."""
+def sheet_of(evaluation: Evaluation) -> Sheet | None:
+    """How the frames of the evaluation's videos are laid out; None for pictures."""
+    grid = evaluation.video_grid
+    return Sheet(*grid) if grid and len(grid) == 3 else None
+
+
+def grid_of(evaluation: Evaluation) -> tuple[int, int] | None:
+    """Rows and columns of the visual tokens as they are drawn; None if they form no square or differ between points."""
+    if sheet := sheet_of(evaluation):
+        return sheet.grid
     count = evaluation.visual_tokens or 0
     side = math.isqrt(count)
-    return side if side and side * side == count else None
+    return (side, side) if side and side * side == count else None
 
 
-def gallery_pictures(ids: Sequence[str], questions: QuestionSet, image_aspect: str | None) -> Pictures:
-    """Encodes the pictures on which survivors are drawn, as the model saw them."""
-    return encode_pictures(
-        ids, questions.known, side=GALLERY_SIDE, budget_bytes=GALLERY_BYTES, image_aspect=image_aspect, seen=True
-    )
+def gallery_pictures(
+    ids: Sequence[str], questions: QuestionSet, image_aspect: str | None, sheet: Sheet | None
+) -> Pictures:
+    """Encodes the pictures on which survivors are drawn, as the model saw them. sheet: for videos."""
+    shown = partial(seen_by_model, image_aspect=image_aspect, sheet=sheet)
+    return encode_pictures(ids, questions.known, side=GALLERY_SIDE, budget_bytes=GALLERY_BYTES, shown=shown)
 
 
 def thumbnails(ids: Sequence[str], questions: QuestionSet, budget_bytes: int) -> Pictures:

@@ -3,11 +3,12 @@
 import base64
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from PIL import Image, ImageOps
 
+from analysis.frames import Sheet, contact_sheet
 from tokensel.data import Question
 from tokensel.errors import BadSampleError
 
@@ -48,6 +49,24 @@ def as_seen(picture: Image.Image, image_aspect: str | None) -> Image.Image:
     return ImageOps.fit(picture, (min(picture.size),) * 2)
 
 
+def whole(question: Question) -> Image.Image:
+    """Returns the question's picture, or the frames of its video. Raises BadSampleError if it cannot be read."""
+    return contact_sheet(question.load_frames()) if question.video else question.load_image()
+
+
+def seen_by_model(question: Question, image_aspect: str | None, sheet: Sheet | None) -> Image.Image:
+    """Returns what the model saw of a question, so that survivors can be drawn on it.
+
+    image_aspect: see `as_seen`. sheet: how the frames of a video are laid out; without it they are drawn as they are.
+
+    Raises BadSampleError if the picture or video cannot be read.
+    """
+    if question.video is None:
+        return as_seen(question.load_image(), image_aspect)
+    frames = question.load_frames()
+    return contact_sheet(frames) if sheet is None else sheet.draw(frames)
+
+
 def data_uri(picture: Image.Image, side: int) -> str:
     """Encodes the picture as a WebP data URI whose longer side has at most `side` pixels."""
     scaled = picture.copy()
@@ -66,28 +85,26 @@ def encode_pictures(
     *,
     side: int,
     budget_bytes: int,
-    image_aspect: str | None = None,
-    seen: bool = False,
+    shown: Callable[[Question], Image.Image] = whole,
 ) -> Pictures:
     """Encodes the pictures of the wanted questions, in that order, until the budget is used up.
 
     wanted          ids of questions; those without a picture are ignored
-    side            largest width or height in pixels
-    image_aspect    see `as_seen`
-    seen            encode what the model saw, so that survivors can be drawn on it, instead of the whole picture
+    side            largest width or height in pixels; twice as much for the frames of a video
+    shown           what is encoded of a question: its whole picture, or what the model saw
     """
     pictures = Pictures()
     for id in wanted:
         question = questions.get(id)
-        if question is None or question.image is None:
+        if question is None or not question.is_visual:
             continue
         if pictures.bytes >= budget_bytes:
             pictures.left_out += 1
             continue
         try:
-            picture = question.load_image()
+            picture = shown(question)
         except BadSampleError as error:
             pictures.lost[id] = str(error)
             continue
-        pictures.uris[id] = data_uri(as_seen(picture, image_aspect) if seen else picture, side)
+        pictures.uris[id] = data_uri(picture, side if question.video is None else 2 * side)
     return pictures

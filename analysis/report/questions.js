@@ -147,7 +147,8 @@ class Questions {
       el("ul", { class: "choices" }, list), el("p", { class: "tag", dir: "auto" }, set.id[at]));
     const picture = set.pictures[at] || set.thumbnails[at];
     if (!picture) words.append(el("p", { class: "tag" }, set.no_picture));
-    return el("div", { class: picture ? "body" : "body plain" },
-      picture ? el("img", { src: picture, alt: "the question's picture" }) : null, words);
+    const film = set.videos.includes(at), alt = film ? "frames of the question's video" : "the question's picture";
+    return el("div", { class: picture ? (film ? "body film" : "body") : "body plain" },
+      picture ? el("img", { src: picture, alt }) : null, words);
   }
 }

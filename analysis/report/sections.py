@@ -20,7 +20,8 @@ _FACTS = {
     "protocol.image_aspect": "aspect of pictures",
     "protocol.reading": "reading of answers",
     "protocol.batch_size": "batch size",
-    "protocol.visual_tokens": "visual tokens per picture",
+    "protocol.visual_tokens": "visual tokens per picture or video",
+    "protocol.video_grid": "frames, rows and columns of them",
     "protocol.text_tokens": "text tokens of the timed prompt",
     "protocol.latency": "timing",
 }

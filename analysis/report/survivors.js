@@ -19,8 +19,8 @@ function answerWords(verb, { answer, right }) {
 /** The whole picture, which starts each line. */
 function wholePicture() {
   return el("figure", { class: "whole" },
-    seenPicture(DATA.picture, "the whole picture, as the model sees it", null, DATA.grid, ""),
-    el("figcaption", {}, el("b", {}, "the whole picture"), answerWords("the full model answers", DATA.full)));
+    seenPicture(DATA.picture, `${DATA.whole}, as the model sees it`, null, DATA.grid, ""),
+    el("figcaption", {}, el("b", {}, DATA.whole), answerWords("the full model answers", DATA.full)));
 }
 
 /** The colours of the maps, from 0 to the largest weight. */

@@ -30,6 +30,7 @@ def survivors_page(
     meta: str,
     full: str,
     correct: str | None = None,
+    whole_name: str = "the whole picture",
 ) -> str:
     """Builds the page as HTML.
 
@@ -38,11 +39,13 @@ def survivors_page(
     grid        rows and columns of the picture's visual tokens
     question    plain text for the heading; meta: plain text below it
     full        the full model's answer; correct: the correct one, if it is known
+    whole_name  what the picture is called
     """
     methods = list(dict.fromkeys(survivors.point.method for line in table for survivors in line))
     data = {
         "picture": data_uri(Image.fromarray(picture), _PICTURE_SIDE),
         "grid": list(grid),
+        "whole": whole_name,
         "colors": _base64((255 * HEAT(np.arange(256))[:, :3]).round().astype(np.uint8)),
         "columns": len(table[0]),
         "full": {"answer": full, "right": is_right(full, correct)},

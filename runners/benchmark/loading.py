@@ -16,7 +16,8 @@ def measure_loading(loaded: LoadedModel, questions: Sequence[Question], passes: 
     def work() -> None:
         for start in range(0, len(ordered), batch_size):
             batch = ordered[start : start + batch_size]
-            loaded.encode(batch, {q.image_id: q.load_image() for q in _one_per_picture(batch)})
+            shown = [(q.picture_ids, loaded.load_images(q)) for q in _one_per_picture(batch)]
+            loaded.encode(batch, {id: each for ids, opened in shown for id, each in zip(ids, opened, strict=True)})
 
     bar = Bar("d", passes + 1)
     found = take_turns({"loading": lambda: seconds(work, loaded.device)}, passes, 1, bar.tick)["loading"]
@@ -27,4 +28,4 @@ def measure_loading(loaded: LoadedModel, questions: Sequence[Question], passes: 
 
 def _one_per_picture(questions: Sequence[Question]) -> list[Question]:
     """One question per picture."""
-    return list({question.image_id: question for question in questions if question.image is not None}.values())
+    return list({question.image_id: question for question in questions if question.is_visual}.values())

@@ -64,10 +64,10 @@ def measure_prompt(
 
 
 def _median_question(questions: Sequence[Question]) -> Question:
-    """The question of median length among those with a picture."""
-    ordered = order_questions([question for question in questions if question.image is not None])
+    """The question of median length among those with a picture or video."""
+    ordered = order_questions([question for question in questions if question.is_visual])
     if not ordered:
-        raise TokenselError("data: part b needs a question with a picture")
+        raise TokenselError("data: part b needs a question with a picture or video")
     return ordered[len(ordered) // 2]
 
 

@@ -39,6 +39,10 @@ def choose_questions(flags: Namespace) -> list[Question]:
     )
     checkpoint_folder(flags.model_path)
     for question in questions:
+        if question.video is not None:
+            raise TokenselError(
+                f"--question-file: question {question.id} shows a video; this command takes pictures only"
+            )
         if question.image is not None:
             question.load_image()
     return questions

@@ -34,12 +34,14 @@ def draw(tracer: Tracer, grid: SurvivorGrid, request: Request, full: str) -> byt
     question, correct = request.question, request.correct
     offered = () if request.in_words else question.choices
     choices = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, offered, strict=False)]
+    whole = "the frames" if question.video else "the whole picture"
     known = "" if correct is None else f"the correct answer is {correct}"
     if request.output.suffix == ".html":
         meta = " · ".join(filter(None, (*choices, known, question.id)))
-        return survivors_page(tracer.picture(), grid, tracer.grid, question.text, meta, full, correct).encode()
+        page = survivors_page(tracer.picture(), grid, tracer.grid, question.text, meta, full, correct, whole)
+        return page.encode()
     title = "\n".join(filter(None, (question.text, "   ".join(choices), known)))
-    return survivors_figure(tracer.picture(), grid, tracer.grid, title, full, correct)
+    return survivors_figure(tracer.picture(), grid, tracer.grid, title, full, correct, whole_name=whole)
 
 
 def as_record(survivors: Survivors, correct: str | None) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def as_record(survivors: Survivors, correct: str | None) -> dict[str, Any]:
         "answer": survivors.answer,
         "correct": is_right(survivors.answer, correct),
         "margin": survivors.margin,
-        "positions": list(survivors.positions),
+        "positions": list(survivors.tokens),
         "gathers": survivors.gathers,
         "effective_tokens": None if weights is None else [round(float(n), 2) for n in effective_tokens(weights)],
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.survivors import choice_name
 from runners.terminal.arguments import read_integer, read_list, read_value
-from tokensel.data import LETTERS, NO_CHOICE, Question, draw_order, load_questions
+from tokensel.data import FRAMES, LETTERS, NO_CHOICE, Question, Video, draw_order, load_questions
 from tokensel.data.protocol import Protocol
 from tokensel.errors import BadSampleError, TokenselError
 from tokensel.evaluation.grid_point import GridPoint
@@ -44,19 +44,22 @@ def read_request(given: dict[str, str]) -> Request:
     if output.suffix not in _SUFFIXES:
         raise TokenselError(f"output={output}: must end in {' or '.join(_SUFFIXES)}")
     points = _points(given)
-    if "image" in given and "data" in given:
-        raise TokenselError("image, data: give one of them, not both")
-    if "image" in given:
+    shown = [key for key in ("image", "video", "data") if key in given]
+    if len(shown) > 1:
+        raise TokenselError(f"{', '.join(shown)}: give one of them")
+    if "frames" in given and "video" not in given:
+        raise TokenselError(f"frames={given['frames']}: needs video=; for a data set's videos use data.frames")
+    if "image" in given or "video" in given:
         question, in_words = _own_question(given)
         known = "answer" in given
     elif "data" in given:
         if "answer" in given:
-            raise TokenselError("answer: the data set has its own; give it only with image=")
+            raise TokenselError("answer: the data set has its own; give it only with image= or video=")
         question = _question_of_data(given)
         in_words, known = question.form == "text", bool(question.choices or question.answers)
     else:
-        raise TokenselError("image: give a picture and a question, or data=diagrams")
-    question.load_image()
+        raise TokenselError("image: give a picture or video and a question, or data=diagrams")
+    _load(question)
     correct = None
     if known:
         correct = _correct(given, question, in_words)
@@ -79,22 +82,40 @@ def error_line(error: Exception) -> str:
 
 
 def _own_question(given: dict[str, str]) -> tuple[Question, bool]:
-    """The question about the user's picture, and whether it is answered in words."""
-    image = Path(os.path.expanduser(given["image"]))
+    """The question about the user's picture or video, and whether it is answered in words."""
+    key = "image" if "image" in given else "video"
+    path = Path(os.path.expanduser(given[key]))
     if not given.get("question", "").strip():
-        raise TokenselError('question: missing; ask something about the picture, such as question="Is there a cat?"')
-    if not os.path.isfile(image):
-        raise TokenselError(f"image={image}: no such file")
+        raise TokenselError('question: missing; ask something about what is shown, as question="Is there a cat?"')
+    if not (os.path.exists(path) if key == "video" else os.path.isfile(path)):
+        raise TokenselError(f"{key}={path}: no such file{' or folder' if key == 'video' else ''}")
     choices = tuple(read_list(given.get("choices", "")))
     if len(choices) == 1:
         raise TokenselError(f"choices={given['choices']}: must be two or more, such as choices=yes,no; or omit them")
     answer = _own_answer(given["answer"], choices) if choices and "answer" in given else 0
-    question = Question("question", given["question"], choices or ("-",), answer, image, image_id=image.name)
+    shown: dict[str, Any] = {"image": path} if key == "image" else _own_video(path, given)
+    question = Question("question", given["question"], choices or ("-",), answer, image_id=path.name, **shown)
     try:
-        question.load_image()
+        _load(question)
     except BadSampleError as error:
-        raise TokenselError(f"image={image}: cannot be read as a picture") from error
+        kind = "picture" if key == "image" else "video"
+        raise TokenselError(f"{key}={path}: cannot be read as a {kind}") from error
     return question, not choices
+
+
+def _own_video(path: Path, given: dict[str, str]) -> dict[str, Any]:
+    frames = read_integer(given, "frames", default=FRAMES)
+    if frames < 1:
+        raise TokenselError(f"frames={frames}: must be at least 1")
+    return {"image": None, "video": Video(path), "frames": frames}
+
+
+def _load(question: Question) -> None:
+    """Raises BadSampleError for a picture or video that cannot be read."""
+    if question.video:
+        question.load_frames()
+    else:
+        question.load_image()
 
 
 def _correct(given: dict[str, str], question: Question, in_words: bool) -> str | None:
@@ -115,19 +136,19 @@ def _own_answer(text: str, choices: tuple[str, ...]) -> int:
 
 
 def _question_of_data(given: dict[str, str]) -> Question:
-    """The data set's question with the given id; without an id, the first in `draw_order` that has a picture."""
+    """The data set's question with the given id; without an id, the first in `draw_order` that shows something."""
     options = {key.removeprefix("data."): read_value(value) for key, value in given.items() if key.startswith("data.")}
     options |= {key: given[key] for key in ("path", "image_folder") if key in given}
-    questions = [question for question in load_questions(given["data"], **options) if question.image is not None]
+    questions = [question for question in load_questions(given["data"], **options) if question.is_visual]
     if not questions:
-        raise TokenselError(f"data={given['data']}: none of its questions has a picture")
+        raise TokenselError(f"data={given['data']}: none of its questions has a picture or video")
     wanted = given.get("question_id")
     if wanted is None:
         return min(questions, key=draw_order)
     for question in questions:
         if question.id == wanted:
             return question
-    raise TokenselError(f"question_id={wanted}: no such question with a picture; {questions[0].id} is one")
+    raise TokenselError(f"question_id={wanted}: no such question with a picture or video; {questions[0].id} is one")
 
 
 def _points(given: dict[str, str]) -> list[list[GridPoint]]:

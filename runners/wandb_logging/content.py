@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from PIL import Image, ImageOps
 
+from analysis.frames import Sheet
 from tokensel.data import NO_CHOICE, Question
 from tokensel.errors import BadSampleError
 from tokensel.evaluation.marking import share_of
@@ -71,7 +72,7 @@ def predictions(wandb: Any, point: Point, pictures: int) -> dict[str, Any]:
         picture = None
         if index < pictures:
             kept = [] if point.settings["method"] == "no_image" else record.get("positions")
-            if drawn := draw_kept(question, kept, _visual_tokens(point)):
+            if drawn := draw_kept(question, kept, _visual_tokens(point), _protocol(point).get("video_grid")):
                 picture = wandb.Image(drawn, caption=f"{question.text} {predicted}")
                 drawings.append(picture)
         table.add_data(
@@ -87,24 +88,32 @@ def predictions(wandb: Any, point: Point, pictures: int) -> dict[str, Any]:
     return {"predictions": table} | ({"kept_tokens": drawings} if drawings else {})
 
 
-def draw_kept(question: Question, positions: list[int] | None, visual_tokens: int) -> Image.Image | None:
-    """The picture cropped to a square, with all but the kept visual tokens darkened.
+def draw_kept(
+    question: Question, positions: list[int] | None, visual_tokens: int, video_grid: list[int] | None = None
+) -> Image.Image | None:
+    """The picture cropped to a square, or a video's frames, with all but the kept visual tokens darkened.
 
-    positions: of the kept tokens in the square grid of visual_tokens; None keeps all. Returns None if the picture
-    cannot be read, or if visual_tokens is not a square number.
+    positions: of the kept tokens in the square grid of visual_tokens, or in the video; None keeps all. video_grid:
+    frames, rows and columns of the video's tokens. Returns None if the picture or video cannot be read, or if
+    visual_tokens is not a square number.
     """
+    sheet = Sheet(*video_grid) if video_grid and question.video else None
     side = math.isqrt(visual_tokens)
-    if side == 0 or side * side != visual_tokens or question.image is None:
+    rows, columns = sheet.grid if sheet else (side, side)
+    if rows == 0 or (sheet is None and (side * side != visual_tokens or question.image is None)):
         return None
     try:
-        picture = ImageOps.fit(question.load_image(), (_PICTURE_SIDE, _PICTURE_SIDE))
+        if sheet:
+            picture = sheet.draw(question.load_frames())
+        else:
+            picture = ImageOps.fit(question.load_image(), (_PICTURE_SIDE, _PICTURE_SIDE))
     except BadSampleError:
         return None
     if positions is None:
         return picture
-    kept = Image.new("L", (side, side), 70)
-    for position in positions:
-        kept.putpixel((position % side, position // side), 255)
+    kept = Image.new("L", (columns, rows), 70)
+    for position in sheet.places(positions) if sheet else positions:
+        kept.putpixel((position % columns, position // columns), 255)
     mask = kept.resize(picture.size, Image.Resampling.NEAREST)
     return Image.composite(picture, Image.new("RGB", picture.size), mask)
 
@@ -120,5 +129,9 @@ def without_secrets(value: Any, name: str = "") -> Any:
     return "***" if _SECRET_NAME.search(name) else scrub(value)
 
 
+def _protocol(point: Point) -> dict[str, Any]:
+    return (point.metrics or {})["provenance"]["protocol"]
+
+
 def _visual_tokens(point: Point) -> int:
-    return (point.metrics or {})["provenance"]["protocol"]["visual_tokens"]
+    return _protocol(point)["visual_tokens"]

@@ -371,7 +371,7 @@ def test_without_the_data_set_the_figures_remain(tmp_path):
 def test_gallery_shows_the_stored_positions(folder, page):
     first = page.data["pools"][0]
     questions = page.data["sets"][first["set"]]
-    assert first["side"] == 6
+    assert first["grid"] == [6, 6]
     assert len(first["gallery"]) == 4
     for packed in first["rows"]:
         if packed["status"] != "complete" or packed["method"] == "full":

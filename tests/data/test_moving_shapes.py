@@ -97,7 +97,7 @@ def answer_from_pixels(question):
         case "stops":
             track = named(video, text)
             assert distance(track[:3]) > 2
-            return "Yes" if distance(track[-2:]) < 1 else "No"
+            return "it stops" if distance(track[-2:]) < 1 else "it moves until the video ends"
         case "size":
             track = named(video, text)
             ratio = track[-1][2] / track[0][2]

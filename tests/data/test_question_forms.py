@@ -270,7 +270,9 @@ def test_the_examples_of_the_documentation_read_as_it_says(load):
         ("text", "relaxed", 1, 0),
         ("text", "exact", 2, 0),
         ("yes_no", "exact", 1, 1),
+        ("yes_no", "exact", 0, 0),
     ]
+    assert [question.video is not None for question in load(text=lines)] == [False] * 6 + [True]
     table = page.partition("    id,image")[2].partition("\n\n")[0].replace("\n    ", "\n")
     assert load(text=f"id,image{table}\n", name="questions.csv") == load(text=lines)[:3]
     told = page.partition("    error: ")[2].partition("\n")[0]

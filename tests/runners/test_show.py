@@ -268,14 +268,14 @@ OWN_METHOD = (
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "image: give a picture and a question"),
+        ([], "image: give a picture or video and a question"),
         (["image={picture}"], "question: missing"),
         (["image={tmp}/none.png", "question=x"], "none.png: no such file"),
         (["image={tmp}/odd.py", "question=x"], "cannot be read as a picture"),
         (["image={picture}", "question=x", "choices=one"], "choices=one: must be two or more"),
         (["image={picture}", "question=x", "choices=a,b", "answer=c"], "answer=c: must be one of the choices a, b, or"),
         (["data=diagrams", "answer=A"], "answer: the data set has its own"),
-        (["image={picture}", "data=diagrams"], "give one of them, not both"),
+        (["image={picture}", "data=diagrams"], "image, data: give one of them"),
         (["data=diagrams", "method=nope"], "method='nope' is unknown"),
         (["data=diagrams", "method=full"], "method=full: chooses no visual tokens"),
         (["data=diagrams", "method=fps,no_image"], "method=no_image: chooses no visual tokens"),
@@ -316,4 +316,4 @@ def test_survivors_are_drawn_on_a_grid_that_is_not_square():
     weights = np.full((2, 12), 1 / 12, dtype=np.float32)
     found = Survivors(GridPoint("fps", 2), (0, 11), weights, "cross_attention", 2, "A", 1.0)
     sheet = montage(np.zeros((30, 40, 3), dtype=np.uint8), found, (3, 4), side=48)
-    assert tuple(sheet[2, 2]) == tuple(sheet[2 + 47, 52 + 2 + 47]) == (64, 224, 255)
+    assert tuple(sheet[2, 2]) == tuple(sheet[2 + 35, 52 + 2 + 47]) == (64, 224, 255)

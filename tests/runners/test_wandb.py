@@ -4,6 +4,7 @@ W&B stops no sweep."""
 import json
 import shutil
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from runners.wandb_logging.destination import logged_in
 from runners.wandb_logging.logger import log_sweep
 from runners.wandb_logging.runs import run_id
 from runners.wandb_logging.stored import stored_points
+from tokensel.data import Question, Video
 from tokensel.evaluation.stored import read_points
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -224,6 +226,17 @@ def test_dropped_tokens_are_darkened_and_kept_ones_are_not():
         same = whole.getpixel((x, y)) == drawn.getpixel((x, y))
         assert same == kept
     assert draw_kept(question, [], 35) is None, "35 tokens form no square grid"
+
+
+def test_kept_tokens_of_a_video_are_drawn_on_its_frames():
+    video = Video([Image.new("RGB", (56, 56), (10 * number, 200, 100)) for number in range(1, 9)])
+    question = Question("v", "?", ("a", "b"), 0, None, video=video)
+    whole, drawn = draw_kept(question, None, 32, [8, 2, 2]), draw_kept(question, [0, 27], 32, [8, 2, 2])
+    assert whole.size == (8 * 28, 4 * 28)  # two lines of four frames
+    for x, y, kept in [(14, 14, True), (42, 14, False), (154, 98, True), (154, 70, False), (98, 98, False)]:
+        assert (whole.getpixel((x, y)) == drawn.getpixel((x, y))) == kept
+    assert draw_kept(replace(question, video=Video("/nowhere")), [], 32, [8, 2, 2]) is None
+    assert draw_kept(question, [], 36) is None, "a video needs its grid"
 
 
 def test_the_library_does_not_import_wandb_hydra_or_pandas():

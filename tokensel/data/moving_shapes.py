@@ -26,7 +26,7 @@ from tokensel.data.motion import (
     scaling,
     shown,
 )
-from tokensel.data.question import YES_NO, Question
+from tokensel.data.question import Question
 from tokensel.data.video import FRAMES, Video
 from tokensel.errors import TokenselError, check_choice
 
@@ -37,6 +37,7 @@ SPLITS = ("test", "train")
 PER_FAMILY = 25
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SIZES = {"it grows": 1.7, "it shrinks": 0.5, "its size stays the same": 1.0}
+STOPS = ("it stops", "it moves until the video ends")
 EQUAL = "neither, they are equally fast"
 _MIDDLE = SIDE / 2
 # Where shapes are that do not move far: centres that keep their distance from each other and from the middle.
@@ -144,11 +145,11 @@ def _last(rng: random.Random) -> Clip:
 
 def _stops(rng: random.Random) -> Clip:
     (asked, other), back, start, still = looks(rng, 2), background(rng), _start(rng), _still(rng)
-    choices, speed = _right_first(rng, YES_NO), rng.uniform(1.6, 2.5)
+    choices, speed = _right_first(rng, STOPS), rng.uniform(1.6, 2.5)
     across, down = rng.choice(tuple(DIRECTIONS.values()))
-    until = rng.randint(10, 20) if choices[0] == "Yes" else LENGTH
+    until = rng.randint(10, 20) if choices[0] == STOPS[0] else LENGTH
     mover = Mover(*asked, moving(start, (speed * across, speed * down), until))
-    text = f"Does the {mover.name} stop before the video ends?"
+    text = f"Does the {mover.name} stop?"
     return Clip(Scene(back, (mover, Mover(*other, still))), text, choices)
 
 
@@ -213,20 +214,19 @@ def load_moving_shapes(
 def _question(family: str, split: str, index: int, frames: int) -> Question:
     clip = make_clip(family, split, index)
     right, *wrong = clip.choices
-    # Yes and no have one order. Elsewhere the place of the answer cycles, so that every letter is right equally often.
-    position = YES_NO.index(right) if family == "stops" else index % len(clip.choices)
+    # The place of the answer cycles with the index, so that every letter is right equally often.
+    position = index % len(clip.choices)
     id = f"moving_shapes-{split}-{family}-{index}"
     return Question(
         id=id,
         text=clip.text,
-        choices=YES_NO if family == "stops" else (*wrong[:position], right, *wrong[position:]),
+        choices=(*wrong[:position], right, *wrong[position:]),
         answer=position,
         image=None,
         image_id=id,
         topic="one frame" if family in ONE_FRAME else "several frames",
         split=split,
         family=family,
-        form="yes_no" if family == "stops" else "choices",
         video=Video([partial(draw_frame, family, split, index, frame) for frame in range(LENGTH)]),
         frames=frames,
     )

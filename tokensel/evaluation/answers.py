@@ -121,7 +121,7 @@ def _add_kept(
         return records
     counts = {str(layer): each.tolist() for layer, each in sorted(remaining.items())}
     return [
-        record if question.image is None else record | {"kept": {layer: each[row] for layer, each in counts.items()}}
+        record | {"kept": {layer: each[row] for layer, each in counts.items()}} if question.is_visual else record
         for row, (record, question) in enumerate(zip(records, questions, strict=True))
     ]
 
@@ -133,7 +133,7 @@ def _add_positions(
         return records
     return [
         record | {"positions": [each for each in kept if each >= 0]}
-        if question.id in wanted and question.image is not None
+        if question.id in wanted and question.is_visual
         else record
         for record, question, kept in zip(records, questions, positions.tolist(), strict=True)
     ]

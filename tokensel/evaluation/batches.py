@@ -33,9 +33,9 @@ def cut_batches(questions: list[Question], size: int) -> Iterator[list[Question]
     If there are several, their number is a multiple of MOST_WORKERS, so that parallel workers finish together. The cut
     depends on the questions and the size only: a question has the same neighbours in every run.
     """
-    # Questions with and without a picture never share a batch: its rows must hold equally many visual tokens.
-    for without_picture in (False, True):
-        alike = [question for question in questions if (question.image is None) == without_picture]
+    # Questions about pictures, videos and neither never share a batch: its rows must hold equally many visual tokens.
+    for kind in ((True, False), (True, True), (False, False)):
+        alike = [question for question in questions if (question.is_visual, question.video is not None) == kind]
         count = math.ceil(len(alike) / size)
         if count >= MOST_WORKERS:
             count = MOST_WORKERS * math.ceil(count / MOST_WORKERS)

@@ -53,6 +53,7 @@ class _Protocol(_Fields):
     latency: _Latency | None = None
     text_tokens: _Whole | None = None
     visual_tokens: _Whole | None = None
+    video_grid: list[_Whole] | None = None
 
 
 class _Provenance(_Fields):

@@ -147,6 +147,8 @@ def _write_metrics(
         "text_tokens": prompt.text_tokens,
         "visual_tokens": prompt.visual_tokens,
     }
+    if prompt.video_grid is not None:
+        protocol["video_grid"] = list(prompt.video_grid)
     point.finish(
         {
             "key": point.key,

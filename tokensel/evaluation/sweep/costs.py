@@ -25,7 +25,8 @@ PARTS = ("vision", "projector", "decoder", "head", "selection")
 class CostedPrompt:
     """A prompt by its lengths, and the model that reads it. The same for all points, so that their costs compare.
 
-    pictures: the processor's output for its pictures. device: cpu or cuda. bytes_per_value: of the KV cache.
+    pictures: the processor's output for its pictures or video. device: cpu or cuda. bytes_per_value: of the KV cache.
+    video_grid: frames, rows and columns of its video's visual tokens; None without a video.
     downsampled: for points that reduce the picture first, the prompt with the picture of this kept.
     """
 
@@ -35,6 +36,7 @@ class CostedPrompt:
     pictures: Mapping[str, torch.Tensor]
     device: str
     bytes_per_value: int = 4
+    video_grid: tuple[int, ...] | None = None
     downsampled: Callable[[Kept], "CostedPrompt"] | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -127,12 +129,14 @@ def costed_prompt(loaded: LoadedModel, question: Question | None, device: str | 
         return prompt
     encoded = loaded.encode([question])
     if encoded.video:
+        (grid,) = loaded.family.video_grids(model.config, encoded.pictures)
         visual = int(loaded.family.video_tokens(model.config, encoded.input_ids).sum())
+        prompt = replace(prompt, video_grid=grid)
     else:
         visual = int((encoded.input_ids == loaded.image_token_id).sum())
+        prompt = replace(prompt, downsampled=partial(_downsampled_prompt, loaded, question, prompt.device))
     text = encoded.input_ids.shape[1] - visual
-    smaller = partial(_downsampled_prompt, loaded, question, prompt.device)
-    return replace(prompt, text_tokens=text, visual_tokens=visual, pictures=encoded.pictures, downsampled=smaller)
+    return replace(prompt, text_tokens=text, visual_tokens=visual, pictures=encoded.pictures)
 
 
 def _downsampled_prompt(loaded: LoadedModel, question: Question, device: str, kept: Kept) -> CostedPrompt:
@@ -140,9 +144,10 @@ def _downsampled_prompt(loaded: LoadedModel, question: Question, device: str, ke
 
 
 def middle_question(loaded: LoadedModel, questions: Sequence[Question]) -> Question | None:
-    """The question of middling length, or the next one that the model can be asked, with a picture if there is any.
+    """The question of middling length, or the next one that the model can be asked, with a picture or video if there is
+    any.
 
-    None if no question with a picture can be asked, unless the question of middling length has none.
+    None if no question with either can be asked, unless the question of middling length has none.
     """
     ordered = order_questions(questions)
     half = len(ordered) // 2

@@ -23,6 +23,7 @@ from tokensel.evaluation.store import PointStore, point_key, replace_file
 from tokensel.evaluation.summary import summarize
 from tokensel.evaluation.sweep.costs import costed_prompt, middle_question
 from tokensel.evaluation.sweep.plan import Group, PlannedPoint, SweepPlan, options_as_typed, solved
+from tokensel.evaluation.sweep.videos import check_videos
 from tokensel.models.families import family_of
 from tokensel.models.loading import check_options, checkpoint_config, checkpoint_revision, find_device
 from tokensel.models.weightless import load_without_weights
@@ -149,9 +150,11 @@ def prepare(plan: SweepPlan, folder: Path) -> list[GroupWork]:
     for group in plan.groups:
         check_options(**group.model.load_arguments())
         revision = checkpoint_revision(group.model.path) or f"{group.model.path}@{group.model.revision}"
-        _check_against_config(group)
+        _check_layers(group)
         options = json.dumps(group.data.options, sort_keys=True)
         work = GroupWork(group, _questions(group.data.name, options))
+        check_videos(group, work.questions, _config(group))
+        _note_kept(work)
         _solve_budgets(work)
         _find_points(work, _shared_settings(group, revision, work.questions), folder)
         works.append(work)
@@ -201,8 +204,7 @@ def _shared_settings(group: Group, revision: str, questions: list[Question]) -> 
 
 def _find_points(work: GroupWork, shared: dict[str, Any], folder: Path) -> None:
     """Adds the group's points, each with the largest set of questions that a line of the table asks of it."""
-    model = work.group.model
-    config = checkpoint_config(model.path, model.revision, bool(model.trust_remote_code), model.family)
+    config = _config(work.group)
     for planned in work.group.points:
         settings = shared | planned.point.settings(config)
         settings["code"] = code_digest(planned.point.method, work.group.data.name)
@@ -227,21 +229,30 @@ def _questions(name: str, options: str) -> list[Question]:
     return sorted(load_questions(name, **json.loads(options)), key=draw_order)
 
 
-def _check_against_config(group: Group) -> None:
-    """Checks agg_layer against the checkpoint's depth; notes once where kept exceeds the number of visual tokens."""
+def _config(group: Group) -> Any | None:
+    """The checkpoint's configuration; None if it cannot be read without loading the model."""
     model = group.model
-    config = checkpoint_config(model.path, model.revision, bool(model.trust_remote_code), model.family)
-    if config is None:
+    return checkpoint_config(model.path, model.revision, bool(model.trust_remote_code), model.family)
+
+
+def _check_layers(group: Group) -> None:
+    """Checks agg_layer against the checkpoint's depth."""
+    if (config := _config(group)) is None:
         return
     layers = getattr(config, "text_config", config).num_hidden_layers
     for planned in group.points:
         with options_as_typed(planned.point.method_options):
             planned.point.stages(layers)
+
+
+def _note_kept(work: GroupWork) -> None:
+    """Notes once where kept exceeds the number of visual tokens, if all pictures have the same."""
+    config = _config(work.group)
     vision = getattr(config, "vision_config", None)
-    if vision is None or not family_of(config).fixed_size:
+    if vision is None or not family_of(config).fixed_size or any(question.video for question in work.questions):
         return
     count = (vision.image_size // vision.patch_size) ** 2
-    final = {planned.point.final_kept for planned in group.points}
+    final = {planned.point.final_kept for planned in work.group.points}
     above = sorted(kept for kept in final if kept is not None and kept > count)
     if above:
         listed = ",".join(map(str, above))
