@@ -5,6 +5,7 @@ prepared with PIL too.
 """
 
 import importlib
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,8 @@ class FrameProcessor:
         self.temporal_patch_size: Any = self._settings.get("temporal_patch_size")
         # Qwen3-VL's bounds are for all frames together.
         module = None if kind is None or self.merge_size is None else importlib.import_module(kind.__module__)
-        self._size_of_all = getattr(module, "smart_resize", None)
+        resize = getattr(module, "smart_resize", None)
+        self._size_of_all = resize if resize and "num_frames" in inspect.signature(resize).parameters else None
         self._one_frame = self._make()
 
     def _make(self) -> Any:
@@ -119,9 +121,13 @@ class FrameProcessor:
         """Width and height to which Qwen3-VL resizes the frames."""
         assert self._size_of_all is not None
         width, height = video[0].size
-        bounds = {"min_pixels": self._bounds["shortest_edge"], "max_pixels": self._bounds["longest_edge"]}
-        factors = {"factor": self._factor, "temporal_factor": self.temporal_patch_size}
-        rows, cols = self._size_of_all(max(len(video), self.temporal_patch_size), height, width, **factors, **bounds)
+        least, most, number = self._bounds["shortest_edge"], self._bounds["longest_edge"], len(video)
+        if self._settings.get("cap_pixels_per_frame"):
+            share = min(self._settings["max_video_tokens"] * self._factor**2, most // number)
+            most = max(share, int(least * 1.05)) * number
+        bounds = {"min_pixels": least, "max_pixels": most, "factor": self._factor}
+        bounds["temporal_factor"] = self.temporal_patch_size
+        rows, cols = self._size_of_all(max(number, self.temporal_patch_size), height, width, **bounds)
         return cols, rows
 
     def _rows_and_columns(self, video: Frames) -> tuple[int, int]:

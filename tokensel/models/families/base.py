@@ -80,8 +80,11 @@ class Family:
 
     def video_features(self, llava: Any, pictures: Mapping[str, Any]) -> list[Tensor]:
         """What the decoder receives at the video tokens of each video: [N, D] each."""
-        arguments = accepted(llava.get_video_features, {name: pictures[name] for name in VIDEOS if name in pictures})
-        return list(llava.get_video_features(**arguments, return_dict=True).pooler_output)
+        more = {name: pictures[name] for name in VIDEOS[1:] if name in pictures}
+        # The first argument's name differs between versions.
+        pixels, more = pictures[VIDEOS[0]], accepted(llava.get_video_features, more)
+        output = llava.get_video_features(pixels, **more, return_dict=True).pooler_output
+        return [each.flatten(0, -2) for each in output]
 
     def video_grids(self, config: Any, pictures: Mapping[str, Any]) -> list[Grid]:
         """Frames, rows and columns of each video's visual tokens."""

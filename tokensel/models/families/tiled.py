@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tokensel.models.arrangement import Arrangement, Frames, PackedTiles
@@ -63,6 +64,11 @@ class OneVision(Tiled):
         videos, frames = pictures["pixel_values_videos"].shape[:2]
         side = math.ceil(config.vision_config.image_size // config.vision_config.patch_size / 2)
         return [(frames, side, side)] * videos
+
+    def video_features(self, llava: Any, pictures: Mapping[str, Any]) -> list[Tensor]:
+        # In older versions the model's forward adds the newline.
+        count, found = math.prod(self.video_grids(llava.config, pictures)[0]), super().video_features(llava, pictures)
+        return [torch.cat([each, llava.image_newline[None]]) if len(each) == count else each for each in found]
 
     def video_tokens(self, config: Any, input_ids: Tensor) -> Tensor:
         tokens = super().video_tokens(config, input_ids)
