@@ -20,7 +20,7 @@ from tokensel.models.hub import hub_options
 from tokensel.models.loaded import LoadedModel
 from tokensel.models.original.weights import is_original_layout, load_original
 from tokensel.models.processors import load_processor
-from tokensel.models.random_weights import RANDOM_SHAPES, random_config, random_llava
+from tokensel.models.random_published import described_config, random_model, random_names
 from tokensel.models.weights import load_weights, no_reports, read_placement
 
 # Checkpoints that come with the package, by name.
@@ -53,7 +53,7 @@ def load_model(
 
     Parameters:
         path: "tiny" (embedded); a folder or a hub id "owner/name", in transformers' layout or LLaVA-1.5's original one;
-            or "random:SHAPE" for random weights in a real shape: llava_7b, llava_13b, llava_1024
+            or "random:SHAPE" for random weights in a real shape: llava_1024, or a file of conf/model such as llava_7b
         dtype: float32, float16, bfloat16, or auto: as stored
         device: cpu, cuda, cuda:<index>, or auto: cuda if available
         revision: branch, tag or commit of a hub checkpoint
@@ -89,8 +89,8 @@ def load_model(
     try:
         if path.startswith(RANDOM):
             _refuse_placement(path, placement)
-            shape = f"{path.removeprefix(RANDOM)}_random"
-            model, processor = random_llava(shape, dtype=dtype, device=target, attn_implementation=attn_implementation)
+            name, options = path.removeprefix(RANDOM), {"dtype": dtype, "attn_implementation": attn_implementation}
+            model, processor = random_model(name, device=target, **options)
         elif is_original_layout(PreTrainedConfig.get_config_dict(source, **hub)[0]):
             _refuse_placement(path, placement)
             options |= {"dtype": dtype, "attn_implementation": attn_implementation, "device": target}
@@ -187,8 +187,7 @@ def checkpoint_folder(path: str | Path) -> Path | None:
     Raises TokenselError if there is no such model, or the folder lacks its config or weights.
     """
     if str(path).startswith(RANDOM):
-        shapes = [name.removesuffix("_random") for name in RANDOM_SHAPES]
-        check_choice("model.path", str(path), [RANDOM + shape for shape in shapes])
+        check_choice("model.path", str(path), [RANDOM + name for name in random_names()])
         return None
     folder = EMBEDDED.get(str(path), Path(os.path.expanduser(path)))
     # os.path: pathlib raises an error for a name that is too long, and for a user's home that is not there.
@@ -213,7 +212,7 @@ def checkpoint_config(
     """
     folder = checkpoint_folder(path)
     if str(path).startswith(RANDOM):
-        config: Any = random_config(f"{str(path).removeprefix(RANDOM)}_random")
+        config: Any = described_config(str(path).removeprefix(RANDOM))
         treat_as(config, family)
         return config
     hub: dict[str, Any] = {} if folder else hub_options(str(path), revision)

@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, LlavaConfig
+from transformers import AutoModelForImageTextToText
 
 
-def build_on_meta(config: LlavaConfig, dtype: torch.dtype, attn_implementation: str) -> Any:
-    """A LlavaForConditionalGeneration in evaluation mode whose parameters and buffers have shapes but no values.
+def build_on_meta(config: Any, dtype: torch.dtype, attn_implementation: str) -> Any:
+    """A model in evaluation mode whose parameters and buffers have shapes but no values.
 
     Raises ValueError for an attention implementation that transformers does not know.
     """

@@ -83,7 +83,7 @@ def random_llava(
         _STORED_DTYPE if dtype == "auto" else getattr(torch, dtype),
         attn_implementation,
     )
-    _check_memory(shape, model, device)
+    check_memory(shape, model, device)
     model.to_empty(device=device)
     restore_buffers(model, device)
     _initialize(model, torch.Generator(device).manual_seed(seed))
@@ -152,7 +152,8 @@ def free_bytes(device: torch.device) -> int | None:
         return None
 
 
-def _check_memory(shape: str, model: Any, device: torch.device) -> None:
+def check_memory(shape: str, model: Any, device: torch.device) -> None:
+    """Raises TokenselError if the device has too little free memory for the model's weights."""
     needed = sum(parameter.nbytes for parameter in model.parameters())
     free = free_bytes(device)
     if free is not None and needed > free:

@@ -22,7 +22,7 @@ from tokensel.models.loading import (
 )
 from tokensel.models.original import is_original_layout, original_processor
 from tokensel.models.processors import load_processor
-from tokensel.models.random_weights import random_processor
+from tokensel.models.random_published import described_processor
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def load_without_weights(
     source = str(folder) if folder else path
     try:
         if path.startswith(RANDOM):
-            config, processor = checkpoint_config(path), random_processor()
+            config, processor = checkpoint_config(path), described_processor(path.removeprefix(RANDOM))
         else:
             hub: dict[str, Any] = {"trust_remote_code": trust_remote_code}
             hub |= {} if folder else hub_options(path, revision)
