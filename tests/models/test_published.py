@@ -5,6 +5,7 @@ What LoadedModel makes of pictures and prompts is compared with what transformer
 
 import pytest
 import torch
+import yaml
 from helpers.families import make_picture
 from helpers.published import DEPTH, PUBLISHED, narrow, narrowed, save_narrow
 from transformers import AutoModelForImageTextToText
@@ -29,7 +30,7 @@ FEW = SHAPES[1:6:4]
 PARAMETERS = {
     "llava_7b": 7.06, "llava_13b": 13.35, "llava_next_7b": 7.06, "llava_next_video_7b": 7.06,
     "llava_onevision_7b": 8.03, "qwen2_5_vl_7b": 8.29, "qwen3_vl_8b": 8.77, "qwen3_vl_30b_a3b": 31.07, "smolvlm": 2.25,
-    "internvl3_8b": 7.94, "gemma3_4b": 4.30, "video_llava_7b": 7.37,
+    "internvl3_8b": 7.94, "gemma3_4b": 4.30, "gemma3_12b": 12.19, "video_llava_7b": 7.37,
 }  # fmt: skip
 # Visual tokens of a square picture of 336 pixels, as papers and model cards have them.
 SQUARE = {
@@ -76,13 +77,22 @@ def compare_with_stock(name, shapes):
         yield shape, inputs, count
 
 
-def test_every_model_of_conf_is_published_or_a_stand_in_of_one():
+def test_every_model_of_conf_has_its_published_settings_and_random_weights():
     from runners.sweep import CONF
 
-    files = {file.stem for file in (CONF / "model").glob("*.yaml")}
-    assert {f"{name}_random" for name in NAMES} <= files
-    assert {name for name in files if not name.endswith("_random")} - {"tiny", "local"} >= set(PUBLISHED)
+    files = {file.stem: yaml.safe_load(file.read_text()) for file in (CONF / "model").glob("*.yaml")}
+    assert {name.removesuffix("_random") for name in files if name.endswith("_random")} == set(random_names())
     assert set(random_names()) == {*NAMES, "llava_1024"}
+    # InternVL3.5's special tokens could not be found.
+    assert set(files) - {"tiny", "local", *(name for name in files if name.endswith("_random"))} == {
+        *NAMES,
+        "internvl3_5_8b",
+    }
+    for name in NAMES:
+        assert files[name]["path"] == published(name)["checkpoint"]
+        assert files[f"{name}_random"]["path"] == f"random:{name}"
+        assert files[f"{name}_random"]["dtype"] == files[name]["dtype"]
+    assert tuple(PUBLISHED) == NAMES
 
 
 @pytest.mark.half
