@@ -14,6 +14,8 @@ from tokensel.models.published import NAMES, published, write_settings
 from tokensel.models.random_published import build_random, described
 
 PUBLISHED = [name for name in NAMES if published(name)["config"]["model_type"] in FAMILIES]
+# One of each model type, for what takes long.
+OF_EACH_TYPE = list({published(name)["config"]["model_type"]: name for name in reversed(PUBLISHED)}.values())
 CPU = torch.device("cpu")
 DEPTH = 3
 _TEXT = {

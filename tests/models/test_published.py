@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from helpers.families import make_picture
-from helpers.published import DEPTH, PUBLISHED, narrow, narrowed, save_narrow
+from helpers.published import DEPTH, OF_EACH_TYPE, PUBLISHED, narrow, narrowed, save_narrow
 from transformers import AutoModelForImageTextToText
 
 from tokensel.data import Question
@@ -129,7 +129,7 @@ def stock_positions(parts, inputs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", OF_EACH_TYPE)
 def test_ten_picture_shapes_give_transformers_prompts_counts_and_positions(name):
     loaded = uncropped(name)
     parts = find_parts(loaded.model)
@@ -155,7 +155,7 @@ class Kept:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", OF_EACH_TYPE)
 def test_a_narrow_checkpoint_goes_through_loading_a_sweep_and_timing(name, tmp_path):
     loaded = load_model(save_narrow(name, tmp_path))
     assert loaded.model.config.get_text_config().num_hidden_layers == DEPTH
