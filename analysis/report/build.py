@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.columns import AT_EVERY_KEPT, pool_titles
+from analysis.frames import Sheet
 from analysis.report import payload
 from analysis.report.evaluation import Evaluation, TableRow, evaluations
 from analysis.report.findings import findings
@@ -83,7 +84,7 @@ def report_of(pools: Sequence[Evaluation], title: str, pictures: int = 300) -> R
         html=page,
         points=sum(len(pool.rows) for pool in pools),
         complete=sum(len(pool.complete) for pool in pools),
-        questions=sum(len(packed["id"]) for packed in data["sets"]),
+        questions=len({each for packed in data["sets"] for each in zip(packed["id"], packed["text"], strict=True)}),
         pictures=sum(len(packed["pictures"]) + len(packed["thumbnails"]) for packed in data["sets"]),
     )
 
@@ -101,14 +102,10 @@ def _data(pools: Sequence[Evaluation], styles: dict[str, dict[str, Any]], pictur
         questions = payload.question_set(group, payload.QUESTION_BYTES // len(groups))
         order = payload.contested(group, questions)
         galleries = {id(pool): payload.gallery_ids(pool, order, questions.known) for pool in group}
-        sheets = {payload.sheet_of(pool) for pool in group}
-        if len(sheets) > 1:  # the page has each picture once, in one layout of frames
-            galleries = {pool: [] for pool in galleries}
         wanted = list(dict.fromkeys(name for ids in galleries.values() for name in ids))
         aspects = {row.point.get("image_aspect") for pool in group for row in pool.complete}
-        shown = payload.gallery_pictures(
-            wanted, questions, aspects.pop() if len(aspects) == 1 else None, sheets.pop() if len(sheets) == 1 else None
-        )
+        aspect = aspects.pop() if len(aspects) == 1 else None
+        shown = payload.gallery_pictures(wanted, questions, aspect, payload.sheet_of(group[0]))
         for pool in group:
             packed[id(pool)] = _pool(pool, len(sets), questions, galleries[id(pool)], shown, styles)
         sets.append(payload.pack_set(questions, shown, Pictures()))
@@ -120,11 +117,11 @@ def _data(pools: Sequence[Evaluation], styles: dict[str, dict[str, Any]], pictur
 
 
 def _by_data(pools: Sequence[Evaluation]) -> list[list[Evaluation]]:
-    """Groups the evaluations by data set, so that its questions are stored once."""
-    groups: dict[str, list[Evaluation]] = {}
+    """Groups the evaluations by data set, so that its questions are stored once; by layout, if frames are drawn."""
+    groups: dict[tuple[str, Sheet | None], list[Evaluation]] = {}
     for pool in pools:
         digest = next((row.point["data_digest"] for row in pool.rows if "data_digest" in row.point), pool.pool)
-        groups.setdefault(digest, []).append(pool)
+        groups.setdefault((digest, payload.sheet_of(pool)), []).append(pool)
     return list(groups.values())
 
 
@@ -177,10 +174,7 @@ def _why_no_gallery(pool: Evaluation, ids: Sequence[str], shown: Pictures) -> st
     if pool.missing:
         return pool.missing
     if not ids:
-        layouts = ", or evaluations lay out the frames of videos differently: make a report of each"
-        return (
-            f"None of these points stored the positions of its kept visual tokens{layouts if pool.video_grid else ''}."
-        )
+        return "None of these points stored the positions of its kept visual tokens."
     if shown.lost:
         return f"The pictures could not be read. The first error: {next(iter(shown.lost.values()))}"
     if payload.grid_of(pool) is None:

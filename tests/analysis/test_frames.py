@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from analysis.frames import Sheet, contact_sheet
+from analysis.report.build import _by_data
 from analysis.report.evaluation import Evaluation
 from analysis.report.payload import grid_of, sheet_of
 from analysis.report.pictures import encode_pictures
@@ -99,7 +100,7 @@ def test_the_page_has_the_frames_of_videos_and_says_why_one_has_none():
 class Row:
     """A row of a table with its provenance."""
 
-    is_complete, is_control, points, label, kept = True, True, (), "full", None
+    is_complete, point = True, {"data_digest": "same"}
 
     def __init__(self, **protocol):
         self.provenance = {"protocol": protocol}
@@ -118,3 +119,6 @@ def test_tokens_of_videos_are_drawn_in_the_layout_of_their_frames():
     assert (sheet_of(evaluation({"visual_tokens": 36})), grid_of(evaluation({"visual_tokens": 36}))) == (None, (6, 6))
     other = video | {"video_grid": [4, 2, 4]}
     assert sheet_of(evaluation(video, other)) is None
+    # On a page of several models, frames in another layout are other pictures.
+    first, second, third = evaluation(video), evaluation(other), evaluation(video)
+    assert _by_data([first, second, third]) == [[first, third], [second]]
