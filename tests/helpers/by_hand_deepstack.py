@@ -16,12 +16,15 @@ from tokensel.engine.stages import Stage
 @dataclass
 class Choice:
     """What one stage chose in one row. chosen: visual tokens in the order in which they stand, -1 = none of them.
-    values: [M, D] that a method computed, or None. merges: these are weighted sums of the tokens."""
+    places: whose place each takes. values: [M, D] that a method computed, or None. merges: these are weighted sums of
+    the tokens. sizes: [M] that it gave, or None."""
 
     stage: Stage
     chosen: torch.Tensor
+    places: torch.Tensor
     values: torch.Tensor | None
     merges: bool
+    sizes: torch.Tensor | None
 
 
 class Row:
@@ -42,13 +45,13 @@ class Row:
         positions = llava.get_rope_index(prompt[None], mm_token_type_ids=kinds, image_grid_thw=grids)[0][:, 0]
         later = positions.max() + 1 + torch.arange(len(ids) - length)
         self.positions = torch.cat([positions, later.expand(3, -1)], 1)
-        self.seen = torch.ones(len(ids), dtype=torch.bool)
+        self.seen, self.bias = torch.ones(len(ids), dtype=torch.bool), torch.zeros(len(ids))
 
     def layer(self, index):
         count = len(self.hidden)
         allowed = torch.ones(count, count, dtype=torch.bool).tril() & self.seen
         allowed |= torch.eye(count, dtype=torch.bool)  # a hidden token sees itself, or its row would be empty
-        mask = torch.zeros(count, count).masked_fill(~allowed, torch.finfo(torch.float32).min)[None, None]
+        mask = self.bias.expand(count, count).masked_fill(~allowed, torch.finfo(torch.float32).min)[None, None]
         rotary = self.decoder.rotary_emb(self.hidden[None], self.positions[:, None])
         hidden = self.decoder.layers[index](self.hidden[None], attention_mask=mask, position_embeddings=rotary)
         self.hidden = hidden[0]
@@ -56,11 +59,11 @@ class Row:
             self.hidden = self.hidden + self.added[index]
 
     def reduce(self, choice):
-        stage, chosen = choice.stage, choice.chosen
+        stage = choice.stage
         tokens, features = self.hidden[self.visual], self.added[:, self.visual]
         weights = self.weights(choice, tokens)
         values = weights @ tokens if choice.values is None else choice.values
-        slots = self.visual[: len(chosen)] if stage.position == "front" else self.visual[chosen]
+        slots = self.visual[choice.places]
         self.hidden, self.added = self.hidden.clone(), self.added.clone()
         gone = torch.ones(len(self.hidden), dtype=torch.bool)
         gone[self.visual] = False
@@ -70,10 +73,12 @@ class Row:
         if stage.layout == "zero_fill":
             self.hidden[self.visual], self.added[:, self.visual] = 0, 0
         self.hidden[slots], self.added[:, slots] = values, weights @ features
+        if choice.sizes is not None:
+            self.bias[slots] += choice.sizes.log()
         self.visual = slots
         if stage.layout == "compact":
             self.hidden, self.added, self.seen = self.hidden[gone], self.added[:, gone], self.seen[gone]
-            self.positions = self.positions[:, gone]
+            self.positions, self.bias = self.positions[:, gone], self.bias[gone]
             self.visual = gone.cumsum(0)[slots] - 1
 
     @staticmethod
@@ -136,14 +141,19 @@ def watch(stage, rows):
     def watched(context):
         selection = select(context)
         for index, (_, _, choices) in enumerate(rows):
-            chosen, values = selection.indices[index], selection.values
+            chosen = selection.indices[index]
             if selection.counts is not None:
                 chosen = chosen[: selection.counts[index]]
-            values = None if values is None else values[index, : len(chosen)]
-            if stage.position != "front":
-                order = chosen.argsort()
-                chosen, values = chosen[order], None if values is None else values[order]
-            choices[context.layer] = Choice(stage, chosen, values, selection.merge is not None)
+            values, sizes = (
+                None if each is None else each[index, : len(chosen)] for each in (selection.values, selection.sizes)
+            )
+            places = torch.arange(len(chosen))
+            if stage.position != "front":  # a token that is none of the picture's takes the first free place
+                free = next(place for place in range(context.count) if place not in chosen.tolist())
+                places, order = chosen.where(chosen >= 0, free).sort()
+                chosen = chosen[order]
+                values, sizes = (None if each is None else each[order] for each in (values, sizes))
+            choices[context.layer] = Choice(stage, chosen, places, values, selection.merge is not None, sizes)
         return selection
 
     stage.method.select = watched

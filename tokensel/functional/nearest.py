@@ -9,12 +9,13 @@ from tokensel.functional.similarity import ROUNDING, inverse_norms, query_cosine
 
 
 @torch.no_grad()
-def merge_nearest(tokens: Tensor, targets: Tensor, rest: Tensor) -> Tensor:
+def merge_nearest(tokens: Tensor, targets: Tensor, rest: Tensor, width: int | None = None) -> Tensor:
     """The plain mean of each target and of those of `rest` whose most similar target (cosine) it is.
 
     tokens [B, N, D], targets LongTensor[B, M] and rest LongTensor[B, R] of distinct indices -> [B, M, D] in the tokens'
     dtype. Similarities are those before any merging. Of targets whose cosines differ by less than 1e-6, the first
-    counts as the most similar. O(R M D), holding the R x M similarities.
+    counts as the most similar. width: how many of the D entries the cosine is taken of, the first ones; None = all.
+    O(R M D), holding the R x M similarities.
 
     Source: the merging of VScan (arXiv 2505.22654) and ApET (arXiv 2602.19870).
     """
@@ -22,7 +23,7 @@ def merge_nearest(tokens: Tensor, targets: Tensor, rest: Tensor) -> Tensor:
     kept = targets.shape[1]
     if rest.shape[1] == 0 or kept == 0:
         return take(tokens, targets)
-    values = tokens.float()
+    values = tokens[..., :width].float()
     inverse = inverse_norms(values)
     centers = unit_rows(values, inverse, targets)
     cosines = query_cosines(take(values, rest), inverse.gather(1, rest), centers)

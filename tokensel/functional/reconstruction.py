@@ -56,7 +56,13 @@ def reconstruction_errors(tokens: Tensor, basis: Tensor, ridge: float = 1e-5) ->
 
 @torch.no_grad()
 def keep_unexplained(
-    tokens: Tensor, kept: int, basis: Tensor, ridge: float = 1e-5, blend: float = 1.0, sort_places: bool = True
+    tokens: Tensor,
+    kept: int,
+    basis: Tensor,
+    ridge: float = 1e-5,
+    blend: float = 1.0,
+    sort_places: bool = True,
+    width: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """ApET's selection: tokens with large `reconstruction_errors` remain, and the basis takes the last of their places.
 
@@ -66,18 +72,19 @@ def keep_unexplained(
 
     tokens [B, N, D], basis LongTensor[B, K] -> positions LongTensor[B, kept] ascending, values [B, kept, D] in the
     tokens' dtype. sort_places: the basis takes its places by ascending position, else by falling error. kept <= K: only
-    the first kept - 1 basis tokens get a place. O(N (K + M) D).
+    the first kept - 1 basis tokens get a place. width: how many of the D entries errors and similarities are those of,
+    the first ones; None = all. O(N (K + M) D).
 
     Raises TokenselError unless 1 <= kept <= N. Source: ApET (arXiv 2602.19870).
     """
     if not 1 <= kept <= tokens.shape[1]:
         raise TokenselError(f"kept={kept}: must be from 1 to {tokens.shape[1]}, the number of tokens")
-    order = rank(reconstruction_errors(tokens, basis, ridge), ROUNDING)
+    order = rank(reconstruction_errors(tokens[..., :width], basis, ridge), ROUNDING)
     split = kept - min(basis.shape[1], kept - 1)
     targets, places, rest = order[:, :split], order[:, split:kept], order[:, kept:]
     if sort_places:
         places = places.sort(dim=1).values
     returned = torch.lerp(take(tokens, places).float(), take(tokens, basis[:, : kept - split]).float(), blend)
-    merged = merge_nearest(tokens, targets, rest)
+    merged = merge_nearest(tokens, targets, rest, width)
     positions, ascending = torch.cat([targets, places], 1).sort(dim=1)
     return positions, take(torch.cat([merged, returned.to(tokens.dtype)], 1), ascending)

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+
 from tokensel.errors import TokenselError
 from tokensel.functional import distant_points, keep_unexplained, row_scores
 from tokensel.methods.base import Method, by_factor
@@ -55,8 +58,14 @@ class ApET(Method):
         first = row_scores(self.seed, context.row_keys, 1)[:, 0] if self.start is None else context.row_keys * 0
         start = (first + (self.start or 0)) % context.count
         basis = distant_points(tokens, _basis(self.basis, context.kept), start)
-        positions, values = keep_unexplained(tokens, context.kept, basis, self.ridge, self.blend, at_tower)
-        return Selection(positions, context.vision.project(values) if at_tower else values)
+        settings = context.kept, basis, self.ridge, self.blend, at_tower
+        positions, values = keep_unexplained(tokens, *settings)
+
+        def merge(along: Tensor) -> Tensor:
+            width = tokens.shape[2]
+            return keep_unexplained(torch.cat([tokens, along], 2), *settings, width)[1][..., width:]
+
+        return Selection(positions, context.vision.project(values) if at_tower else values, merge=merge)
 
     def flops(self, sizes: Sizes) -> int:
         at_tower = sizes.layer == 0

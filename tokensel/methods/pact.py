@@ -70,7 +70,11 @@ class Pact(Method):
         width, counts = (context.kept, None) if self.cutoff is None else (left.shape[1], centers.sum(1))
         first = (~centers).view(torch.uint8).sort(dim=1, stable=True).indices[:, :width]
         weights = sizes.gather(1, first).clamp_min(1) if self.proportional else None
-        return Selection(left.gather(1, first), take(means, first), weights, counts)
+
+        def merge(along: Tensor) -> Tensor:
+            return take(cluster_means(along, cluster, left.shape[1] + 1)[0], first)
+
+        return Selection(left.gather(1, first), take(means, first), weights, counts, merge)
 
     def flops(self, sizes: Sizes) -> int:
         return _flops(sizes, _unpruned(self, sizes.kept, sizes.count), self.clustering)

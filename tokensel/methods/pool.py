@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from tokensel.functional import cell_centers, grid_cells
 from tokensel.methods.base import Method
@@ -33,9 +34,13 @@ class Pool(Method):
         rows, cols = context.grid
         cells = grid_cells(rows, cols, kept).to(tokens.device)
         member = torch.nn.functional.one_hot(cells, kept).to(torch.float32)
-        means = (member / member.sum(0)).T @ tokens.float()
+        shares = (member / member.sum(0)).T
+
+        def mean(along: Tensor) -> Tensor:
+            return (shares @ along.float()).to(along.dtype)
+
         centers = cell_centers(rows, cols, kept).to(tokens.device)
-        return Selection(centers.expand(tokens.shape[0], -1), means.to(tokens.dtype))
+        return Selection(centers.expand(tokens.shape[0], -1), mean(tokens), merge=mean)
 
     def flops(self, sizes: Sizes) -> int:
         return sizes.cosines(sizes.kept)

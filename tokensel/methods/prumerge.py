@@ -53,9 +53,13 @@ class PruMerge(Method):
         attention, keys = vision.cls_attention_and_keys(-1, one_head=True)
         weights = attention.mean(1)
         positions, counts = self.choose(weights, kept)
-        values = merge_outliers(vision.features, keys.flatten(2), weights, positions, self.neighbours, counts)
+
+        def merge(along: Tensor) -> Tensor:
+            return merge_outliers(along, keys.flatten(2), weights, positions, self.neighbours, counts)
+
         indices = insert_last(positions, torch.full_like(positions[:, :1], -1), counts)
-        return Selection(indices, vision.project(values), counts=counts + 1 if self.adaptive else None)
+        values = vision.project(merge(vision.features))
+        return Selection(indices, values, counts=counts + 1 if self.adaptive else None, merge=merge)
 
     def choose(self, attention: Tensor, kept: int) -> tuple[Tensor, Tensor]:
         """attention [B, N] -> tokens in their order, LongTensor[B, kept], and how many are chosen, LongTensor[B]."""

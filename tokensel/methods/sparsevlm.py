@@ -113,12 +113,15 @@ def with_clusters(tokens: Tensor, order: Tensor, kept: int, pool: int, clusters:
     tokens [B, N, D], order LongTensor[B, N] by falling score. A mean has the index of its cluster's centre.
     """
     best, recycled = order[:, :kept].sort(dim=1).values, order[:, kept : kept + pool]
-    values, members = take(tokens, best), take(tokens, recycled)
     if pool == 0:
-        return Selection(best, values)
-    centers, cluster = dpc_knn(members, clusters, neighbours=clusters, metric="euclidean", itself=True)
-    means = cluster_means(members, cluster, clusters)[0].to(values.dtype)
-    return Selection(torch.cat([best, recycled.gather(1, centers)], 1), torch.cat([values, means], 1))
+        return Selection(best, take(tokens, best))
+    centers, cluster = dpc_knn(take(tokens, recycled), clusters, neighbours=clusters, metric="euclidean", itself=True)
+
+    def merge(along: Tensor) -> Tensor:
+        means = cluster_means(take(along, recycled), cluster, clusters)[0]
+        return torch.cat([take(along, best), means.to(along.dtype)], 1)
+
+    return Selection(torch.cat([best, recycled.gather(1, centers)], 1), merge(tokens), merge=merge)
 
 
 def text_raters(tokens: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:

@@ -40,8 +40,10 @@ class ToMeMerge(Method):
             raise TokenselError(f"proportional={self.proportional!r}: must be true or false")
 
     def select(self, context: Context) -> Selection:
-        positions, values, sizes = soft_merge(context.keys.mean(2), context.tokens, context.kept)
-        return Selection(positions, values, sizes if self.proportional else None)
+        keys, kept = context.keys.mean(2), context.kept
+        positions, values, sizes = soft_merge(keys, context.tokens, kept)
+        weights = sizes if self.proportional else None
+        return Selection(positions, values, weights, merge=lambda along: soft_merge(keys, along, kept)[1])
 
     def flops(self, sizes: Sizes) -> int:
         total, left = sizes.keys(), sizes.count

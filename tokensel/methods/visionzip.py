@@ -74,10 +74,20 @@ def zip_picture(context: Context, cls: Tensor | None, contextual: int) -> Select
         indices.insert(0, torch.full_like(order[:, :1], -1))
         new.append(cls.unsqueeze(1))
     if keys is not None:
-        targets, values = contextual_tokens(take(vision.features, rest), take(keys.mean(2), rest), contextual)
+        rest_keys = take(keys.mean(2), rest)
+        targets, values = contextual_tokens(take(vision.features, rest), rest_keys, contextual)
         indices.append(rest.gather(1, targets))
         new.append(values)
     # The dominant tokens are among the projected ones that the decoder was given; only what is new is projected here.
     made = vision.project(torch.cat(new, 1)) if new else context.tokens[:, :0]
     values = torch.cat([made[:, :first], take(context.tokens, dominant), made[:, first:]], 1)
-    return Selection(torch.cat(indices, 1), values)
+
+    def merge(along: Tensor) -> Tensor:
+        ours = take(along, dominant)
+        return (
+            ours
+            if keys is None
+            else torch.cat([ours, contextual_tokens(take(along, rest), rest_keys, contextual)[1]], 1)
+        )
+
+    return Selection(torch.cat(indices, 1), values, merge=merge if cls is None else None)

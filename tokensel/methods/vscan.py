@@ -63,7 +63,13 @@ class VScan(Method):
         local = self.remaining(context.kept, context.count) - everywhere
         window, windows = grid_windows(context.grid[0], context.grid[1], self.window, near.device)
         positions, rest = local_global_scan(near, far, window, windows, local, everywhere)
-        return Selection(positions, merge_nearest(context.tokens, positions, rest))
+        tokens = context.tokens
+
+        def merge(along: Tensor) -> Tensor:
+            width = tokens.shape[2]
+            return merge_nearest(torch.cat([tokens, along], 2), positions, rest, width)[..., width:]
+
+        return Selection(positions, merge_nearest(tokens, positions, rest), merge=merge)
 
     def flops(self, sizes: Sizes) -> int:
         targets = self.remaining(sizes.kept, sizes.count)
