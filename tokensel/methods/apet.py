@@ -1,7 +1,8 @@
 """apet: the tokens that a few basis tokens reconstruct worst, with the others merged into them."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -55,17 +56,11 @@ class ApET(Method):
     def select(self, context: Context) -> Selection:
         at_tower = context.layer == 0
         tokens = context.vision.features if at_tower else context.tokens
-        first = row_scores(self.seed, context.row_keys, 1)[:, 0] if self.start is None else context.row_keys * 0
-        start = (first + (self.start or 0)) % context.count
-        basis = distant_points(tokens, _basis(self.basis, context.kept), start)
+        basis = distant_points(tokens, _basis(self.basis, context.kept), _start(self, context))
         settings = context.kept, basis, self.ridge, self.blend, at_tower
         positions, values = keep_unexplained(tokens, *settings)
-
-        def merge(along: Tensor) -> Tensor:
-            width = tokens.shape[2]
-            return keep_unexplained(torch.cat([tokens, along], 2), *settings, width)[1][..., width:]
-
-        return Selection(positions, context.vision.project(values) if at_tower else values, merge=merge)
+        values = context.vision.project(values) if at_tower else values
+        return Selection(positions, values, merge=partial(_merge_along, tokens, settings))
 
     def flops(self, sizes: Sizes) -> int:
         at_tower = sizes.layer == 0
@@ -96,3 +91,16 @@ def _check(basis: int, ridge: float, blend: float, start: int | None) -> None:
 def _basis(basis: int, kept: int) -> int:
     """The number of basis tokens where `kept` tokens remain."""
     return min(basis, max(1, kept - 1))
+
+
+def _start(method: ApET, context: Context) -> Tensor:
+    """The first basis token: LongTensor[B]."""
+    drawn = method.start is None
+    first = row_scores(method.seed, context.row_keys, 1)[:, 0] if drawn else context.row_keys * 0
+    return (first + (method.start or 0)) % context.count
+
+
+def _merge_along(tokens: Tensor, settings: tuple[Any, ...], along: Tensor) -> Tensor:
+    """What lies along the tokens [B, N, C], merged as they are: [B, M, C]. settings: of `keep_unexplained`."""
+    width = tokens.shape[2]
+    return keep_unexplained(torch.cat([tokens, along], 2), *settings, width=width)[1][..., width:]
