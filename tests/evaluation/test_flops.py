@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tokensel import METHODS, Context, Selection, TokenselError, make_stages, reduce_tokens
 from tokensel.data import Question
 from tokensel.data.protocol import Protocol
+from tokensel.engine import selection
 from tokensel.evaluation.flops import picture_flops, prefill_cost
 from tokensel.functional import centers_cpu as central
 from tokensel.methods import FarthestPoint, FastV, HiMAP, Method, RandomSubset
@@ -94,9 +95,30 @@ def one_by_one(model):
         config._experts_implementation = before
 
 
+@contextmanager
+def uncounted(counter):
+    """Merging deepstack features as a method merged their tokens does not count."""
+    merge = selection.features_of
+
+    def quietly(*given):
+        before = counter.total
+        features = merge(*given)
+        counter.total = before
+        return features
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "features_of", quietly)
+        yield
+
+
 def measured(model, method, settings, inputs, image_mask=None):
     reducing = reduce_tokens(model, method, image_mask=image_mask, **settings)
-    with one_by_one(model), counting(model, {torch.ops.aten.mv: matrix_vector}) as counter, reducing:
+    with (
+        one_by_one(model),
+        counting(model, {torch.ops.aten.mv: matrix_vector}) as counter,
+        reducing,
+        uncounted(counter),
+    ):
         output = model(**inputs, use_cache=True, logits_to_keep=1)
     layers = output.past_key_values.layers
     return Measured(counter.total, sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in layers))

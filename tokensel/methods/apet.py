@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ class ApET(Method):
         settings = context.kept, basis, self.ridge, self.blend, at_tower
         positions, values = keep_unexplained(tokens, *settings)
         values = context.vision.project(values) if at_tower else values
-        return Selection(positions, values, merge=partial(_merge_along, tokens, settings))
+        return Selection(positions, values, merge=partial(_merged, tokens, *settings))
 
     def flops(self, sizes: Sizes) -> int:
         at_tower = sizes.layer == 0
@@ -100,7 +100,10 @@ def _start(method: ApET, context: Context) -> Tensor:
     return (first + (method.start or 0)) % context.count
 
 
-def _merge_along(tokens: Tensor, settings: tuple[Any, ...], along: Tensor) -> Tensor:
-    """What lies along the tokens [B, N, C], merged as they are: [B, M, C]. settings: of `keep_unexplained`."""
+def _merged(
+    tokens: Tensor, kept: int, basis: Tensor, ridge: float, blend: float, sort_places: bool, along: Tensor
+) -> Tensor:
+    """What lies along the tokens [B, N, C], merged as `keep_unexplained` merges them: [B, M, C]."""
     width = tokens.shape[2]
-    return keep_unexplained(torch.cat([tokens, along], 2), *settings, width=width)[1][..., width:]
+    both = torch.cat([tokens, along], 2)
+    return keep_unexplained(both, kept, basis, ridge, blend, sort_places, width)[1][..., width:]

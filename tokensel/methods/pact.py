@@ -1,6 +1,7 @@
 """pact: prune what matters little to all, then cluster keys within a bounded radius and merge the clusters."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, cast
 
 import torch
@@ -70,10 +71,7 @@ class Pact(Method):
         width, counts = (context.kept, None) if self.cutoff is None else (left.shape[1], centers.sum(1))
         first = (~centers).view(torch.uint8).sort(dim=1, stable=True).indices[:, :width]
         weights = sizes.gather(1, first).clamp_min(1) if self.proportional else None
-
-        def merge(along: Tensor) -> Tensor:
-            return take(cluster_means(along, cluster, left.shape[1] + 1)[0], first)
-
+        merge = partial(_means, cluster=cluster, first=first, count=left.shape[1] + 1)
         return Selection(left.gather(1, first), take(means, first), weights, counts, merge)
 
     def flops(self, sizes: Sizes) -> int:
@@ -144,3 +142,8 @@ def _clusters(distances: Tensor, left: Tensor, centers: Tensor, limit: Tensor) -
     itself = torch.arange(count, device=left.device).expand_as(left)
     own = torch.where(centers, itself, cluster.gather(1, left))
     return cluster.scatter(1, left, own)
+
+
+def _means(along: Tensor, cluster: Tensor, first: Tensor, count: int) -> Tensor:
+    """Of what lies along the tokens, [B, N, C], the means of the clusters at `first`: [B, M, C]."""
+    return take(cluster_means(along, cluster, count)[0], first)

@@ -1,6 +1,8 @@
 """prumerge: the tokens that [CLS] attends to, with similar tokens merged into them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -53,13 +55,16 @@ class PruMerge(Method):
         attention, keys = vision.cls_attention_and_keys(-1, one_head=True)
         weights = attention.mean(1)
         positions, counts = self.choose(weights, kept)
-
-        def merge(along: Tensor) -> Tensor:
-            return merge_outliers(along, keys.flatten(2), weights, positions, self.neighbours, counts)
-
-        indices = insert_last(positions, torch.full_like(positions[:, :1], -1), counts)
-        values = vision.project(merge(vision.features))
-        return Selection(indices, values, counts=counts + 1 if self.adaptive else None, merge=merge)
+        merge: Callable[[Tensor], Tensor] = partial(
+            merge_outliers,
+            keys=keys.flatten(2),
+            weights=weights,
+            positions=positions,
+            neighbours=self.neighbours,
+            counts=counts,
+        )
+        indices, values = insert_last(positions, torch.full_like(positions[:, :1], -1), counts), merge(vision.features)
+        return Selection(indices, vision.project(values), counts=counts + 1 if self.adaptive else None, merge=merge)
 
     def choose(self, attention: Tensor, kept: int) -> tuple[Tensor, Tensor]:
         """attention [B, N] -> tokens in their order, LongTensor[B, kept], and how many are chosen, LongTensor[B]."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, cast
 
 import torch
@@ -63,13 +64,8 @@ class VScan(Method):
         local = self.remaining(context.kept, context.count) - everywhere
         window, windows = grid_windows(context.grid[0], context.grid[1], self.window, near.device)
         positions, rest = local_global_scan(near, far, window, windows, local, everywhere)
-        tokens = context.tokens
-
-        def merge(along: Tensor) -> Tensor:
-            width = tokens.shape[2]
-            return merge_nearest(torch.cat([tokens, along], 2), positions, rest, width)[..., width:]
-
-        return Selection(positions, merge_nearest(tokens, positions, rest), merge=merge)
+        values = merge_nearest(context.tokens, positions, rest)
+        return Selection(positions, values, merge=partial(_merged, context.tokens, positions, rest))
 
     def flops(self, sizes: Sizes) -> int:
         targets = self.remaining(sizes.kept, sizes.count)
@@ -109,3 +105,9 @@ def _last_attention(context: Context, rotary: bool) -> Tensor:
     padding = torch.nn.functional.pad(~(context.text_mask | context.before_picture), (context.count, 0))
     probabilities = scores.masked_fill(padding[:, None, None], torch.finfo(scores.dtype).min).softmax(-1)
     return probabilities.flatten(1, 2)[..., : context.count]
+
+
+def _merged(tokens: Tensor, positions: Tensor, rest: Tensor, along: Tensor) -> Tensor:
+    """What lies along the tokens [B, N, C], merged as `merge_nearest` merges them: [B, M, C]."""
+    width = tokens.shape[2]
+    return merge_nearest(torch.cat([tokens, along], 2), positions, rest, width)[..., width:]

@@ -2,7 +2,8 @@
 
 Counts what torch.utils.flop_counter counts: matrix products, convolutions and attention, two FLOPs per multiply-add.
 Attention is counted in full, although a causal kernel may compute only half of it. Norms, softmaxes, rotary embeddings,
-sorting and gathering are left out: together they are below 1%.
+sorting, gathering, and deepstack features that a method merges with its tokens are left out: together they are below
+1%.
 """
 
 from tokensel.evaluation.flops.prefill import Cost, prefill_cost

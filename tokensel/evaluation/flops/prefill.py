@@ -126,7 +126,7 @@ def prefill_cost(
                 counted = counted and _reports_flops(step.method)
             left = step.left(count, remaining or {})
             if step.aggregation not in (None, "none"):
-                selection += times * 2 * sizes.cosines(left // times)
+                selection += times * (2 + _features(config, step.layer)) * sizes.cosines(left // times)
             if step.compact:
                 length -= count - left
             count = left
@@ -215,6 +215,12 @@ def _sizes(
         frames=video_frames(pictures or {}),
         **tower,
     )
+
+
+def _features(config: Any, layer: int) -> int:
+    """How many deepstack features a visual token about to enter a layer has beside it."""
+    layers = len(getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None) or ())
+    return layers if layer < layers else 0
 
 
 def _reports_flops(method: Method) -> bool:
