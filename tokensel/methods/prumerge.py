@@ -1,6 +1,5 @@
 """prumerge: the tokens that [CLS] attends to, with similar tokens merged into them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -55,14 +54,7 @@ class PruMerge(Method):
         attention, keys = vision.cls_attention_and_keys(-1, one_head=True)
         weights = attention.mean(1)
         positions, counts = self.choose(weights, kept)
-        merge: Callable[[Tensor], Tensor] = partial(
-            merge_outliers,
-            keys=keys.flatten(2),
-            weights=weights,
-            positions=positions,
-            neighbours=self.neighbours,
-            counts=counts,
-        )
+        merge = partial(_merged, keys.flatten(2), weights, positions, self.neighbours, counts)
         indices, values = insert_last(positions, torch.full_like(positions[:, :1], -1), counts), merge(vision.features)
         return Selection(indices, vision.project(values), counts=counts + 1 if self.adaptive else None, merge=merge)
 
@@ -81,3 +73,8 @@ class PruMerge(Method):
         rows = self.remaining(sizes.kept, sizes.count) or sizes.kept + 1
         merging = 2 * sizes.count * ((rows - 1) * sizes.vision_width + sizes.feature_width)
         return sizes.cls_attention() + merging + rows * sizes.projector
+
+
+def _merged(keys: Tensor, weights: Tensor, positions: Tensor, neighbours: int, counts: Tensor, along: Tensor) -> Tensor:
+    """What lies along the tokens [B, N, C], merged by `merge_outliers`: [B, M + 1, C]."""
+    return merge_outliers(along, keys, weights, positions, neighbours, counts)

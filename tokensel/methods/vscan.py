@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, cast
 
 import torch
@@ -60,12 +59,11 @@ class VScan(Method):
         if context.layer:
             return Selection(keep_best(_last_attention(context, self.rotary).mean(1), context.kept))
         near, far = (context.vision.cls_attention(layer).mean(1) for layer in (_shallow(context, self.shallow), -2))
-        everywhere = context.kept - context.kept // 2
+        everywhere, (rows, cols) = context.kept - context.kept // 2, context.grid
         local = self.remaining(context.kept, context.count) - everywhere
-        window, windows = grid_windows(context.grid[0], context.grid[1], self.window, near.device)
+        window, windows = grid_windows(rows, cols, self.window, near.device)
         positions, rest = local_global_scan(near, far, window, windows, local, everywhere)
-        values = merge_nearest(context.tokens, positions, rest)
-        return Selection(positions, values, merge=partial(_merged, context.tokens, positions, rest))
+        return _merging(context.tokens, positions, rest)
 
     def flops(self, sizes: Sizes) -> int:
         targets = self.remaining(sizes.kept, sizes.count)
@@ -107,7 +105,11 @@ def _last_attention(context: Context, rotary: bool) -> Tensor:
     return probabilities.flatten(1, 2)[..., : context.count]
 
 
-def _merged(tokens: Tensor, positions: Tensor, rest: Tensor, along: Tensor) -> Tensor:
-    """What lies along the tokens [B, N, C], merged as `merge_nearest` merges them: [B, M, C]."""
-    width = tokens.shape[2]
-    return merge_nearest(torch.cat([tokens, along], 2), positions, rest, width)[..., width:]
+def _merging(tokens: Tensor, positions: Tensor, rest: Tensor) -> Selection:
+    """The tokens at `positions`, with those at `rest` merged into the nearest."""
+
+    def merge(along: Tensor) -> Tensor:
+        width = tokens.shape[2]
+        return merge_nearest(torch.cat([tokens, along], 2), positions, rest, width)[..., width:]
+
+    return Selection(positions, merge_nearest(tokens, positions, rest), merge=merge)
