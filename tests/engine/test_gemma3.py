@@ -6,13 +6,14 @@ sequence, and is shorter here than the picture.
 
 import pytest
 import torch
-from helpers.families import QUESTIONS, load_family, make_picture
+from helpers.families import QUESTIONS, load_family, make_picture, save_family
 from helpers.gemma3_by_hand import NEW, TOKENS, ByHand, Given, Unequal
 
 from tokensel import TokenselError, make_stages, reduce_tokens
 from tokensel.data import Question
 from tokensel.engine.source import StateSource
 from tokensel.engine.split import SplitModel
+from tokensel.models import load_model
 
 LAYERS = 4
 
@@ -200,6 +201,17 @@ def test_attention_rows_are_those_of_the_stock_layer_in_its_window_and_both_ways
                 asked = {"last": behind[-1:], "text": behind, "image": visual}[queries]
                 expected = rows[:, asked][:, :, visual].sum(1)
                 torch.testing.assert_close(found[row], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_flash_attention_is_refused_because_it_takes_no_such_mask(loaded, tmp_path, monkeypatch):
+    message = (
+        "^attn_implementation=flash_attention_2: takes no mask by which a picture's tokens see each other both ways"
+    )
+    with pytest.raises(TokenselError, match=message):
+        load_model(save_family("gemma3", tmp_path), attn_implementation="flash_attention_2")
+    monkeypatch.setattr(loaded.model.model.language_model.config, "_attn_implementation_internal", "flash_attention_2")
+    with pytest.raises(TokenselError, match=message):
+        reduce_tokens(loaded.model, "fps", kept=4)
 
 
 def test_methods_that_weigh_tokens_by_size_are_refused(loaded):

@@ -65,7 +65,7 @@ def last_real(key_mask: Tensor | None, hidden: Tensor) -> Tensor:
     batch, length = hidden.shape[:2]
     last = torch.full((batch,), length - 1, device=hidden.device)
     if key_mask is not None:
-        last = last - key_mask.flip(1).to(torch.uint8).argmax(1)
+        last = last - key_mask.to(hidden.device).flip(1).to(torch.uint8).argmax(1)
     return last.unsqueeze(1)
 
 

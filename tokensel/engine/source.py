@@ -78,10 +78,12 @@ class StateSource:
 
     def inputs(self) -> tuple[Tensor, Tensor]:
         start = replace(self, state=self.state.prompt or self.state)
-        return start.tokens(), start.text()[0]
+        device = self.state.hidden.device  # an earlier layer's may be another
+        return start.tokens().to(device), start.text()[0].to(device)
 
     def keys(self) -> Tensor:
-        return layer_keys(self.parts.layers[self.state.layer], self.tokens())
+        module, tokens = self.parts.layers[self.state.layer], self.tokens()
+        return layer_keys(module, tokens.to(_device_of(module, tokens))).to(tokens.device)
 
     def project(self, part: str, tokens: str, layer: str, rotary: bool) -> Tensor:
         hidden, module = self._entering(layer)
@@ -129,8 +131,7 @@ class StateSource:
 
     def final_norm(self, states: Tensor) -> Tensor:
         norm = self.parts.decoder.norm
-        weight = norm.weight
-        return states if weight.device.type == "meta" else norm(states.to(weight)).to(states.device)
+        return norm(states.to(_device_of(norm, states), norm.weight.dtype)).to(states.device)
 
     def before_picture(self) -> Tensor:
         index = self._text_index

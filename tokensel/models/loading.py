@@ -99,6 +99,7 @@ def load_model(
             with naming(path, source, "config.json", kinds=CONFIG_ERRORS), no_reports():
                 config = AutoConfig.from_pretrained(source, **hub)
             check_family(path, config, family)
+            family_of(config).check_attention(attn_implementation)
             # The processor is loaded first: if it fails, 14 GB of weights need not be read.
             processor = load_processor(source, path, config, hub)
             _check_image_token(path, config, processor)

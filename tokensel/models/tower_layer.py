@@ -31,6 +31,8 @@ def project_heads(layer: Any, projection: str, states: Tensor) -> Tensor:
         states = getattr(attention, projection)(states)
         norm = {"q_proj": "q_norm", "k_proj": "k_norm"}.get(projection, "")
         states = getattr(attention, norm)(states) if hasattr(attention, norm) else states
+    elif attention.qkv.weight.device.type == "meta":  # accelerate fetches them where the module itself is called
+        states = attention.qkv(states).chunk(3, -1)[("q_proj", "k_proj", "v_proj").index(projection)]
     else:
         part = ("q_proj", "k_proj", "v_proj").index(projection)
         weight, bias = (each.chunk(3)[part] for each in (attention.qkv.weight, attention.qkv.bias))

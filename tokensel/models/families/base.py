@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from tokensel.errors import TokenselError
 from tokensel.models.arrangement import Arrangement
 
 # Arguments of a forward with one value per prompt token, rather than per picture.
@@ -52,6 +53,14 @@ class Family:
     processor_type: str | None = None
     both_ways = False
     videos = False
+
+    def check_attention(self, name: str | None) -> None:
+        """Raises TokenselError for an attention implementation that cannot take the family's masks."""
+        if self.both_ways and "flash" in str(name):
+            raise TokenselError(
+                f"attn_implementation={name}: takes no mask by which a picture's tokens see each other both ways; use "
+                "sdpa or eager"
+            )
 
     def for_processor(self, images: list[Any]) -> list[Any]:
         """The pictures, one per prompt, in the form that the family's processor expects."""
