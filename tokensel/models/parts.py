@@ -88,7 +88,8 @@ def find_parts(model: nn.Module, family: str | None = None, tokenizer: Any | Non
             token = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
             # A plain decoder has no pictures to differ in.
             known = family_of(config, family) if llava is not None else family_of(None, "llava")
-            known.check_attention(decoder.config._attn_implementation)
+            settings: Any = getattr(decoder, "config", None)
+            known.check_attention(getattr(settings, "_attn_implementation", None))
             head: Any = model.get_output_embeddings()  # type: ignore[operator]
             return ModelParts(decoder, llava, head, token, known, tokenizer)
     raise TokenselError(
