@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.families import QUESTIONS, load_family
+from helpers.families import QUESTIONS, load_family, save_family
 from helpers.methods import kept_of
 from helpers.models import llava_inputs, tiny_llava
 from helpers.two_devices import ONE, TWO, Devices, Mixed, Placed, place, placed
@@ -133,3 +133,20 @@ def test_quantization_needs_its_package_and_says_so(monkeypatch):
         message = rf"^model.quantization={bits}: needs the package bitsandbytes and a GPU$"
         with pytest.raises(TokenselError, match=message):
             load_model("tiny", quantization=bits)
+
+
+@torch.no_grad()
+def test_a_model_of_four_bits_chooses_as_one_of_the_same_weights_in_full(tmp_path):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    loaded = load_model(save_family("llava", tmp_path), quantization="4bit")
+    inputs, whole = loaded.prepare(QUESTIONS[:2]), copy.deepcopy(load_family("llava").model)
+    quantized = [
+        name for name, part in loaded.model.named_modules() if hasattr(getattr(part, "weight", None), "quant_state")
+    ]
+    assert any(name.endswith("q_proj") for name in quantized)
+    for name in quantized:
+        weight = loaded.model.get_submodule(name).weight
+        restored = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+        whole.get_submodule(name).weight.copy_(restored.float())
+    for method in ("fps", "fastv", "fastervlm", "dart"):
+        alike(prefill(loaded.model, inputs, method), prefill(whole, inputs, method))
