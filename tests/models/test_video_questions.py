@@ -36,9 +36,10 @@ def test_the_positions_of_qwen_s_frames_follow_time():
     loaded = load_family("qwen2_5_vl")
     inputs = loaded.prepare(VIDEO_QUESTIONS[:1])
     assert inputs["second_per_grid_ts"].tolist() == [1.0]  # two frames, at two a second
+    inputs["second_per_grid_ts"] = torch.tensor([3.0])  # as of a slower video
     ids = loaded.family.position_ids(loaded.model.model, inputs["input_ids"], None, inputs)
     visual = (inputs["input_ids"][0] == loaded.model.config.video_token_id).nonzero()[:, 0]
-    apart = int(loaded.model.config.vision_config.tokens_per_second)
+    apart = 3 * int(loaded.model.config.vision_config.tokens_per_second)
     assert (ids[0, 0, visual[8:]] - ids[0, 0, visual[:8]]).tolist() == [apart] * 8
     assert torch.equal(ids[1:, 0, visual[8:]], ids[1:, 0, visual[:8]])
 
