@@ -1,11 +1,13 @@
 """Videos: the choice over all frames and per frame, against a run written out by hand; under generate; in a batch."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from helpers.families import load_family
 from helpers.videos import VIDEO_FAMILIES, VIDEO_QUESTIONS, Loudest, entering, one, visual_places
 
-from tokensel import reduce_tokens
+from tokensel import ScoringMethod, reduce_tokens
 from tokensel.engine.split import SplitModel
 from tokensel.engine.stages import make_stages
 
@@ -145,3 +147,33 @@ def test_nothing_changes_bit_for_bit_where_no_token_of_a_video_is_removed(family
         assert not torch.equal(model(**inputs).logits[:, -1], plain[:, -1])
         removed = model(**loaded.prepare(VIDEO_QUESTIONS)).logits.shape[1]
     assert removed == plain.shape[1] - count
+
+
+@dataclass
+class LoudestAtFirst(ScoringMethod):
+    """The tokens whose embeddings, before the first layer, have the largest norm."""
+
+    def score(self, context):
+        return context.inputs[0].norm(dim=2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_frame_is_shown_its_own_embeddings_behind_the_first_layer(scope):
+    loaded = load_family("llava_next_video")
+    model, inputs = loaded.model, one(loaded, 1)
+    hidden, *_ = entering(model, inputs)
+    expected = choose_by_hand(hidden, visual_places("llava_next_video", loaded, inputs), scope)
+    with reduce_tokens(model, LoudestAtFirst(), kept=KEPT, agg_layer=2, scope=scope) as record:
+        model(**inputs)
+    assert record.indices[0].tolist() == expected
+
+
+@torch.no_grad()
+def test_a_random_choice_differs_from_frame_to_frame():
+    loaded = load_family("video_llava")
+    with reduce_tokens(loaded.model, "random", kept=16, agg_layer=1, scope="frame") as record:
+        loaded.model(**one(loaded, 1))
+    places = (record.positions[0].view(4, 4) - 17 * torch.arange(4)[:, None]).tolist()
+    assert all(0 <= place < 17 for frame in places for place in frame)
+    assert len({tuple(frame) for frame in places}) == 4
