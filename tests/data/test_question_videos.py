@@ -3,6 +3,7 @@
 import json
 import sys
 from importlib.util import find_spec
+from itertools import islice
 
 import pytest
 from PIL import Image
@@ -151,6 +152,37 @@ def test_a_broken_file_is_a_bad_sample(reader, film, tmp_path):
         with pytest.raises(BadSampleError, match=rf"question q: video .*{name} cannot be read \(") as caught:
             Question("q", "?", ("a", "b"), 0, None, video=Video(tmp_path / name)).load_frames()
         assert "\n" not in str(caught.value)
+
+
+def test_a_stream_that_ends_before_its_last_packet_is_a_bad_sample(monkeypatch, film):
+    """PyAV may decode fewer frames than there are packets, without an error."""
+    av = pytest.importorskip("av")
+    plain, counted = av.open, []
+
+    def shorter(path):
+        container = plain(path)
+        if not counted:
+            counted.append(path)
+            return container
+        return Shortened(container)
+
+    class Shortened:
+        def __init__(self, container):
+            self.container, self.streams = container, container.streams
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.container.close()
+
+        def decode(self, video):
+            return islice(self.container.decode(video=video), 20)
+
+    monkeypatch.setattr(av, "open", shorter)
+    monkeypatch.setattr(video_file, "find_reader", lambda: READERS["av"])
+    with pytest.raises(BadSampleError, match=r"cannot be read \(ends before frame 21 of 30\)"):
+        Video(film).load_frames(30)
 
 
 def test_the_first_decoder_that_loads_is_used(monkeypatch):

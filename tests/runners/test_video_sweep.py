@@ -16,7 +16,9 @@ from analysis.survivors import Tracer
 from runners.report import main as report
 from runners.show import main as show
 from runners.sweep import main as sweep
-from tokensel.data import load_questions
+from tokensel.data import Question, Video, load_questions
+from tokensel.engine.reduce import reduce_tokens
+from tokensel.evaluation.answers import row_keys
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.models import load_model
 
@@ -116,13 +118,30 @@ def test_show_draws_the_frames(checkpoint, tmp_path, capsys):
         line = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert (line["visual_tokens"], line["image"]) == (COUNT, str(folder))
         (answer,) = line["answers"]
-        assert len(answer["positions"]) == 3
-        assert max(answer["positions"]) < COUNT
+        assert answer["positions"] == kept_by_itself(checkpoint, folder)
     assert Image.open(tmp_path / "a.png").width > 1000
     assert "the frames" in (tmp_path / "a.html").read_text()
-    picture = Tracer(load_model(checkpoint), load_questions("moving_shapes", limit=1, frames=FRAMES)[0]).picture()
+
+
+def kept_by_itself(checkpoint: Path, folder: Path) -> list[int]:
+    """What a plain forward keeps, as the model counts a video's tokens: frame by frame."""
+    loaded = load_model(checkpoint)
+    asked = Question("question", "Which way?", ("left", "right"), 0, None, video=Video(folder), frames=FRAMES)
+    with reduce_tokens(loaded.model, "fps", kept=3, row_keys=row_keys([asked])) as record:
+        loaded.model(**loaded.prepare([asked]))
+    return record.positions[0].tolist()
+
+
+@pytest.mark.slow
+def test_survivors_and_what_they_gather_are_drawn_on_their_frames(checkpoint):
+    tracer = Tracer(load_model(checkpoint), load_questions("moving_shapes", limit=1, frames=FRAMES)[0])
+    picture = tracer.picture()
     assert picture.shape[1] == FRAMES * picture.shape[0]
     assert np.ptp(picture) > 100
+    survivors = tracer.survivors(GridPoint("fps", 5, 2, temperature=0.01))
+    # A token is most similar to itself, so its largest weight is drawn where it is drawn.
+    assert survivors.weights.argmax(1).tolist() == list(survivors.positions)
+    assert survivors.positions == tuple(Sheet(FRAMES, SIDE, SIDE).places(survivors.tokens)) != survivors.tokens
 
 
 @pytest.mark.parametrize(
