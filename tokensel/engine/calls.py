@@ -70,12 +70,15 @@ class Call:
     def prepare_outputs(self, parts: ModelParts) -> None:
         """Lets the decoder record hidden states and attentions where the call wants them.
 
-        Raises TokenselError for a selection of hidden states, which spans would number each by itself.
+        Raises TokenselError for a selection of hidden states, which spans would number each by itself, and for the
+        routers' logits, whose loss would need masks of the layers' lengths.
         """
         wanted = self.given.get("output_hidden_states")
         if wanted is not None and not isinstance(wanted, bool):
             raise TokenselError(f"output_hidden_states={wanted}: must be True or False while tokens are reduced")
         config = parts.decoder.config
+        if self.given.get("output_router_logits", getattr(config, "output_router_logits", False)):
+            raise TokenselError("output_router_logits=True: must be False while tokens are reduced")
         names = ("output_hidden_states", "output_attentions")
         if any(self.given.get(name, getattr(config, name, False)) for name in names):
             maybe_install_capturing_hooks(parts.decoder)
