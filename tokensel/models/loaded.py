@@ -248,7 +248,8 @@ class LoadedModel(AnswerTokens):
     @cached_property
     def _pixel_name(self) -> str:
         """What the model's forward calls its pictures: older versions have another name in Video-LLaVA."""
-        names = inspect.signature(self.model.forward).parameters
+        forward = getattr(self.model, "forward", None)  # which a model without weights lacks
+        names = inspect.signature(forward).parameters if forward else ("pixel_values",)
         return "pixel_values" if "pixel_values" in names else "pixel_values_images"
 
     def _padded(self, image: Image.Image) -> tuple[int, int] | None:
