@@ -20,6 +20,7 @@ def logits(split, inputs, **settings):
     return split.logits(split.reduce(split.run(split.embed(**inputs), stage.layer), stage))
 
 
+@pytest.mark.slow
 @NEEDS_COMPILER
 def test_compiled_logits_are_those_of_the_layers_and_shapes_repeat(caplog):
     caplog.set_level("ERROR", "torch")  # its traces would be most of a failure's report

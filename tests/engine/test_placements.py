@@ -75,6 +75,7 @@ def test_tensors_of_two_devices_do_not_meet_unnoticed():
                 one + other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", REDUCING)
 def test_a_method_over_two_devices_chooses_what_it_chooses_on_one(plain, apart, method):
     model, inputs = apart
@@ -83,7 +84,7 @@ def test_a_method_over_two_devices_chooses_what_it_chooses_on_one(plain, apart, 
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fps", "fastv", "tome_merge", "pyramiddrop"])
 def test_generation_and_the_model_in_pieces_over_two_devices_equal_those_on_one(plain, apart, method):
     new = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None}

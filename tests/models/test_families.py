@@ -154,6 +154,7 @@ def test_every_method_chooses_alike_batched_and_alone(embedded, family, method):
             assert single.positions[0].tolist() == together.positions[row].tolist()
 
 
+@pytest.mark.half
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_in_pieces_gives_what_the_hooks_give(loaded, family):

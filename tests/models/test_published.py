@@ -95,7 +95,7 @@ def test_every_model_of_conf_has_its_published_settings_and_random_weights():
     assert tuple(PUBLISHED) == NAMES
 
 
-@pytest.mark.half
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_prompts_and_counts_of_visual_tokens_are_those_of_transformers(name):
     assert len(list(compare_with_stock(name, FEW))) == len(FEW)
