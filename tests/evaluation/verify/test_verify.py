@@ -235,6 +235,19 @@ def test_features_that_are_not_reduced_with_their_tokens_are_found(broken, monke
     assert found["text"] != "could not run", found["problems"]
 
 
+def test_a_picture_whose_remaining_tokens_see_earlier_ones_only_is_found(monkeypatch):
+    family = type(load_family("gemma3").family)
+    plain = family.masks
+
+    def causal(self, config, hidden, mask, positions, types, *more):
+        return plain(self, config, hidden, mask, positions, types * 0, *more)
+
+    monkeypatch.setattr(family, "masks", causal)
+    found = checked("gemma3", "pruned")["pruned"]
+    assert found["problems"]
+    assert found["text"] != "could not run", found["problems"]
+
+
 @pytest.mark.half
 @pytest.mark.parametrize(("broken", "check"), BREAKS, ids=[broken.__name__ for broken, _ in BREAKS])
 def test_a_broken_engine_is_found(broken, check, monkeypatch):
