@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from helpers.families import make_picture
-from helpers.published import DEPTH, OF_EACH_TYPE, PUBLISHED, narrow, narrowed, save_narrow
+from helpers.published import DEPTH, OF_EACH_TYPE, PUBLISHED, described, narrow, narrowed, save_narrow
 from transformers import AutoModelForImageTextToText
 
 from tokensel.data import Question
@@ -20,7 +20,7 @@ from tokensel.models.families import picture_arguments
 from tokensel.models.meta import build_on_meta
 from tokensel.models.parts import find_parts
 from tokensel.models.published import NAMES, published
-from tokensel.models.random_published import described, random_model, random_names
+from tokensel.models.random_published import random_model, random_names
 
 # Width and height: square, of usual cameras in both directions, long ones, small ones, large ones.
 SHAPES = [(336, 336), (640, 480), (480, 640), (896, 672), (1200, 300), (150, 600), (97, 61), (56, 56), (500, 350)]
