@@ -55,6 +55,7 @@ def test_ten_people_answer_textvqa_and_do_not_always_agree(tmp_path):
     assert documents.features["question_id"] == datasets.Value("int32")
 
 
+@pytest.mark.slow
 def test_every_folder_has_as_many_documents_as_asked_for(tmp_path):
     counts = {}
     for task, parts in TASKS.items():

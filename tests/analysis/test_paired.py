@@ -167,6 +167,7 @@ def test_intervals_contain_the_difference_and_mirror_each_other(b, c, rest):
     assert high <= wider[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("p_b", "p_c"), [(0.1, 0.1), (0.2, 0.05), (0.02, 0.0)])
 def test_intervals_contain_the_true_difference_95_times_in_100(p_b, p_c):
     """By enumeration of all outcomes of 40 pairs."""

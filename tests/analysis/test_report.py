@@ -392,6 +392,7 @@ def test_questions_stay_within_their_budget():
     assert question.id not in payload._sample(ids, known, max_bytes=700, rows=0)
 
 
+@pytest.mark.slow
 def test_a_large_page_shows_a_random_sample_of_questions_and_figures_of_all(folder, page, monkeypatch):
     monkeypatch.setattr(payload, "MAX_QUESTIONS", 6)
     report = build_report(folder, pictures=0)

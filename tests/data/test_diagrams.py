@@ -53,6 +53,7 @@ def test_the_answer_cannot_be_guessed_from_the_text(family):
     assert abs(right - chance) < 4 * variance**0.5
 
 
+@pytest.mark.slow
 def test_train_and_test_never_share_a_picture():
     hashes = {}
     for split in ("train", "test"):

@@ -51,6 +51,7 @@ def test_letters_and_distractors_are_balanced(test_split, family, letters):
     assert max(wrong.values()) < 1.25 * min(wrong.values())
 
 
+@pytest.mark.slow
 def test_the_splits_share_no_picture(test_split):
     train = load_questions("easy_vqa", split="train")
     assert len(train) == 38575
@@ -74,6 +75,7 @@ def test_questions_do_not_change_between_processes_or_versions(test_split):
     ]
 
 
+@pytest.mark.slow
 def test_a_limit_takes_a_mixed_subset_of_a_larger_one(test_split):
     some, more = load_questions("easy_vqa", limit=50), load_questions("easy_vqa", limit=400)
     assert (len(some), len(more)) == (50, 400)

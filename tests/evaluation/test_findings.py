@@ -25,6 +25,7 @@ def entering(loaded):
         return split, [split.run(split.embed(**loaded.prepare([q])), 2) for q in load_questions("diagrams", limit=8)]
 
 
+@pytest.mark.slow
 def test_the_rounds_of_the_medoid_rule_change_nothing(entering):
     for state in entering[1]:
         tokens = state.hidden[:, state.visual_index[0]]

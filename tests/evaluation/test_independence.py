@@ -55,6 +55,7 @@ def agree(found, expected):
     assert_same_predictions(found, expected, tolerance=2 * CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [2, 16])
 def test_predictions_do_not_depend_on_the_batch_size(loaded, questions, one_by_one, tmp_path, batch_size):
     agree(predict(loaded, questions, POINTS, tmp_path, batch_size), one_by_one)

@@ -136,6 +136,7 @@ def test_few_clusters_widen_the_interval_and_balanced_ones_never_narrow_it():
         assert clustered_interval(balanced, clusters).effective_n == pytest.approx(80 * few)
 
 
+@pytest.mark.slow
 def test_the_clustered_interval_keeps_its_coverage_where_the_plain_one_does_not():
     generator, level, clustered, plain = np.random.default_rng(0), 0.95, 0, 0
     clusters = np.repeat(np.arange(40), 6)
@@ -169,6 +170,7 @@ def test_the_bootstrap_of_a_mean_is_the_normal_interval_of_many_values(method):
     assert bootstrap_interval(values, np.mean, method=method, seed=1) != result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("paired", "method"), [(True, "percentile"), (True, "bca"), (False, "percentile")])
 def test_ratio_intervals_keep_their_coverage_of_the_true_speedup(paired, method):
     generator, held = np.random.default_rng(2), 0

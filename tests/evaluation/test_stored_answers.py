@@ -47,6 +47,7 @@ def large(tmp_path_factory):
     return store, store.stored_ids()
 
 
+@pytest.mark.slow
 def test_reading_needs_memory_for_a_block_not_for_the_file(large, monkeypatch):
     monkeypatch.setattr(prediction_file, "_BLOCK_BYTES", 2**12)
     store, _ = large

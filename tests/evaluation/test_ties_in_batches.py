@@ -65,6 +65,7 @@ def runs(tmp_path_factory):
     return points, found
 
 
+@pytest.mark.slow
 def test_each_prediction_that_differs_between_batches_is_flagged(runs):
     points, (alone, *batched) = runs
     unflagged = []

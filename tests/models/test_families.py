@@ -73,6 +73,7 @@ def test_a_checkpoint_of_each_family_sees_its_picture(loaded, family):
         assert not torch.allclose(model.model(**inputs).logits, model.model(**model.prepare(others)).logits)
 
 
+@pytest.mark.half
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_changes_bit_for_bit_where_nothing_is_removed(loaded, family):

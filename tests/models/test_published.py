@@ -169,14 +169,14 @@ def test_a_narrow_checkpoint_goes_through_loading_a_sweep_and_timing(name, tmp_p
     assert 0 < times["prefill_ms"]["p50"] < times["total_ms"]["p50"]
 
 
-@pytest.mark.half
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_model_of_true_shape_has_the_published_number_of_parameters(name):
     model = build_on_meta(described(name)[0], torch.bfloat16, "sdpa")
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(PARAMETERS[name], rel=0.02)
 
 
-@pytest.mark.half
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_random_weights_fill_every_tensor_as_an_ordinary_model_has_it(name):
     model = narrow(name).model

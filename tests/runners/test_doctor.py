@@ -23,6 +23,7 @@ def test_nothing_is_bad_on_this_machine(capsys):
     assert any("for outputs" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_other_answers_are_bad_and_named(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "ANSWERS", {"full": "A" * 10, "fps": "ABBBCBBBAB"})
     found = list(doctor.check_evaluation())

@@ -119,7 +119,7 @@ def assert_same_predictions(records, expected):
         assert (record["answer"], record["correct"]) == (LETTERS[other["answer"]], other["correct"])
 
 
-@pytest.mark.half
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_an_original_command_line_predicts_what_the_sweep_predicts(
     scheme, checkpoint, files, expected, capsys, tmp_path

@@ -41,6 +41,7 @@ def test_both_layouts_give_the_same_logits_and_the_processors_prompt(folders, st
         assert torch.equal(prompts["input_ids"], given["input_ids"])
 
 
+@pytest.mark.slow
 def test_both_layouts_give_the_same_sweep_table(folders, tmp_path, capsys):
     file = save_question_file(tmp_path / "questions", 5)
     tables = {}

@@ -311,6 +311,7 @@ def test_points_of_different_protocols_are_apart_and_never_compared(sweep):
     assert all({"conv", "reading"} <= best["where"].keys() for best in line["best"])
 
 
+@pytest.mark.slow
 def test_compiled_times_are_other_times_and_answers_the_same(sweep, tmp_path, monkeypatch):
     """torch.compile itself is left out."""
     asked = ("method=fps", "kept=4", "controls=[full]", "scoring=generate", "limit=4")

@@ -82,6 +82,7 @@ def kinds(runs):
     return points, [run for run in runs if run.start.job_type == "sweep"]
 
 
+@pytest.mark.slow
 def test_an_offline_sweep_has_one_run_per_point_and_one_of_its_own(sweep, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(wandb_live, "LOG_SECONDS", 0.05)
     arguments = ["controls=[random]", "control_seeds=2", "logger.mode=offline"]
@@ -144,6 +145,7 @@ def test_an_offline_sweep_has_one_run_per_point_and_one_of_its_own(sweep, tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_a_continued_sweep_writes_to_its_earlier_runs(sweep, tmp_path):
     assert sweep("limit=4", "controls=[]") == 0
     (before,), _ = [list(kind) for kind in kinds(offline_runs(tmp_path / "out"))]
@@ -154,6 +156,7 @@ def test_a_continued_sweep_writes_to_its_earlier_runs(sweep, tmp_path):
     assert {run.start.run_id for run in points} == {run_id(before, "tokensel")}
 
 
+@pytest.mark.slow
 def test_a_point_logged_offline_is_logged_once_more_online(folder, monkeypatch):
     modes = []
 

@@ -88,6 +88,7 @@ def test_an_agents_command_composes_to_the_assigned_point(agent, assigned):
         assert settings[key] in (value, None if key == "temperature" else value)
 
 
+@pytest.mark.slow
 def test_an_agents_job_logs_its_point_to_the_trials_run_and_controls_to_theirs(agent, tmp_path, monkeypatch, capsys):
     command = agent({"kept": 4, "method": "fps", "agg_layer": 2, "temperature": 0.3})
     monkeypatch.setenv("WANDB_MODE", "offline")

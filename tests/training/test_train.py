@@ -40,6 +40,7 @@ def test_it_is_an_ordinary_llava_of_at_most_16_mb():
         assert sum(weights.get_slice(name).get_shape() != [] for name in weights.keys()) > 50  # noqa: SIM118
 
 
+@pytest.mark.slow
 def test_it_is_loaded_like_any_folder(tiny):
     again = load_model(str(EMBEDDED["tiny"]))
     assert type(tiny.model) is type(again.model) is LlavaForConditionalGeneration
@@ -79,6 +80,7 @@ def test_it_sees(tiny, tmp_path):
     assert abs(full - published["full"]) < 0.2
 
 
+@pytest.mark.slow
 def test_evaluate_prints_its_figures_as_the_last_line(capsys):
     assert train_tiny.main(["--evaluate", "--limit", "2", "--device", "cpu"]) == 0
     figures = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
