@@ -4,10 +4,12 @@ they are killed."""
 import json
 import os
 import signal
+import time
 import sys
 from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.forks import start_fork
@@ -250,3 +252,22 @@ def test_settings_become_the_options_of_a_job():
     executor = submitit.SlurmExecutor.__new__(submitit.SlurmExecutor)
     equal = {name.removeprefix("slurm_") for name in found}
     assert equal <= {*executor._equivalence_dict(), *submitit.SlurmExecutor._valid_parameters()}
+
+
+def test_a_worker_that_ray_starts_again_is_called_for_the_pass_that_it_is_wanted_for():
+    called, killed = [], []
+
+    def actor(worker):
+        return SimpleNamespace(
+            handle=SimpleNamespace(remote=lambda message: called.append((worker, message)) or worker)
+        )
+
+    crew = object.__new__(ray_actors.RayCrew)
+    crew.count, crew.calls, crew.actors = 2, {}, {0: actor(0), 1: actor(1)}
+    crew.ray = SimpleNamespace(kill=killed.append, wait=lambda calls, timeout: ([], calls))
+    crew.restarting = {0: time.monotonic(), 1: time.monotonic()}  # both died at the end of the pass before
+    left = crew.actors[0]
+    crew.begin("times", alone=1)
+    assert (killed, called) == ([left], [])
+    assert crew.wait(0) == []
+    assert called == [(1, "times")]

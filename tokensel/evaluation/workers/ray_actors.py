@@ -73,11 +73,13 @@ class RayCrew:
         for worker in [each for each in self.actors if each not in wanted]:
             self.ray.kill(self.actors.pop(worker))
         self.calls = {call: each for call, each in self.calls.items() if each[0] in wanted}
+        self.restarting = {worker: due for worker, due in self.restarting.items() if worker in wanted}
         for worker in wanted:
             if worker not in self.actors:
                 log = self.logs.with_stem(f"{self.logs.stem}_worker-{worker}")
                 self.actors[worker] = self.kind.remote(list(sys.path), str(log.absolute()), self.cpus)
-            self.send(worker, spec)
+            if worker not in self.restarting:  # else `wait` sends it
+                self.send(worker, spec)
 
     def send(self, worker: int, message: Message) -> None:
         self.calls[self.actors[worker].handle.remote(message)] = worker, message
