@@ -4,8 +4,8 @@ they are killed."""
 import json
 import os
 import signal
-import time
 import sys
+import time
 from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
