@@ -77,7 +77,7 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     for item in items:
         # Of a large matrix, `pytest` runs a third, always the same one; `pytest -m slow` the others.
-        if item.get_closest_marker("half") and zlib.crc32(item.name.encode()) % 3:
+        if item.get_closest_marker("sampled") and zlib.crc32(item.name.encode()) % 3:
             item.add_marker(pytest.mark.slow)
 
     def place(item):

@@ -209,7 +209,7 @@ CALLS = {
 }
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CALLS)
 def test_both_libraries_draw_the_same_values(sweep, name):
     paper, page = CALLS[name](figures, *sweep), CALLS[name](interactive, *sweep)

@@ -90,7 +90,7 @@ def alone(row):
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("layers", "attention", "layout", "position"),
     [
@@ -127,7 +127,7 @@ def test_a_batch_with_unequal_counts_equals_its_rows_alone(layers, attention, la
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("merges", [False, True])
 @pytest.mark.parametrize("layers", [(2,), (1, 3)])
 @pytest.mark.parametrize("position", ["source", "front", "renumber"])
@@ -147,7 +147,7 @@ def test_a_batch_with_unequal_counts_equals_the_run_by_hand(position, layers, me
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "options", [{"merges": True}, {"sizes": True}, {"outsider": True, "sizes": True}, {"width": 2}]
 )

@@ -83,7 +83,7 @@ def reducing(loaded, method, layer, options):
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize(("family", "method", "layer", "options"), CASES)
 def test_deepstack_features_are_reduced_with_their_tokens(family, method, layer, options):
     loaded, inputs = prepared(family)
@@ -97,7 +97,7 @@ def test_deepstack_features_are_reduced_with_their_tokens(family, method, layer,
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("options", [{"num_beams": 2}, {"cache_implementation": "static"}])
 @pytest.mark.parametrize(("method", "layer"), [("fps", 0), ("fps", 1), ("random", 1)])
 def test_beams_and_static_caches_write_what_the_run_by_hand_writes(method, layer, options):

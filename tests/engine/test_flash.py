@@ -75,7 +75,7 @@ def flash(monkeypatch):
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize(("method", "settings"), CASES)
 @pytest.mark.parametrize("texts", [TEXTS, TEXTS[:1]], ids=["padded", "alone"])
 def test_a_reduced_prompt_and_what_follows_it_equal_those_under_sdpa(flash, method, settings, texts):

@@ -103,13 +103,13 @@ def test_the_checkpoint_is_one_that_can_tell(loaded):
     torch.testing.assert_close(ByHand(loaded, {}).logits(ids, pixels, len(ids)), stock, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize(("name", "way"), CASES)
 def test_a_left_padded_batch_equals_the_run_by_hand_also_under_generate(loaded, name, way):
     compare(loaded, QUESTIONS[:2], STAGES[name], way)
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "mode",
     [
@@ -125,7 +125,7 @@ def test_other_ways_to_generate_equal_the_run_by_hand(loaded, name, mode):
     compare(loaded, questions, STAGES[name], ("compact", "source", False), **mode)
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("layer", range(LAYERS))
 def test_what_remains_of_each_of_two_pictures_sees_itself_both_ways_and_not_the_other(loaded, layer):
     questions = [several("a", 1), several("b", 3)]
@@ -168,7 +168,7 @@ def causal(oracle, window):
     return ByHand.mask(oracle, window)
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_nothing_changes_bit_for_bit_where_all_are_kept(loaded, attention, monkeypatch):
     model, inputs = loaded.model, loaded.prepare([several("a", 1), several("b", 3)])

@@ -400,7 +400,7 @@ CASES = [
 ]
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize(("mode", "attention", "method", "layer"), CASES)
 def test_every_mode_equals_the_run_by_hand_or_is_refused(models, mode, method, layer, attention):
     run, refused = MODES[mode]

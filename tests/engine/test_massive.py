@@ -81,7 +81,7 @@ def watched(stage):
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", REDUCING)
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_half_precision_chooses_of_its_hidden_states_what_float32_does_but_for_near_ties(split, name, dtype):

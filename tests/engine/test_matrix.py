@@ -61,7 +61,7 @@ def test_a_padded_batch_equals_its_rows_alone(method, kept):
         assert (together - whole).abs().amax() > 1e-3, "nothing was reduced"
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("kept", "dtype"),
     [(1, torch.float32), (8, torch.float32), (64, torch.float32), (8, torch.bfloat16), (8, torch.float16)],
@@ -112,7 +112,7 @@ def prompts_of(dtype):
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("kept", "dtype"), [(1, torch.bfloat16), (8, torch.bfloat16), (64, torch.bfloat16), (8, torch.float16)]
 )
@@ -152,7 +152,7 @@ def test_bfloat16_rows_choose_almost_alike_alone_and_in_a_padded_batch(method):
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("method", BUILT_IN)
 def test_generation_with_a_cache_equals_recomputing(method):
     model = model_of(torch.float32)

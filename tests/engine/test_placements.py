@@ -110,14 +110,14 @@ def offloaded(plain, request, tmp_path_factory):
     return accelerate.disk_offload(model, tmp_path_factory.mktemp("weights"), execution_device=device)
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("method", REDUCING)
 def test_a_method_chooses_the_same_where_weights_are_offloaded(plain, offloaded, method):
     assert next(offloaded.model.language_model.layers[0].self_attn.q_proj.parameters()).device.type == "meta"
     alike(prefill(offloaded, plain.inputs, method), plain.of[method])
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl"])
 def test_towers_are_read_the_same_where_weights_are_offloaded(family):
     accelerate = pytest.importorskip("accelerate")

@@ -37,7 +37,7 @@ MATRIX = [(method, layer, "compact", "sdpa") for method in METHODS for layer in 
 ]
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize(("method", "layer", "layout", "attention"), MATRIX)
 def test_generation_agrees_with_and_without_cache_batched_and_alone(method, layer, layout, attention):
     model = tiny_llava(attn_implementation=attention)

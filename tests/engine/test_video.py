@@ -132,7 +132,7 @@ def test_a_video_decodes_with_a_cache_as_without_batched_as_alone_and_in_pieces(
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", VIDEO_FAMILIES)
 def test_nothing_changes_bit_for_bit_where_no_token_of_a_video_is_removed(family):
     loaded = load_family(family)

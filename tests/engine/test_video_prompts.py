@@ -24,7 +24,7 @@ def mixed(loaded, text="{image} and {video} end"):
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", VIDEO_FAMILIES)
 def test_a_picture_and_a_video_of_one_prompt_are_reduced_each_by_itself(family):
     loaded = load_family(family)

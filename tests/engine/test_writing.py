@@ -86,7 +86,7 @@ def cached_of(model):
     return Writer(uncompiled_split(model))
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("method", "attention"),
     [
@@ -278,7 +278,7 @@ def test_a_penalty_on_repetition_is_left_to_the_stock_model(loaded, tmp_path, mo
     assert texts_of(found) == texts_of(plain)
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_recorded_it_decodes_alike(attention):
     """Each buffer's graphs write to that buffer, whichever prompt came before."""

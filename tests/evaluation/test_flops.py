@@ -151,7 +151,7 @@ def llava():
     return tiny_llava()
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("method", "settings"),
     [*POINTS, *((name, own_settings(name)) for name in sorted(METHODS) if not METHODS[name].changes_picture)],

@@ -22,7 +22,7 @@ POINTS = [
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", VIDEO_FAMILIES)
 def test_the_cost_of_a_video_equals_what_torch_counts(family):
     loaded = load_family(family)

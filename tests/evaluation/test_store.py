@@ -169,7 +169,7 @@ def test_half_a_surrogate_pair_in_the_figures_is_named(tmp_path):
         PointStore(tmp_path).metrics()
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("when", [0.0, 0.03, 0.1])
 def test_kill_9_loses_nothing_that_append_has_returned_for(tmp_path, when):
     code = """

@@ -83,7 +83,7 @@ def test_three_cells_of_a_square_are_nearly_even():
     assert grid_cells(4, 4, 3).view(4, 4).tolist() == [[0, 0, 0, 0], *[[1, 1, 2, 2]] * 3]
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("kept", [*range(1, 577, 5), 500, 575, 576])
 def test_cells_are_square_and_even_on_the_grid_of_clip(kept):
     areas, worst = [], 1.0

@@ -73,7 +73,7 @@ def test_a_checkpoint_of_each_family_sees_its_picture(loaded, family):
         assert not torch.allclose(model.model(**inputs).logits, model.model(**model.prepare(others)).logits)
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_changes_bit_for_bit_where_nothing_is_removed(loaded, family):
@@ -89,7 +89,7 @@ def test_nothing_changes_bit_for_bit_where_nothing_is_removed(loaded, family):
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("method", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_method_decodes_with_a_cache_as_without_and_batched_as_alone(loaded, family, method):
@@ -140,7 +140,7 @@ CASES = [
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize(("family", "method"), CASES)
 def test_every_method_chooses_alike_batched_and_alone(embedded, family, method):
     split, prompts, alone = embedded(family)
@@ -155,7 +155,7 @@ def test_every_method_chooses_alike_batched_and_alone(embedded, family, method):
             assert single.positions[0].tolist() == together.positions[row].tolist()
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_in_pieces_gives_what_the_hooks_give(loaded, family):
@@ -186,7 +186,7 @@ def test_methods_that_need_one_cls_are_refused_where_there_is_none(loaded, famil
             loaded(family).model(**inputs)
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pictures_of_any_shape_are_evaluated_alike_in_every_batch(loaded, family, tmp_path):
     sizes = [(100, 60), (60, 100), (56, 56), (100, 60), (200, 50), (60, 100)]

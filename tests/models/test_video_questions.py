@@ -16,7 +16,7 @@ from tokensel.evaluation.grid_point import GridPoint
 from tokensel.models.frame_processor import FrameProcessor, _video_class
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", VIDEO_FAMILIES)
 def test_a_prompt_has_a_video_token_for_each_place_of_the_frames_and_the_model_sees_them(family):
     loaded = load_family(family)

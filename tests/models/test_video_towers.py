@@ -17,7 +17,7 @@ def states_of(loaded, frames):
 
 
 @torch.no_grad()
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", VIDEO_FAMILIES)
 def test_a_frame_of_a_video_is_seen_as_if_it_were_the_only_one(family):
     loaded, frames = load_family(family), make_video().load_frames(4)

@@ -41,7 +41,7 @@ def test_no_file_lies_outside_the_groups():
     assert set(CONF.rglob("*.yaml")) == listed
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("group", GROUPS[:-1])
 def test_every_choice_composes_to_a_plan(group):
     """As one grid of all those that need nothing else."""

@@ -215,7 +215,7 @@ def test_page_holds_positions_and_weights(tracer):
     assert np.abs(weights / 255 - expected).max() <= 0.5 / 255 + 1e-6
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("suffix", ["png", "html"])
 def test_runner_draws_the_users_own_picture(checkpoint, picture_file, tmp_path, capsys, suffix):
     output = tmp_path / "new" / f"out.{suffix}"

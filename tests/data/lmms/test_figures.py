@@ -16,8 +16,8 @@ from tokensel.data.lmms.generation import writing_rule
 from tokensel.data.lmms.surroundings import contained
 
 SAID = ["yes", "no", "Yes.", "A", "B.", " (C)", "D. none of these", "teal", "red", "4", "4.1", "[0.1, 0.2, 0.5, 0.6]"]
-#: Answers from which every rule reads a choice: about others, MMBench asks a judge and MMMU guesses.
-DECIDED = ["A", "B", "C.", "(D)", "The answer is E"]
+#: Answers that name a choice of every question, by every rule: about others, MMBench asks a judge and MMMU guesses.
+DECIDED = ["A", "B", "A.", "(B)", "The answer is B"]
 COMMON = ["mmbench_en_dev", "seedbench", "ai2d", "refcoco_bbox_rec_val", "shapes_choice"]
 OTHERS = [
     "gqa",

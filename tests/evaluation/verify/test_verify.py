@@ -29,7 +29,7 @@ def checked(family, *checks):
     return {record["name"]: record for record in report["checks"]}
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_prompts_checks_pass_on_every_family(family):
     found = checked(family, "no-op", "pruned", "kept")
@@ -248,7 +248,7 @@ def test_a_picture_whose_remaining_tokens_see_earlier_ones_only_is_found(monkeyp
     assert found["text"] != "could not run", found["problems"]
 
 
-@pytest.mark.half
+@pytest.mark.sampled
 @pytest.mark.parametrize(("broken", "check"), BREAKS, ids=[broken.__name__ for broken, _ in BREAKS])
 def test_a_broken_engine_is_found(broken, check, monkeypatch):
     broken(monkeypatch)
