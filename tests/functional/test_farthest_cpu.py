@@ -27,12 +27,20 @@ def tokens_like(kind, seed, count=90, size=12):
     return tokens
 
 
-def lazily(tokens, start, kept, pool, first):
+def weights_like(kind, seed, count=90):
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(2, count, generator=generator) + 0.01
+    if kind == "few":
+        weights[:, torch.randperm(count, generator=generator)[: count - 4]] = 0.001
+    return weights.round(decimals=1) + 0.1 if kind == "steps" else weights
+
+
+def lazily(tokens, start, kept, pool, first, weights=None):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(farthest, "POOL_VALUES", 0)
         patch.setattr(farthest, "LEAST_POOL", pool)
         patch.setattr(farthest, "FIRST_STEPS", first)
-        return farthest.farthest_points(tokens, inverse_norms(tokens), start, kept)
+        return farthest.farthest_points(tokens, inverse_norms(tokens), start, kept, weights)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -53,6 +61,25 @@ def test_a_pool_changes_no_choice(kind, seed, kept, pool, first):
         steps = clear_steps(row, ours)
         assert torch.equal(ours[:steps], theirs[:steps])
         assert kind != "scattered" or steps > 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(
+    seed=st.integers(0, 1000),
+    kept=st.integers(2, 60),
+    pool=st.sampled_from([2, 17, 60, 90]),
+    weighting=st.sampled_from(["any", "few", "steps"]),
+)
+def test_a_pool_changes_no_choice_among_weighted_tokens(kind, seed, kept, pool, weighting):
+    tokens, weights = tokens_like(kind, seed), weights_like(weighting, seed)
+    weights = weights / weights.amax(1, keepdim=True)
+    start = torch.tensor([[3], [seed % 90]])
+    chosen = lazily(tokens, start, kept, pool, 1, weights)
+    plain = farthest_points(tokens, inverse_norms(tokens), start, kept, weights)
+    for row, ours, theirs, weight in zip(tokens, chosen, plain, weights, strict=True):
+        steps = clear_steps(row, ours, weight)
+        assert torch.equal(ours[:steps], theirs[:steps])
+        assert kind != "scattered" or weighting == "few" or steps > 1
 
 
 def test_of_exact_ties_the_lowest_index_is_chosen_also_when_it_is_outside_the_pool():

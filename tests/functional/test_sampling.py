@@ -272,7 +272,8 @@ def test_nothing_needs_the_values_on_the_host():
         tokens = torch.empty(2, 137, 8, dtype=torch.float16)
         assert tome(tokens, 9).shape == (2, 9)
         for start in (None, 3, "medoid", "peripheral"):
-            assert farthest_point_sampling(tokens, 9, start).shape == (2, 9)
+            for weights in (None, torch.empty(2, 137)):
+                assert farthest_point_sampling(tokens, 9, start, weights=weights).shape == (2, 9)
 
 
 def test_cosines_that_differ_below_the_rounding_of_a_distance_tie():

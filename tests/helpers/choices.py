@@ -16,16 +16,19 @@ def least_gap(values: Iterable[float]) -> float:
     return min((high - low for low, high in pairwise(sorted(values))), default=math.inf)
 
 
-def clear_steps(tokens: Tensor, order: Tensor) -> int:
-    """How many choices of farthest point sampling hang on no rounding. tokens [N, D], order [M].
+def clear_steps(tokens: Tensor, order: Tensor, weights: Tensor | None = None) -> int:
+    """How many choices of farthest point sampling hang on no rounding. tokens [N, D], order [M], weights [N].
 
-    Checks in float64 that each choice is as far from those before it as any token is, up to 1e-5.
+    Checks in float64 that each choice is as far from those before it as any token is, up to 1e-5; with weights, that
+    its product of distance and weight over the largest weight is as large.
     """
+    scale = 1.0 if weights is None else weights.double() / weights.max()
     unit = torch.nn.functional.normalize(tokens.double(), dim=-1)
     nearest = torch.full((len(tokens),), torch.inf, dtype=torch.double)
     tied = []
     for before, chosen in pairwise(order.tolist()):
         nearest = torch.minimum(nearest, 1 - unit @ unit[before])
-        assert nearest[chosen] >= nearest.max() - ROUNDING
-        tied.append(int((nearest >= nearest.max() - 2 * ROUNDING).sum()) > 1)
+        reach = nearest * scale
+        assert reach[chosen] >= reach.max() - ROUNDING
+        tied.append(int((reach >= reach.max() - 2 * ROUNDING).sum()) > 1)
     return 1 + [*tied, True].index(True)

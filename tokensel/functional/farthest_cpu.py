@@ -1,9 +1,10 @@
 """Farthest point sampling on a CPU by lazy evaluation. The choices are those of `sampling.farthest_points`.
 
-A token's distance to the chosen tokens only falls, so an outdated value is an upper bound. A pool of the tokens with
-the largest bounds is copied as unit vectors and updated at every step. All other tokens are updated only when the
-farthest token of the pool is no farther than the largest bound outside it. If all tokens fit into the processor's
-cache, the pool holds all of them. Every step reads its own result, which would be slow on a GPU.
+A token's distance to the chosen tokens only falls, and so does its product with a weight. An outdated value is
+therefore an upper bound. A pool of the tokens with the largest bounds is copied as unit vectors and updated at every
+step. All other tokens are updated only when the farthest token of the pool is no farther than the largest bound outside
+it. If all tokens fit into the processor's cache, the pool holds all of them. Every step reads its own result, which
+would be slow on a GPU.
 
 Source: Minoux 1978, Accelerated greedy algorithms.
 """
@@ -21,13 +22,15 @@ LEAST_POOL = 64
 FIRST_STEPS = 8
 
 
-def farthest_points(tokens: Tensor, inverse: Tensor, start: Tensor, kept: int) -> Tensor:
+def farthest_points(tokens: Tensor, inverse: Tensor, start: Tensor, kept: int, weights: Tensor | None = None) -> Tensor:
     """tokens float32 [B, N, D], their inverse norms [B, N], start [B, 1] -> LongTensor[B, max(kept, 1)].
 
-    The start is first. Ties go to the lowest index.
+    weights: float32 [B, N], by which distances are multiplied; None = 1 each. The start is first. Ties go to the lowest
+    index.
     """
     starts = start.squeeze(1).tolist()
-    orders = [_Picture(*row).choose(max(kept, 1)) for row in zip(tokens, inverse, starts, strict=True)]
+    weighting: list[np.ndarray | None] = [None] * len(tokens) if weights is None else list(weights.numpy())
+    orders = [_Picture(*row).choose(max(kept, 1)) for row in zip(tokens, inverse, starts, weighting, strict=True)]
     return torch.from_numpy(np.array(orders))
 
 
@@ -44,11 +47,11 @@ def _first_farthest(distance: np.ndarray) -> int:
 class _Picture:
     """The tokens of one picture, [N, D], and the choices so far.
 
-    distance: [N], every token's distance to the first `seen` [N] choices.
+    distance: [N], every token's distance to the first `seen` [N] choices. weights: [N] or None.
     """
 
-    def __init__(self, tokens: Tensor, inverse: Tensor, start: int) -> None:
-        self.tokens, self.inverse = tokens, inverse
+    def __init__(self, tokens: Tensor, inverse: Tensor, start: int, weights: np.ndarray | None) -> None:
+        self.tokens, self.inverse, self.weights = tokens, inverse, weights
         self.order = [start]
         self.chosen = [(tokens[start] * inverse[start]).unsqueeze(0)]
         self.distance = np.full(len(tokens), np.inf, dtype=np.float32)
@@ -75,11 +78,17 @@ class _Picture:
             cosine.mul_(inverse)
         return np.minimum(distance, 1 - cosine.numpy())
 
+    def _weighted(self, distance: np.ndarray, pool: np.ndarray | None = None) -> np.ndarray:
+        """The distances of all tokens, or of those of a pool, as they are ranked: multiplied by the weights."""
+        if self.weights is None:
+            return distance
+        return distance * (self.weights if pool is None else self.weights[pool])
+
     def _from_all(self) -> None:
         """Makes one choice after updating all tokens."""
         self.distance = self._updated(self.tokens, self.distance, int(self.seen.min()), self.inverse)
         self.seen[:] = len(self.order)
-        farthest = _first_farthest(self.distance)
+        farthest = _first_farthest(self._weighted(self.distance))
         self.order.append(farthest)
         self.chosen.append((self.tokens[farthest] * self.inverse[farthest]).unsqueeze(0))
 
@@ -87,8 +96,9 @@ class _Picture:
         """Makes choices from a new pool while the farthest token is certainly in it; returns whether it made any."""
         border = len(self.distance) - size
         if border:
-            ranked = self.distance.argpartition(border - 1)
-            bound, pool = self.distance[ranked[border - 1]], np.sort(ranked[border:])
+            bounds = self._weighted(self.distance)
+            ranked = bounds.argpartition(border - 1)
+            bound, pool = bounds[ranked[border - 1]], np.sort(ranked[border:])
             index = torch.from_numpy(pool)
             units = self.tokens.index_select(0, index).mul_(self.inverse.index_select(0, index).unsqueeze(1))
         else:
@@ -101,9 +111,10 @@ class _Picture:
         picked: list[int] = []
         left = kept - len(self.order)
         while True:
-            best = _first_farthest(distance)
+            reach = self._weighted(distance, pool)
+            best = _first_farthest(reach)
             # Otherwise a token outside may be as far and have a lower index.
-            if not distance[best] > bound + STEP:
+            if not reach[best] > bound + STEP:
                 break
             picked.append(best)
             if len(picked) == left:

@@ -33,6 +33,7 @@ def farthest_point_sampling(
     kept: int,
     start: int | str | Tensor | None = None,
     generator: torch.Generator | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Farthest point sampling under the distance 1 - cosine: each choice is the token farthest from all earlier ones.
 
@@ -44,11 +45,18 @@ def farthest_point_sampling(
     start: None = random in each row (from generator); an int = that index in all rows; LongTensor[B] = one per row;
     "medoid" = the token nearest to all others; "peripheral" = the token with the largest nearest-neighbour distance.
 
-    Implementation: on CUDA one Triton kernel (kernels.py) where Triton works; on a CPU a lazy evaluation that skips
-    distances which cannot change a choice (farthest_cpu.py); elsewhere one matrix-vector product per choice.
-    Distances within 1e-7 of the largest tie; only the kernel compares exactly.
+    weights: [B, N], at least 0; only their ratios within a row matter. Each choice is then the token with the largest
+    weight * distance, and the medoid the token with the largest sum over j of weight_j * cos(i, j); other starts do not
+    depend on them. Equal weights choose what None chooses. A token of weight 0 is chosen only as the start, or once the
+    products of all tokens are 0 but for rounding.
 
-    Raises TokenselError for kept < 0 or an unknown start. Source: Gonzalez 1985; Eldar et al. 1997.
+    Implementation: on CUDA one Triton kernel (kernels.py) where Triton works, without weights; on a CPU a lazy
+    evaluation that skips distances which cannot change a choice (farthest_cpu.py); elsewhere one matrix-vector product
+    per choice. Distances within 1e-7 of the largest tie; only the kernel compares exactly. Weights are first divided by
+    their row's largest, and products with distances tie likewise.
+
+    Raises TokenselError for kept < 0, an unknown start or weights of another shape. Source: Gonzalez 1985; Eldar et
+    al. 1997.
     """
     check_kept(kept, least=0)
     batch, count, _ = tokens.shape
@@ -56,19 +64,22 @@ def farthest_point_sampling(
         return torch.arange(count, device=tokens.device).repeat(batch, 1)
     values = tokens.float()
     inverse = inverse_norms(values)
-    first = _start(values, inverse, start, generator)
-    if tokens.is_cuda and kernels.usable(tokens.device, farthest_points):
+    if weights is not None:
+        weights = _relative(weights, inverse)
+    first = _start(values, inverse, start, generator, weights)
+    if weights is None and tokens.is_cuda and kernels.usable(tokens.device, farthest_points):
         return kernels.farthest_points(tokens, inverse, first, kept)
     if is_on_cpu(values):
-        return farthest_cpu.farthest_points(values, inverse, first, kept)
-    return farthest_points(values, inverse, first, kept)
+        return farthest_cpu.farthest_points(values, inverse, first, kept, weights)
+    return farthest_points(values, inverse, first, kept, weights)
 
 
-def farthest_points(tokens: Tensor, inverse: Tensor, start: Tensor, kept: int) -> Tensor:
+def farthest_points(tokens: Tensor, inverse: Tensor, start: Tensor, kept: int, weights: Tensor | None = None) -> Tensor:
     """The reference implementation: one matrix-vector product per choice.
 
-    tokens float32 [B, N, D], their inverse norms [B, N], start LongTensor[B, 1] -> LongTensor[B, max(kept, 1)], the
-    start first. Operations write into preallocated buffers, because allocation is a large part of such a short step.
+    tokens float32 [B, N, D], their inverse norms [B, N], start LongTensor[B, 1], weights float32 [B, N] or None for
+    equal ones -> LongTensor[B, max(kept, 1)], the start first. Operations write into preallocated buffers, because
+    allocation is a large part of such a short step.
     """
     batch, count, size = tokens.shape
     flat, scales, across = tokens.flatten(0, 1), inverse.flatten(), tokens.transpose(1, 2)
@@ -88,8 +99,21 @@ def farthest_points(tokens: Tensor, inverse: Tensor, start: Tensor, kept: int) -
             torch.bmm(query.unsqueeze(1), across, out=distance.unsqueeze(1))
         torch.sub(one, distance.mul_(inverse), out=distance)
         torch.minimum(nearest, distance, out=nearest)
-        torch.argmax((nearest >= nearest.amax(1, keepdim=True) - STEP).view(torch.uint8), 1, out=following)
+        ranked = nearest if weights is None else torch.mul(nearest, weights, out=distance)
+        torch.argmax((ranked >= ranked.amax(1, keepdim=True) - STEP).view(torch.uint8), 1, out=following)
     return order.t().contiguous()
+
+
+def _relative(weights: Tensor, inverse: Tensor) -> Tensor:
+    """The weights [B, N] divided by their row's largest, in float32, so that one tolerance suits all.
+
+    Equal weights become exactly 1. inverse: [B, N], for its shape. Raises TokenselError for another shape.
+    """
+    if weights.shape != inverse.shape:
+        raise TokenselError(f"weights: must be {list(inverse.shape)}, one per token, not {list(weights.shape)}")
+    weights = weights.to(inverse.device, torch.float32)
+    largest = weights.amax(1, keepdim=True)
+    return weights / largest.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def _start(
@@ -97,6 +121,7 @@ def _start(
     inverse: Tensor,
     start: int | str | Tensor | None,
     generator: torch.Generator | None,
+    weights: Tensor | None,
 ) -> Tensor:
     """The first choice of every row: LongTensor[B, 1]."""
     batch, count, _ = tokens.shape
@@ -107,7 +132,7 @@ def _start(
     if isinstance(start, Tensor):
         return start.view(batch, 1).to(tokens.device, torch.long)
     if start == "medoid":
-        return rank(degrees(tokens, inverse), DEGREE_ROUNDING)[:, :1]
+        return rank(degrees(tokens, inverse, weights), DEGREE_ROUNDING)[:, :1]
     if start == "peripheral":
         # Two tokens that are each other's nearest neighbour have the same distance, but for rounding.
         closest = _nearest_neighbour_cosine(tokens, inverse)

@@ -43,12 +43,13 @@ def query_cosines(tokens: Tensor, inverse: Tensor, queries: Tensor) -> Tensor:
     return torch.bmm(queries, tokens.transpose(1, 2)).mul_(inverse.unsqueeze(1))
 
 
-def degrees(tokens: Tensor, inverse: Tensor) -> Tensor:
-    """degree_i = sum over j of cos(i, j), i itself included: tokens [B, N, D], inverse norms [B, N] -> [B, N].
+def degrees(tokens: Tensor, inverse: Tensor, weights: Tensor | None = None) -> Tensor:
+    """degree_i = sum over j of weight_j cos(i, j), i itself included: tokens [B, N, D], inverse norms [B, N] -> [B, N].
 
-    Computed as x_i . sum_j x_j for unit vectors x, so in O(N D).
+    weights: [B, N]; None = 1 each. Computed as x_i . sum_j weight_j x_j for unit vectors x, so in O(N D).
     """
-    return cosine_to(tokens, inverse, torch.bmm(inverse.unsqueeze(1), tokens)).squeeze(-1)
+    shares = inverse if weights is None else inverse * weights
+    return cosine_to(tokens, inverse, torch.bmm(shares.unsqueeze(1), tokens)).squeeze(-1)
 
 
 def is_on_cpu(tokens: Tensor) -> bool:
