@@ -1,4 +1,4 @@
-"""The bundled diagrams: enough of them, balanced, drawn as labelled, and never shared by train and test."""
+"""The bundled diagrams: enough of them, balanced, drawn as labelled, and no two splits share one."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tokensel.data import load_questions
-from tokensel.data.diagrams import DEFAULT_FAMILIES, FAMILIES, draw_diagram, load_diagrams
+from tokensel.data.diagrams import DEFAULT_FAMILIES, FAMILIES, SPLITS, draw_diagram, load_diagrams
 from tokensel.data.drawing import COLORS, GRID, KINDS, PALETTE, PATCH
 from tokensel.errors import TokenselError
 
@@ -54,14 +54,24 @@ def test_the_answer_cannot_be_guessed_from_the_text(family):
 
 
 @pytest.mark.slow
-def test_train_and_test_never_share_a_picture():
+def test_no_two_splits_share_a_picture():
     hashes = {}
-    for split in ("train", "test"):
+    for split in SPLITS:
         hashes[split] = {
             draw_diagram(family, split, index).canvas.picture().tobytes() for family in EVERY for index in range(25)
         }
         assert len(hashes[split]) == 25 * len(EVERY)
-    assert not hashes["train"] & hashes["test"]
+    assert len(set.union(*hashes.values())) == 25 * len(EVERY) * len(SPLITS)
+
+
+def test_validation_is_a_split_of_its_own_as_large_as_test():
+    validation, test = load_questions("diagrams", split="validation"), load_questions("diagrams")
+    assert len(validation) == len(test)
+    assert {q.split for q in validation} == {"validation"}
+    assert not {q.id for q in validation} & {q.id for q in test}
+    same = [a.image().tobytes() == b.image().tobytes() for a, b in zip(validation[::350], test[::350], strict=True)]
+    assert len(same) == len(DEFAULT_FAMILIES)
+    assert not any(same)
 
 
 @pytest.mark.parametrize("family", EVERY)

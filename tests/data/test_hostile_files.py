@@ -101,7 +101,7 @@ def test_the_pictures_tokens_count_among_the_positions(tiny):
         ("diagrams", {"families": 5}, "data.families=5: must be a list of names or null"),
         ("diagrams", {"families": "shape"}, "data.families=shape: must be a list of names or null"),
         ("diagrams", {"families": [5]}, "data.families=[5]: must be a list of names or null"),
-        ("diagrams", {"split": "foo"}, "data.split=foo: unknown; choose one of test, train"),
+        ("diagrams", {"split": "foo"}, "data.split=foo: unknown; choose one of test, train, validation"),
         ("diagrams", {"per_family": True}, "data.per_family=true: must be an integer"),
         ("question_file", {"path": 5}, "data.path=5: must be text"),
         ("question_file", {"path": ""}, "data.path=: must be text"),

@@ -1,7 +1,7 @@
 """Questions about drawn diagrams, modelled on those families of ScienceQA whose pictures can be drawn by a program.
 
-Each picture depends only on (split, family, index): nothing is stored, and train and test share no picture. The
-choices are shuffled and all answers are equally likely given the text, so only the picture determines the answer.
+Each picture depends only on (split, family, index): nothing is stored, and no two splits share a picture. The choices
+are shuffled and all answers are equally likely given the text, so only the picture determines the answer.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tokensel.data.question import Question
 from tokensel.errors import TokenselError, check_choice
 
 NUMBERS = ("1", "2", "3", "4")
-SPLITS = ("test", "train")
-#: Test questions per family.
+SPLITS = ("test", "train", "validation")
+#: Questions per family, in every split, unless another number is asked for.
 PER_FAMILY = 350
 
 
@@ -436,7 +436,8 @@ def load_diagrams(
 ) -> list[Question]:
     """`per_family` questions of each family, in a fixed order, each about a picture of its own.
 
-    split: test or train, which the embedded model was trained on; they share no picture.
+    split: test; train, whose pictures the embedded model was trained on; or validation, for choosing settings without a
+        look at test. No two share a picture.
     families: names from FAMILIES; None: DEFAULT_FAMILIES.
 
     Raises TokenselError for an unknown split or family, or a per_family below 1.
