@@ -67,6 +67,7 @@ STYLES = {
     "pact": MethodStyle(BLUE, "P", ":"),
     "temporal_merge": MethodStyle(VERMILLION, "X", ":"),
     "fastvid": MethodStyle(GREEN, "P", ":"),
+    "semantic": MethodStyle(BLUE, "D", "-"),
     "random": MethodStyle(GREY, "D", "-"),
     "grid": MethodStyle(GREY, "s", "--"),
     "pool": MethodStyle(GREY, "o", ":"),

@@ -221,6 +221,7 @@ def test_a_shorter_order_of_choice_begins_a_longer_one(name):
         def choose(kept, tokens=tokens):
             given = {"cls_attention": ATTENTION.softmax(-1), "vision_features": tokens} if method.uses_vision else {}
             text = torch.randn(3, 4, tokens.shape[2], generator=torch.Generator().manual_seed(4))
+            given |= {"attention": ATTENTION.softmax(-1)}
             return method.order(make_context(kept, tokens=tokens, text=text, layer=0, **given))
 
         longest = choose(39)
@@ -231,7 +232,9 @@ def test_a_shorter_order_of_choice_begins_a_longer_one(name):
 def test_points_that_differ_in_kept_alone_share_one_order(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        fps, "farthest_point_sampling", lambda *given: asked.append(given[1]) or farthest_point_sampling(*given)
+        fps,
+        "farthest_point_sampling",
+        lambda *given, **named: asked.append(given[1]) or farthest_point_sampling(*given, **named),
     )
     model = tiny_llava()
     split = SplitModel(model)

@@ -25,7 +25,7 @@ from tokensel.functional.outliers import insert_last, kept_outliers, merge_outli
 from tokensel.functional.padding import padding_patches
 from tokensel.functional.principal import principal_loadings, random_start
 from tokensel.functional.reconstruction import distant_points, keep_unexplained, reconstruction_errors
-from tokensel.functional.relevance import shared_affinity, text_relevance
+from tokensel.functional.relevance import mean_cosine, scaled_scores, shared_affinity, text_relevance
 from tokensel.functional.sampling import farthest_point_sampling
 from tokensel.functional.seeding import random_subset, row_scores
 from tokensel.functional.set_order import set_order
@@ -82,6 +82,7 @@ __all__ = [
     "kept_outliers",
     "least_similar",
     "local_global_scan",
+    "mean_cosine",
     "merge_nearest",
     "merge_outliers",
     "merge_over_time",
@@ -96,6 +97,7 @@ __all__ = [
     "reconstruction_errors",
     "remove_duplicates",
     "row_scores",
+    "scaled_scores",
     "set_order",
     "shared_affinity",
     "soft_merge",

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from tokensel.functional.indexing import TIE
 from tokensel.functional.similarity import inverse_norms
 
 # Keeps the least relevant token's relevance above 0.
@@ -18,12 +19,33 @@ def text_relevance(tokens: Tensor, texts: Tensor, real: Tensor, sign: int = 1) -
 
     Source: CDPruner (arXiv 2506.10967) and its release.
     """
+    cosine = sign * mean_cosine(tokens, texts, real)
+    low, high = cosine.amin(1, keepdim=True), cosine.amax(1, keepdim=True)
+    return (cosine - low + LEAST) / (high - low).clamp_min(LEAST)
+
+
+@torch.no_grad()
+def mean_cosine(tokens: Tensor, texts: Tensor, real: Tensor) -> Tensor:
+    """The mean cosine of each token with the texts, 0 where no text is real: float32 [B, N]. O((N + S) D).
+
+    tokens [B, N, D], texts [B, S, D], real BoolTensor[B, S]: which texts count.
+    """
     texts, tokens = texts.float(), tokens.float()
     weights = inverse_norms(texts) * real / real.sum(1, keepdim=True).clamp_min(1)
     mean = (texts * weights.unsqueeze(2)).sum(1)
-    cosine = sign * torch.bmm(tokens, mean.unsqueeze(2)).squeeze(2) * inverse_norms(tokens)
-    low, high = cosine.amin(1, keepdim=True), cosine.amax(1, keepdim=True)
-    return (cosine - low + LEAST) / (high - low).clamp_min(LEAST)
+    return torch.bmm(tokens, mean.unsqueeze(2)).squeeze(2) * inverse_norms(tokens)
+
+
+@torch.no_grad()
+def scaled_scores(scores: Tensor) -> Tensor:
+    """Scores of at least 0 scaled so that in each row the least is 0 and the largest 1: [B, N] -> float32 [B, N].
+
+    All are 1 in a row whose scores tie: none is below the largest by more than 1e-5, relative to it.
+    """
+    scores = scores.float()
+    low, high = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
+    spread = high - low
+    return torch.where(spread > TIE * high, (scores - low) / spread, 1.0)
 
 
 @torch.no_grad()

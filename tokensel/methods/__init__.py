@@ -34,6 +34,7 @@ from tokensel.methods.pyramiddrop import PyramidDrop
 from tokensel.methods.random import RandomSubset
 from tokensel.methods.registry import METHODS, register_method
 from tokensel.methods.scope import Scope
+from tokensel.methods.semantic import Semantic
 from tokensel.methods.sizes import Sizes
 from tokensel.methods.sparsevlm import SparseVLM
 from tokensel.methods.temporal_merge import TemporalMerge
@@ -78,6 +79,7 @@ __all__ = [
     "Scope",
     "ScoringMethod",
     "Selection",
+    "Semantic",
     "Sizes",
     "SparseVLM",
     "TemporalMerge",

@@ -46,7 +46,11 @@ class FarthestPoint(OrderingMethod):
         if self.start is None:
             drawn = row_scores(self.seed, context.row_keys, 1)[:, 0] % context.count
         start = self.start if drawn is None else drawn
-        return farthest_point_sampling(context.tokens, context.kept, start)
+        return farthest_point_sampling(context.tokens, context.kept, start, weights=self.weights(context))
+
+    def weights(self, context: Context) -> Tensor | None:
+        """By which each token's distance is multiplied: [B, N]; None = equal weights."""
+        return None
 
     def flops(self, sizes: Sizes) -> int:
         start = {"medoid": 2, "peripheral": sizes.count}.get(str(self.start), 0)
