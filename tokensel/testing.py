@@ -33,6 +33,7 @@ def make_context(
     layer: int = 2,
     stage: int = 0,
     stages: int = 1,
+    weights: Tensor | None = None,
     row_keys: Tensor | None = None,
     text: Tensor | None = None,
     text_mask: Tensor | None = None,
@@ -55,6 +56,7 @@ def make_context(
     """A Context that offers the given tensors; see `Context` for their meaning.
 
     kept: 0 <= kept <= N. tokens: [B, N, D].
+    weights: [B, N], how many tokens each stands for; default: None, as at the first stage.
     row_keys: LongTensor[B]; default 0 .. B - 1.
     text: [B, S, D]. text_mask: BoolTensor[B, S]; default: all of text is the instruction. before_picture: BoolTensor
         [B, S]; default: what is not the instruction.
@@ -111,6 +113,7 @@ def make_context(
         source=_GivenSource(tokens, given, texts, sizes, final_norm),
         stage=stage,
         stages=stages,
+        weights=weights,
     )
 
 

@@ -14,7 +14,7 @@ from tokensel.engine.stages import Stage
 from tokensel.engine.state import State
 from tokensel.engine.survivors import Survivors, beside, everything, in_place, together
 from tokensel.errors import TokenselError
-from tokensel.functional import cross_attention, nearest_mean, take
+from tokensel.functional import counted_attention, counted_mean, cross_attention, take
 from tokensel.methods import Context, Selection
 from tokensel.models.parts import ModelParts
 
@@ -57,6 +57,7 @@ def reduce_state(state: State, stage: Stage, parts: ModelParts, multiple: int = 
         token_types=None if state.token_types is None else reduction.along(state.token_types),
         masked=state.masked or reduction.visible is not None,
         key_bias=reduction.key_bias(state.key_bias, reduction.length),
+        weights=survivors.weights,
         positions=survivors.indices if state.positions is None else _entries(state.positions, survivors.indices),
         indices=_entries(state.visual_index if state.indices is None else state.indices, survivors.indices),
         reductions={**state.reductions, state.layer: reduction},
@@ -103,7 +104,8 @@ def _choose_alike(state: State, stage: Stage, parts: ModelParts, kept: int) -> S
     counts = [picture.count for picture in state.pictures]
     original = sum(picture.original for picture in state.pictures)
     if _stays(stage, kept, sum(counts), original):  # these rows have few already; others have more
-        return everything(len(state.hidden), counts, state.hidden.device)
+        stay = everything(len(state.hidden), counts, state.hidden.device)
+        return replace(stay, weights=state.weights) if stage.weighs else stay
     # A choice must not hang on autocast's rounding; nor do methods' own products fit its dtypes.
     with torch.autocast(state.hidden.device.type, enabled=False):
         sources = [StateSource(state, picture, stage.method, parts) for picture in range(len(counts))]
@@ -126,6 +128,7 @@ def _reduce_picture(stage: Stage, source: StateSource, kept: int) -> Survivors:
         stage=stage.index,
         stages=stage.of,
         orders=state.orders.setdefault((source.picture, len(state.pictures)), {}),
+        weights=source.weights,
     )
     if alone or 0 < kept < context.count or (context.count and stage.method.decides_count()):
         with torch.no_grad():
@@ -159,10 +162,21 @@ def _survivors(stage: Stage, context: Context, selection: Selection, carried: Te
         return chosen
     # Padding repeats a row's first survivor, which then gathers what padding would.
     own = take(carried, chosen.indices.where(chosen.indices >= 0, chosen.indices[:, :1]).clamp_min(0))
+    return _gather(stage, chosen, own, carried, width, context.weights)
+
+
+def _gather(
+    stage: Stage, chosen: Survivors, own: Tensor, carried: Tensor, width: int, weights: Tensor | None
+) -> Survivors:
+    """The survivors with what they carry; and how many tokens each stands for, where a later stage asks."""
     if stage.aggregation == "mean":
-        return replace(chosen, values=nearest_mean(own, carried, width))
+        values, counts = counted_mean(own, carried, width, weights)
+        return replace(chosen, values=values, weights=counts if stage.weighs else None)
+    if stage.aggregation == "cross_attention" and stage.weighs:
+        values, counts = counted_attention(own, carried, stage.temperature, width, weights, chosen.real)
+        return replace(chosen, values=values, weights=counts)
     if stage.aggregation == "cross_attention":
-        return replace(chosen, values=cross_attention(own, carried, stage.temperature, width))
+        return replace(chosen, values=cross_attention(own, carried, stage.temperature, width, weights))
     return replace(chosen, values=own)
 
 

@@ -51,6 +51,13 @@ class StateSource:
         features = self.state.deepstack
         return None if features is None else features[:, first : first + self._this.count]
 
+    @property
+    def weights(self) -> Tensor | None:
+        """How many tokens each of the picture's visual tokens stands for: [B, N]; None where nobody counts."""
+        first = sum(picture.count for picture in self.state.pictures[: self.picture])
+        weights = self.state.weights
+        return None if weights is None else weights[:, first : first + self._this.count]
+
     def tokens(self) -> Tensor:
         return take(self.state.hidden, self.visual_index)
 

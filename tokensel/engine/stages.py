@@ -118,6 +118,11 @@ class Stage:
             return kept
         return self.method.schedule(kept, count, self.of)[self.index]
 
+    @property
+    def weighs(self) -> bool:
+        """Whether a later stage needs to know how many tokens each survivor stands for."""
+        return self.aggregation != "none" and self.index + 1 < self.of
+
     def select(self, context: Context) -> Selection:
         """The method's choice. Raises TokenselError for one that cannot be used."""
         selection = self.choose(context)

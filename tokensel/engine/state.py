@@ -68,6 +68,8 @@ class State:
     masked: attention_mask hides tokens among the others, and not padding alone.
     token_types: LongTensor[B, T], 1 where a visual token stands, for families whose masks are made of it; else None.
     key_bias: [B, T] added to the attention logits of these keys from here on; None = nothing.
+    weights: [B, N] float32, how many of a picture's tokens each visual token stands for, padding 0; None = 1 each, and
+    where nobody counts.
     positions, indices: LongTensor[B, M], the survivors of the last reduction in the order they now stand: counted among
     the row's visual tokens, and in the sequence before any reduction; -1 = none of them; None before any.
     cache: the KV cache that the layers below filled, None = none.
@@ -93,6 +95,7 @@ class State:
     masked: bool = False
     token_types: Tensor | None = None
     key_bias: Tensor | None = None
+    weights: Tensor | None = None
     counts: Tensor | None = None
     positions: Tensor | None = None
     indices: Tensor | None = None
@@ -163,7 +166,7 @@ class State:
             key_bias=of(self.key_bias),
             **{
                 name: None if value is None else value[order]
-                for name in ("counts", "positions", "indices", "deepstack")
+                for name in ("counts", "positions", "indices", "deepstack", "weights")
                 for value in [getattr(self, name)]
             },
             cache=None,
@@ -192,6 +195,7 @@ class State:
                         deepstack=None if state.deepstack is None else state.deepstack[:, :left],
                         positions=None if state.positions is None else state.positions[:, :left],
                         indices=None if state.indices is None else state.indices[:, :left],
+                        weights=None if state.weights is None else state.weights[:, :left],
                     ),
                 )
             )

@@ -14,7 +14,8 @@ class Survivors:
     """The visual tokens that remain, in the order in which they stand.
 
     indices: LongTensor[B, M], which visual token each is; -1 = none of them. places: LongTensor[B, M], whose place each
-    takes. values: [B, M, D] what they carry, None = their own. sizes: [B, M] what they weigh, None = 1. counts:
+    takes. values: [B, M, D] what they carry, None = their own. sizes: [B, M] what they weigh, None = 1. weights: [B, M]
+    float32, how many of the picture's tokens each stands for, for a later stage; None = nobody counts. counts:
     LongTensor[B, P], how many of each of the P pictures; the first sum(counts[b]) entries of row b count, and what
     follows is padding, with index -1; None = all entries count, and each picture has `shares` of them in every row.
     """
@@ -24,6 +25,7 @@ class Survivors:
     values: Tensor | None = None
     sizes: Tensor | None = None
     counts: Tensor | None = None
+    weights: Tensor | None = None
     shares: tuple[int, ...] = ()
 
     @property
@@ -41,6 +43,7 @@ class Survivors:
             places=self.places.gather(1, order),
             values=None if self.values is None else take(self.values, order),
             sizes=None if self.sizes is None else self.sizes.gather(1, order),
+            weights=None if self.weights is None else self.weights.gather(1, order),
         )
 
 
@@ -99,6 +102,7 @@ def beside(pictures: Sequence[Survivors], counts: Sequence[int]) -> Survivors:
         places.append(each.places + first)
         first += count
     values = [each.values for each in pictures if each.values is not None]
+    weights = [each.weights for each in pictures if each.weights is not None]
     sizes = [
         torch.ones_like(each.indices, dtype=torch.float32) if each.sizes is None else each.sizes.float()
         for each in pictures
@@ -108,6 +112,7 @@ def beside(pictures: Sequence[Survivors], counts: Sequence[int]) -> Survivors:
         torch.cat(places, 1),
         torch.cat(values, 1) if values else None,
         torch.cat(sizes, 1) if any(each.sizes is not None for each in pictures) else None,
+        weights=torch.cat(weights, 1) if weights else None,
         shares=tuple(each.indices.shape[1] for each in pictures),
     )
     if all(each.counts is None for each in pictures):
@@ -132,6 +137,7 @@ def together(groups: Sequence[tuple[Tensor, Survivors]], tokens: Tensor, multipl
     indices, places = (torch.full((batch, width), -1, device=device) for _ in range(2))
     values = tokens.new_zeros(batch, width, tokens.shape[2]) if any(e.values is not None for _, e in groups) else None
     sizes = torch.ones(batch, width, device=device) if any(e.sizes is not None for _, e in groups) else None
+    weights = torch.ones(batch, width, device=device) if any(e.weights is not None for _, e in groups) else None
     for rows, each in groups:
         have = min(width, each.indices.shape[1])
         indices[rows, :have] = each.indices[:, :have]
@@ -141,10 +147,13 @@ def together(groups: Sequence[tuple[Tensor, Survivors]], tokens: Tensor, multipl
             values[rows, :have] = own[:, :have].to(values.dtype)
         if sizes is not None and each.sizes is not None:
             sizes[rows, :have] = each.sizes[:, :have]
+        if weights is not None and each.weights is not None:
+            weights[rows, :have] = each.weights[:, :have]
+    weights = None if weights is None else weights.masked_fill(~real, 0)
     taken = torch.zeros(batch, count + 1, dtype=torch.uint8, device=device)
     taken = taken.scatter(1, torch.where(real, places, count), 1)[:, :count]
     places = torch.where(real, places, taken.sort(dim=1, descending=True, stable=True).indices[:, :width])
     indices = torch.where(real, indices, -1)
     values = None if values is None else values.masked_fill(~real.unsqueeze(-1), 0)
     sizes = None if sizes is None else sizes.masked_fill(~real, 1)
-    return Survivors(indices, places, values, sizes, counts)
+    return Survivors(indices, places, values, sizes, counts, weights)

@@ -157,5 +157,6 @@ def _entries(selection: Selection, ordered: bool) -> Tensor:
 def _carried(stage: Any, context: Context, selection: Selection) -> Tensor | None:
     """What the survivors carry where that hangs on a choice too: which tokens belong to which survivor."""
     if selection.values is None and stage.aggregation == "mean" and selection.counts is None:
-        return nearest_mean(take(context.tokens, selection.indices.clamp_min(0)), context.tokens)
+        centers = take(context.tokens, selection.indices.clamp_min(0))
+        return nearest_mean(centers, context.tokens, weights=context.weights)
     return selection.values

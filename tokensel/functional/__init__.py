@@ -4,7 +4,13 @@ Shapes: B rows of a batch, N visual tokens, M kept, D hidden size. Imports nothi
 other package may import it.
 """
 
-from tokensel.functional.aggregation import cluster_means, cross_attention, nearest_mean
+from tokensel.functional.aggregation import (
+    cluster_means,
+    counted_attention,
+    counted_mean,
+    cross_attention,
+    nearest_mean,
+)
 from tokensel.functional.bands import band_quotas, band_scores, keep_in_bands
 from tokensel.functional.bounded_density import (
     bounded_centers,
@@ -58,6 +64,8 @@ __all__ = [
     "contextual_tokens",
     "cosine_distances",
     "cosine_to",
+    "counted_attention",
+    "counted_mean",
     "cross_attention",
     "degrees",
     "density_order",

@@ -18,7 +18,7 @@ from tokensel.functional.similarity import (
 
 
 @torch.no_grad()
-def tome_centers(tokens: Tensor, kept: int, iterations: int = 3) -> Tensor:
+def tome_centers(tokens: Tensor, kept: int, iterations: int = 3, weights: Tensor | None = None) -> Tensor:
     """The `kept` tokens of highest degree, each then moved to the member of its cluster with the highest degree.
 
     degree_i = sum_j cos(i, j). Start from the M highest degrees; then, `iterations` times, assign every token to its
@@ -31,6 +31,8 @@ def tome_centers(tokens: Tensor, kept: int, iterations: int = 3) -> Tensor:
     Without parallel tokens the iterations change nothing: a token of higher degree than a centre is itself a centre,
     so the result is the top-k by degree. This is the simplified form, not the original ToMe.
 
+    weights: [B, N] from 0, how many tokens each token stands for: degree_i = sum_j weights_j cos(i, j); None = 1 each.
+
     Raises TokenselError for kept < 1.
     """
     check_kept(kept)
@@ -38,13 +40,13 @@ def tome_centers(tokens: Tensor, kept: int, iterations: int = 3) -> Tensor:
     if kept >= count:
         return torch.arange(count, device=tokens.device).repeat(batch, 1)
     tokens = tokens.float()
-    if is_on_cpu(tokens):
+    if is_on_cpu(tokens) and weights is None:
         inverse, degree, centers, settled = centers_cpu.highest_degrees(tokens, kept, EPSILON)
         if settled:
             return centers
     else:
         inverse = inverse_norms(tokens)
-        degree = degrees(tokens, inverse)
+        degree = degrees(tokens, inverse, weights)
         centers = rank(degree, DEGREE_ROUNDING)[:, :kept]
     each = torch.arange(kept, device=tokens.device).unsqueeze(1)
     place = rank(degree, DEGREE_ROUNDING).argsort(dim=1)

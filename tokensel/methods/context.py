@@ -66,6 +66,9 @@ class Context:
     layer: the decoder layer that the tokens are about to enter, 0-based.
     row_keys: LongTensor[B], the key of each row's question; seed every random choice with it.
     stage, stages: the index of this reduction, from 0, and the number of reductions.
+    weights: [B, N] float32 from 0, how many of the picture's tokens each visual token stands for, where earlier stages
+        aggregated: their sum is the number that there were. None at the first stage, and behind stages that did not.
+        They are not the sizes by which attention is weighed (`Selection.sizes`).
     """
 
     def __init__(
@@ -79,9 +82,10 @@ class Context:
         stage: int = 0,
         stages: int = 1,
         orders: dict[Any, Any] | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         self.kept, self.count, self.layer, self.row_keys = kept, count, layer, row_keys
-        self.stage, self.stages, self._source = stage, stages, source
+        self.stage, self.stages, self._source, self.weights = stage, stages, source, weights
         self._orders = {} if orders is None else orders
 
     def through(self, view: Callable[[ContextSource], ContextSource], name: Any = None) -> "Context":
@@ -96,6 +100,7 @@ class Context:
             stage=self.stage,
             stages=self.stages,
             orders=None if name is None else self._orders.setdefault(name, {}),
+            weights=self.weights,
         )
 
     def first_of(self, order: Callable[["Context"], Tensor], key: Any) -> Tensor:

@@ -18,7 +18,8 @@ from tokensel.methods.sizes import Sizes
 class FarthestPoint(OrderingMethod):
     """Cover the picture: each choice is the token farthest (1 - cosine) from all earlier choices.
 
-    Survivors gather the other tokens by cross-attention.
+    Survivors gather the other tokens by cross-attention. At a later stage each distance is multiplied by the number of
+    tokens that the token stands for.
 
     Source: farthest point sampling, Gonzalez 1985, Eldar et al. 1997, https://doi.org/10.1109/83.623193; here over
         hidden states inside the decoder.
@@ -50,7 +51,7 @@ class FarthestPoint(OrderingMethod):
 
     def weights(self, context: Context) -> Tensor | None:
         """By which each token's distance is multiplied: [B, N]; None = equal weights."""
-        return None
+        return context.weights
 
     def flops(self, sizes: Sizes) -> int:
         start = {"medoid": 2, "peripheral": sizes.count}.get(str(self.start), 0)

@@ -31,7 +31,7 @@ class Semantic(FarthestPoint):
 
     A token's weight is (floor + (1 - floor) * score) ** power. Its score is how much the words attend to it, averaged
     over heads, or its mean cosine with them; scaled so that the picture's least score is 0 and its largest 1, or 1 for
-    all tokens where they are equal.
+    all tokens where they are equal. A later stage multiplies it by the number of tokens that the token stands for.
 
     Source: none of its own; farthest point sampling, Gonzalez 1985, Eldar et al. 1997,
         https://doi.org/10.1109/83.623193, with weights.
@@ -68,11 +68,13 @@ class Semantic(FarthestPoint):
         vars(self).update(uses_attention=self.relevance == "attention" and self.power > 0)
 
     def weights(self, context: Context) -> Tensor | None:
+        stands_for = super().weights(context)
         if self.power == 0:
-            return None
+            return stands_for
         chosen = topic_tokens(context) if self.words == "topic" else None
         scores = _attended(context, chosen) if self.relevance == "attention" else _similar(context, chosen)
-        return (self.floor + (1 - self.floor) * scores) ** self.power
+        relevance = (self.floor + (1 - self.floor) * scores) ** self.power
+        return relevance if stands_for is None else relevance * stands_for
 
     def flops(self, sizes: Sizes) -> int:
         if self.power == 0:

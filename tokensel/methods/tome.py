@@ -19,7 +19,8 @@ class MedoidToMe(Method):
     The tokens of highest degree are cluster centres; each iteration assigns every token to its most similar centre and
     moves each centre to the member of its cluster with the highest degree. Without parallel tokens the iterations
     change nothing, because a token of higher degree than a centre is itself a centre. Survivors gather the other tokens
-    by cross-attention. "tome_merge" is the original ToMe, which merges pairs.
+    by cross-attention. "tome_merge" is the original ToMe, which merges pairs. At a later stage a cosine counts as often
+    as the number of tokens that its neighbour stands for.
 
     Source: a simplified form, found in published baselines, of Bolya et al., Token Merging: Your ViT But Faster,
         ICLR 2023, https://arxiv.org/abs/2210.09461.
@@ -39,7 +40,7 @@ class MedoidToMe(Method):
             raise TokenselError(f"iterations={self.iterations!r}: must be an integer from 0")
 
     def select(self, context: Context) -> Selection:
-        return Selection(tome_centers(context.tokens, context.kept, self.iterations))
+        return Selection(tome_centers(context.tokens, context.kept, self.iterations, context.weights))
 
     def flops(self, sizes: Sizes) -> int:
         # On a CPU, iterations that cannot move a centre are skipped; on a GPU the test would cost a synchronisation.
