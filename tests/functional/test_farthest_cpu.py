@@ -63,7 +63,7 @@ def test_a_pool_changes_no_choice(kind, seed, kept, pool, first):
         assert kind != "scattered" or steps > 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["scattered", "copies", "zero rows"])
 @given(
     seed=st.integers(0, 1000),
     kept=st.integers(2, 60),

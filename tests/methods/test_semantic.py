@@ -262,6 +262,14 @@ def test_a_row_does_not_depend_on_its_batch(tmp_path, relevance):
     assert_same_predictions(together, alone)
 
 
+def test_no_token_is_chosen_twice_at_the_least_weight_allowed():
+    tokens, attention, _ = scene()
+    context = make_context(60, tokens=tokens, text=torch.ones(1, 2, 32), attention=attention)
+    for floor, power in ((0.1, 4), (0.01, 2)):
+        chosen = make_method("semantic", power=power, floor=floor).select(context).indices[0].tolist()
+        assert len(set(chosen)) == 60
+
+
 def test_attention_is_declared_where_it_is_used():
     assert METHODS["semantic"].uses_attention
     assert make_method("semantic").uses_attention
@@ -274,6 +282,7 @@ def test_attention_is_declared_where_it_is_used():
         ({"power": -1}, "^power=-1: must be a number from 0$"),
         ({"power": float("nan")}, "^power=nan: must be a number from 0$"),
         ({"power": float("inf")}, "^power=inf: must be a number from 0$"),
+        ({"power": 5}, r"^power=5: floor \*\* power is 1e-05; must be at least 0\.0001$"),
         ({"floor": 0}, "^floor=0: must be above 0 and at most 1$"),
         ({"floor": 1.5}, r"^floor=1\.5: must be above 0 and at most 1$"),
         ({"relevance": "clip"}, "^relevance='clip': choose from attention, embeddings$"),

@@ -17,6 +17,8 @@ from tokensel.methods.sizes import Sizes
 
 # The cosine from which two embeddings are those of one token.
 SAME = 0.999
+# Of the largest. Far smaller ones would lower all products to the rounding of a chosen token's distance to itself.
+LEAST_WEIGHT = 1e-4
 
 
 @register_method
@@ -45,7 +47,7 @@ class Semantic(FarthestPoint):
             "embeddings" = cosines of the words' hidden states with those of the visual tokens at this layer.
         words: "instruction" = all that follows the picture; "topic" = of that, only what spells the words of the bare
             question that name something (`tokensel.data.topics`); all where the question is unknown or names nothing.
-        floor: the relevance of the least relevant token, above 0 and at most 1.
+        floor: the relevance of the least relevant token, above 0 and at most 1; floor ** power must be at least 1e-4.
     """
 
     name: ClassVar[str] = "semantic"
@@ -58,13 +60,7 @@ class Semantic(FarthestPoint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, allowed in (("relevance", ("attention", "embeddings")), ("words", ("instruction", "topic"))):
-            if getattr(self, option) not in allowed:
-                raise TokenselError(f"{option}={getattr(self, option)!r}: choose from {', '.join(allowed)}")
-        if not 0 <= self.power < float("inf"):
-            raise TokenselError(f"power={self.power!r}: must be a number from 0")
-        if not 0 < self.floor <= 1:
-            raise TokenselError(f"floor={self.floor!r}: must be above 0 and at most 1")
+        _check(self)
         vars(self).update(uses_attention=self.relevance == "attention" and self.power > 0)
 
     def weights(self, context: Context) -> Tensor | None:
@@ -82,6 +78,20 @@ class Semantic(FarthestPoint):
         layer = "previous" if sizes.layer else "next"
         rating = sizes.attention("text", layer) if self.relevance == "attention" else sizes.cosines(1)
         return super().flops(sizes) + rating
+
+
+def _check(method: Semantic) -> None:
+    """Raises TokenselError for an option out of its range."""
+    for option, allowed in (("relevance", ("attention", "embeddings")), ("words", ("instruction", "topic"))):
+        if getattr(method, option) not in allowed:
+            raise TokenselError(f"{option}={getattr(method, option)!r}: choose from {', '.join(allowed)}")
+    if not 0 <= method.power < float("inf"):
+        raise TokenselError(f"power={method.power!r}: must be a number from 0")
+    if not 0 < method.floor <= 1:
+        raise TokenselError(f"floor={method.floor!r}: must be above 0 and at most 1")
+    least = method.floor**method.power
+    if least < LEAST_WEIGHT:
+        raise TokenselError(f"power={method.power!r}: floor ** power is {least:.1g}; must be at least {LEAST_WEIGHT}")
 
 
 def _attended(context: Context, chosen: Tensor | None) -> Tensor:
@@ -118,7 +128,7 @@ def topic_tokens(context: Context) -> Tensor:
 
 
 def _spelled(context: Context, words: list[str]) -> Tensor:
-    """Which tokens of the text are part of a row's word, all of whose tokens stand there in a row: BoolTensor[B, S].
+    """Which tokens of the text are part of a row's word, all of whose tokens follow each other there: BoolTensor[B, S].
 
     A token is recognised by its embedding. words: one for each row; "" = none.
     """
