@@ -5,7 +5,7 @@ package.
 """
 
 # Of a stage, see `tokensel.reduce_tokens`.
-AGGREGATIONS = ("cross_attention", "mean", "none")
+AGGREGATIONS = ("cross_attention", "learned", "mean", "none")
 LAYOUTS = ("compact", "zero_fill", "mask")
 POSITIONS = ("source", "front", "renumber")
 # In which methods compute. float32: as methods are written. model: in the dtype of the model's hidden states.

@@ -12,7 +12,9 @@ from tokensel.engine.running import Record
 from tokensel.engine.stages import Stage, make_stages
 from tokensel.errors import TokenselError
 from tokensel.methods import Method
+from tokensel.models.loading import EMBEDDED
 from tokensel.models.parts import find_parts
+from tokensel.training.aggregator import LearnedAggregator
 
 __all__ = ["Record", "Stage", "make_stages", "reduce_tokens"]
 
@@ -25,6 +27,7 @@ def reduce_tokens(
     agg_layer: int | Sequence[int] | None = None,
     temperature: float = 0.1,
     aggregation: str | None = None,
+    aggregator: LearnedAggregator | str | None = None,
     layout: str = "compact",
     position: str | None = None,
     precision: str = "float32",
@@ -50,8 +53,10 @@ def reduce_tokens(
     (before the first) to the number of layers (never); None = the method's own, 2 for those that use hidden states.
     Sequences of both make several stages, one kept for several layers is what remains after the last.
     aggregation: what survivors carry: "cross_attention" (temperature is its softmax's), "mean" (of their nearest
-    tokens) or "none" (their own state). layout: "compact" (shorter sequence, saves time), "zero_fill" (length kept,
-    zeros elsewhere) or "mask" (length kept, the others masked as keys). position: a survivor keeps its own position id
+    tokens), "none" (their own state), or "learned": what the trained `aggregator` makes of all tokens, a file of
+    runners.train_aggregator or a LearnedAggregator; None = the embedded model's, for that model only.
+    layout: "compact" (shorter sequence, saves time), "zero_fill" (length kept, zeros elsewhere) or "mask" (length kept,
+    the others masked as keys). position: a survivor keeps its own position id
     ("source") or takes one of the first M image places ("front"), where everything after may close up ("renumber", as
     if the picture had been that small from the start). None takes the method's default.
     precision: "float32", or "model": choices are computed in the model's dtype, as official code does.
@@ -73,6 +78,8 @@ def reduce_tokens(
     unwrap: Any = getattr(model, "get_base_model", None)  # PEFT's wrapper, around layers that it changed in place
     model = model if unwrap is None else unwrap()
     parts = find_parts(model, family, tokenizer)
+    if aggregation == "learned" and aggregator is None:
+        aggregator = _own_aggregator(model)
     stages = make_stages(
         method,
         kept=kept,
@@ -83,7 +90,9 @@ def reduce_tokens(
         position=position,
         precision=precision,
         scope=scope,
+        aggregator=aggregator,
         num_layers=parts.num_layers,
+        width=parts.decoder.config.hidden_size,
         **method_options,
     )
     if stages[0].method.changes_picture:
@@ -103,3 +112,9 @@ def reduce_tokens(
     texts = None if questions is None else tuple(questions)
     sizes = None if picture_sizes is None else tuple(picture_sizes)
     return Block(model, parts, stages, image_mask, row_keys, texts, sizes)
+
+
+def _own_aggregator(model: nn.Module) -> str | None:
+    """The name of the aggregator that comes with an embedded model; None for other models."""
+    path = str(getattr(model, "name_or_path", ""))
+    return next((name for name, folder in EMBEDDED.items() if path == str(folder)), None)

@@ -172,6 +172,11 @@ def _gather(
     if stage.aggregation == "mean":
         values, counts = counted_mean(own, carried, width, weights)
         return replace(chosen, values=values, weights=counts if stage.weighs else None)
+    if stage.learned is not None and stage.weighs:
+        values, counts = stage.learned.counted(own, carried, width, weights, chosen.real)
+        return replace(chosen, values=values, weights=counts)
+    if stage.learned is not None:
+        return replace(chosen, values=stage.learned(own, carried, width, weights))
     if stage.aggregation == "cross_attention" and stage.weighs:
         values, counts = counted_attention(own, carried, stage.temperature, width, weights, chosen.real)
         return replace(chosen, values=values, weights=counts)

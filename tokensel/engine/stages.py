@@ -20,6 +20,7 @@ from tokensel.engine.precision import in_precision
 from tokensel.engine.ties import TieWatch
 from tokensel.errors import TokenselError
 from tokensel.methods import Context, Method, NoImage, Selection, make_method
+from tokensel.training.aggregator import LearnedAggregator, load_aggregator
 
 # Default layers are those of the papers' decoders, which have this many; shallower decoders scale them down.
 USUAL_DEPTH = 32
@@ -35,7 +36,8 @@ class Stage:
     method's default. index, of: which of how many stages this is; scheduled: kept is what remains after the last of
     them, and the method says how many after this one. precision: in which the method computes, see
     `tokensel.engine.precision`. scope: of a video, all frames together ("video") or each by itself ("frame"). watch:
-    finds choices that hang on a tie. asks_twice: every choice is made twice, and must be the same.
+    finds choices that hang on a tie. asks_twice: every choice is made twice, and must be the same. aggregator: of
+    aggregation="learned", a file or a module; stored as a module.
 
     Raises TokenselError for a value out of its range.
     """
@@ -54,6 +56,7 @@ class Stage:
     scope: str = "video"
     watch: TieWatch | None = field(default=None, compare=False, repr=False)
     asks_twice: bool = field(default=False, compare=False, repr=False)
+    aggregator: LearnedAggregator | str | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         method = self.method
@@ -64,6 +67,10 @@ class Stage:
         if self.kept is None and method.fixed_kept is not None:
             object.__setattr__(self, "kept", method.fixed_kept)
         _check_choice("aggregation", self.aggregation, AGGREGATIONS)
+        if self.aggregation == "learned":
+            object.__setattr__(self, "aggregator", load_aggregator(self.aggregator))
+        elif self.aggregator is not None:
+            raise TokenselError(f"aggregator: is of aggregation='learned', not {self.aggregation!r}; leave it out")
         _check_choice("layout", self.layout, LAYOUTS)
         _check_choice("position", self.position, POSITIONS)
         _check_choice("precision", self.precision, PRECISIONS)
@@ -100,6 +107,11 @@ class Stage:
             raise TokenselError(f"position='renumber': needs layout='compact', not {self.layout!r}")
         if self.position == "front" and self.layout == "mask":
             raise TokenselError("position='front': layout='mask' leaves every token in its place; use source")
+
+    @property
+    def learned(self) -> LearnedAggregator | None:
+        """The aggregator of aggregation="learned"."""
+        return self.aggregator if isinstance(self.aggregator, LearnedAggregator) else None
 
     def acts(self, num_layers: int) -> bool:
         """Whether it can remove anything in a decoder of that depth."""
@@ -168,7 +180,9 @@ def make_stages(
     position: str | None = None,
     precision: str = "float32",
     scope: str = "video",
+    aggregator: LearnedAggregator | str | None = None,
     num_layers: int | None = None,
+    width: int | None = None,
     **method_options: Any,
 ) -> list[Stage]:
     """The stages that one setting means; kept and agg_layer may be sequences of the same length.
@@ -176,6 +190,7 @@ def make_stages(
     kept: counts, or shares ("25%" or 0.25) of the visual tokens before any reduction.
     num_layers: the decoder's, to check agg_layer against; agg_layer == num_layers reduces nothing. agg_layer None:
     the method's own layers, for a decoder of that depth. One kept for several layers: what remains after the last.
+    aggregator: see `Stage`. width: the decoder's hidden size, to check it against.
 
     Raises TokenselError, naming key, value and what is allowed.
     """
@@ -200,10 +215,13 @@ def make_stages(
             scheduled,
             precision,
             scope,
+            aggregator=aggregator,
         )
         for index, (count, layer) in enumerate(zip(counts, layers, strict=True))
     ]
     _check_order(stages, num_layers)
+    if width is not None and stages[0].learned is not None:
+        stages[0].learned.check_width(width)
     cut_off = chosen.cut_off()
     if cut_off is not None:
         if cut_off <= layers[-1]:

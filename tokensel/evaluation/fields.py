@@ -77,6 +77,7 @@ class StoredFields(_Fields):
     stages: str | None = None
     temperature: _Number | None = None
     aggregation: str | None = None
+    aggregator: str | None = None
     layout: str | None = None
     position: str | None = None
     min_margin: _Number | None = None

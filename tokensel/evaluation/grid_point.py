@@ -9,9 +9,12 @@ from tokensel.engine.kept import Kept, kept_text
 from tokensel.engine.stages import Stage, make_stages
 from tokensel.engine.ties import TieWatch
 from tokensel.methods import Method, make_method
+from tokensel.training.aggregator import aggregator_digest
 
 # Settings of every method that stand among its own options, and only where they are not the default.
 _WITH_OPTIONS = ("precision", "scope")
+# In the settings as a digest of what it holds.
+_AGGREGATOR = "aggregator"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class GridPoint:
     method_options  values of the method's fields
     precision       in which the method computes: float32, or model, see `tokensel.engine.precision`
     scope           of a video: frames are reduced together ("video"), or each by itself ("frame")
+    aggregator      of aggregation="learned": a file, or "tiny", the embedded model's
 
     Raises TokenselError for a setting that no model could run.
     """
@@ -40,6 +44,7 @@ class GridPoint:
     method_options: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "float32"
     scope: str = "video"
+    aggregator: str | None = None
 
     def __post_init__(self) -> None:
         stages = self.stages()
@@ -58,14 +63,19 @@ class GridPoint:
         return method
 
     def stages(
-        self, num_layers: int | None = None, watch: TieWatch | None = None, asks_twice: bool = False
+        self,
+        num_layers: int | None = None,
+        watch: TieWatch | None = None,
+        asks_twice: bool = False,
+        width: int | None = None,
     ) -> list[Stage]:
         """The point's stages, with a fresh instance of the method.
 
-        num_layers: the decoder's, to check agg_layer and to scale a method's own layers. watch: finds choices that hang
+        num_layers: the decoder's, to check agg_layer and to scale a method's own layers. width: its hidden size, to
+        check an aggregator. watch: finds choices that hang
         on a tie. asks_twice: see `Stage`; of no use for tokensel's own methods.
         """
-        stages = make_stages(self.make_method(), **self.reduction(), num_layers=num_layers)
+        stages = make_stages(self.make_method(), **self.reduction(), num_layers=num_layers, width=width)
         twice = asks_twice and not is_ours(stages[0].method)
         return [replace(stage, watch=watch, asks_twice=twice) for stage in stages] if watch or twice else stages
 
@@ -87,20 +97,21 @@ class GridPoint:
 
     def reduction(self) -> dict[str, Any]:
         """The keyword arguments of `reduce_tokens`, without the method."""
-        names = ("kept", "agg_layer", "temperature", "aggregation", "layout", "position", *_WITH_OPTIONS)
+        names = ("kept", "agg_layer", "temperature", "aggregation", "layout", "position", *_WITH_OPTIONS, _AGGREGATOR)
         return {name: getattr(self, name) for name in names}
 
     def settings(self, config: Any | None = None) -> dict[str, Any]:
         """Everything that determines the point's predictions, and nothing else. config: the model's, where it is known.
 
         Points that always predict the same have equal settings: a temperature that no aggregation uses, or a seed that
-        the method does not use, is None. kept is a count, or a share as text: "25%".
+        the method does not use, is None. kept is a count, or a share as text: "25%". aggregator, a digest of what was
+        trained, is there only with aggregation="learned".
         """
         method, stages = self.make_method(), self.stages()
         options = {name: value for name, value in asdict(method).items() if name != "seed"}
         options |= method.resolved_settings(config)
         settings: dict[str, Any] = {"method": self.method, "method_options": options}
-        names = [name for name in self.reduction() if name not in _WITH_OPTIONS]
+        names = [name for name in self.reduction() if name not in (*_WITH_OPTIONS, _AGGREGATOR)]
         if not method.passes_through:
             changed = {name: getattr(self, name) for name in _WITH_OPTIONS}
             options |= {name: value for name, value in changed.items() if value != getattr(GridPoint, name)}
@@ -119,6 +130,8 @@ class GridPoint:
                 reduced["seed"] = getattr(method, "seed", None)
             if first.aggregation != "cross_attention":
                 reduced["temperature"] = None
+            if first.learned is not None:
+                reduced[_AGGREGATOR] = aggregator_digest(first.learned)
         return settings | reduced
 
     def _stages_text(self, stages: list[Stage]) -> str:

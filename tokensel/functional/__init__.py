@@ -25,6 +25,7 @@ from tokensel.functional.coverage import greedy_coverage
 from tokensel.functional.duplicates import remove_duplicates
 from tokensel.functional.flow import drop_count, token_importance
 from tokensel.functional.indexing import first_of_best, keep_best, rank, take
+from tokensel.functional.learned import counted_learned_attention, learned_attention, learned_cross_attention
 from tokensel.functional.merging import bipartite_soft_matching, contextual_tokens, soft_merge, weighted_merge
 from tokensel.functional.nearest import merge_nearest
 from tokensel.functional.outliers import insert_last, kept_outliers, merge_outliers, outlier_counts, outliers_at_stride
@@ -65,6 +66,7 @@ __all__ = [
     "cosine_distances",
     "cosine_to",
     "counted_attention",
+    "counted_learned_attention",
     "counted_mean",
     "cross_attention",
     "degrees",
@@ -88,6 +90,8 @@ __all__ = [
     "keep_in_groups",
     "keep_unexplained",
     "kept_outliers",
+    "learned_attention",
+    "learned_cross_attention",
     "least_similar",
     "local_global_scan",
     "mean_cosine",

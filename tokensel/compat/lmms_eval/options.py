@@ -17,7 +17,7 @@ from tokensel.methods import find_method
 
 #: Settings of a sweep that mean the same here.
 SHARED = (
-    *("kept", "agg_layer", "temperature", "aggregation", "layout", "position", "scope", "seed"),
+    *("kept", "agg_layer", "temperature", "aggregation", "aggregation.path", "layout", "position", "scope", "seed"),
     *("conv", "image_aspect", "batch_size", "compile"),
 )
 MODEL = tuple(name for name in ModelSettings.model_fields if name not in ("path", "conv", "image_aspect"))
@@ -50,7 +50,7 @@ def read_options(arguments: Mapping[str, Any]) -> Options:
     name = given.pop("method", None) or "full"
     method = find_method("full" if name == "none" else str(name))
     values: dict[str, Any] = {"method": {"name": method.name}, "model": {"path": "tiny"}, "data": {"name": "lmms"}}
-    values["logger"] = {"name": "none"}
+    values |= {"logger": {"name": "none"}, "aggregation": {"name": None}}
     typed = {}
     for option, value in given.items():
         key = _key(option, [field.name for field in fields(method) if field.name != "seed"], method.name)
@@ -80,6 +80,8 @@ def _key(option: str, own: list[str], method: str) -> str:
     """The sweep's key of an option. own: the options of the method."""
     if option in ("pretrained", "model.path"):
         return "model.path"
+    if option in ("aggregation", "aggregation.path"):
+        return "aggregation.name" if option == "aggregation" else option
     if option in SHARED:
         return option
     if option == "precision" or option == "method.precision":

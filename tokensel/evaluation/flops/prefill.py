@@ -9,6 +9,7 @@ from tokensel.errors import TokenselError
 from tokensel.evaluation.flops.vision import picture_flops, tower_sizes, video_frames
 from tokensel.methods import Method, Sizes
 from tokensel.models.families import FAMILIES, family_name
+from tokensel.training.aggregator import LearnedAggregator
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class _Step:
     index: int
     masks: bool
     by_frame: bool = False
+    aggregator: LearnedAggregator | None = None
 
     def left(self, count: int, measured: Mapping[int, int]) -> int:
         """How many of `count` visual tokens remain; where that depends on the picture, the measured number or kept."""
@@ -125,7 +127,10 @@ def prefill_cost(
                 selection += times * step.method.flops(sizes)
                 counted = counted and _reports_flops(step.method)
             left = step.left(count, remaining or {})
-            if step.aggregation not in (None, "none"):
+            if step.aggregator is not None:
+                features = _features(config, step.layer)
+                selection += times * step.aggregator.flops(left // times, sizes.count, features)
+            elif step.aggregation not in (None, "none"):
                 selection += times * (2 + _features(config, step.layer)) * sizes.cosines(left // times)
             if step.compact:
                 length -= count - left
@@ -161,6 +166,7 @@ def _steps_of(stages: Sequence[Stage], visual_tokens: int) -> list[_Step]:
             stage.index,
             stage.layout == "mask",
             stage.scope == "frame",
+            stage.learned,
         )
         for stage in stages
         if not stage.method.passes_through

@@ -4,12 +4,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tokensel.choices import ATTENTIONS, DTYPES, PRECISIONS, QUANTIZATIONS
+from tokensel.choices import AGGREGATIONS, ATTENTIONS, DTYPES, PRECISIONS, QUANTIZATIONS
 from tokensel.data.protocol import CHOICES
 from tokensel.evaluation.sweep.declaration import MOST, among, names_in_key, one_of, setting
 
 # The folders of conf/ of which every job chooses one file.
-GROUPS = ("method", "model", "data", "logger", "workers")
+GROUPS = ("method", "model", "data", "aggregation", "logger", "workers")
 LOGGERS = ("none", "wandb")
 WANDB_MODES = ("online", "offline", "disabled")
 WORKERS = ("none", "local", "ray", "slurm")
@@ -42,6 +42,22 @@ class MethodSettings(_Choice):
     file: str | None = None
     precision: Annotated[str, among(PRECISIONS)] = setting(
         "float32", "in which it computes; model: in the model's own, as official code does", one_of(PRECISIONS)
+    )
+
+
+class AggregationSettings(Settings):
+    """What the survivors carry: a file of conf/aggregation, or in Python just its name; null is the method's own."""
+
+    name: Annotated[str | None, among(AGGREGATIONS)] = setting(
+        None, "what the survivors carry", f"null or {one_of(AGGREGATIONS).removeprefix('choose ')}", "point", True
+    )
+    path: str | None = setting(
+        None,
+        "of learned: what runners.train_aggregator wrote; null: the embedded model's own. Others ignore it in a grid",
+        "must be FILE.safetensors, or null",
+        "point",
+        True,
+        min_length=1,
     )
 
 

@@ -18,6 +18,7 @@ from tokensel.evaluation.sweep.groups import DataSettings, ModelSettings
 from tokensel.evaluation.sweep.reading import one_value
 from tokensel.evaluation.sweep.settings import USUAL_KEPT, SweepSettings
 from tokensel.methods import METHODS, find_method
+from tokensel.training.aggregator import SHIPPED
 
 # Of a picture, where nobody has counted: LLaVA-1.5's.
 USUAL_TOKENS = 576
@@ -83,6 +84,9 @@ def make_plan(jobs: Sequence[SweepSettings]) -> SweepPlan:
             raise TokenselError(
                 f"controls={as_typed(shared.controls)}: {name} is unknown; choose from {known}{meant(name, METHODS)}"
             )
+    unread = [job.aggregation.path for job in jobs if job.aggregation.path is not None]
+    if unread and all(job.aggregation.name != "learned" for job in jobs):
+        raise TokenselError(f"aggregation.path={as_typed(unread[0])}: only aggregation=learned reads it")
     groups: dict[str, Group] = {}
     for job in jobs:
         group = Group(job.model, job.data, job.scoring, job.protocol())
@@ -100,20 +104,21 @@ def plan_point(job: SweepSettings) -> PlannedPoint:
     reduces = method.takes_kept()
     budget = read_budget(job.budget) if reduces and job.budget is not None else None
     kept = USUAL_KEPT if job.kept is None else job.kept
-    with options_as_typed(job.method.options):
+    with options_as_typed(job.method.options), aggregator_as_typed():
         point = GridPoint(
             method=job.method.name,
             kept=(_one_or_several(kept) if budget is None else max(1, method.min_kept)) if reduces else None,
             # The control no_image removes the picture before the first layer, wherever the other points reduce.
             agg_layer=_one_or_several(job.agg_layer) if reduces else None,
             temperature=job.temperature,
-            aggregation=job.aggregation if reduces else None,
+            aggregation=job.aggregation.name if reduces else None,
             layout=job.layout if reduces else "compact",
             position=job.position if reduces else None,
             seed=job.seed,
             method_options=job.method.options,
             precision=job.method.precision,
             scope=job.scope if reduces else "video",
+            aggregator=_aggregator(job) if reduces else None,
         )
     return PlannedPoint(point, job.limit, budget)
 
@@ -132,6 +137,29 @@ def options_as_typed(options: Mapping[str, Any]) -> Iterator[None]:
                 if str(error).startswith(start):
                     rest = str(error).removeprefix(start)
                     raise TokenselError(f"method.{name}={as_typed(value)}{rest}") from error
+        raise
+
+
+def _aggregator(job: SweepSettings) -> str | None:
+    """The file of a learned aggregation; "tiny", the embedded model's own, where none is named."""
+    if job.aggregation.name != "learned" or job.aggregation.path is not None:
+        return job.aggregation.path if job.aggregation.name == "learned" else None
+    if job.model.path not in SHIPPED:
+        raise TokenselError(
+            f"aggregation.path=null: give the file that runners.train_aggregator wrote for {as_typed(job.model.path)}; "
+            "only the embedded model has its own"
+        )
+    return job.model.path
+
+
+@contextmanager
+def aggregator_as_typed() -> Iterator[None]:
+    """Errors about an aggregator's file name it as it is typed: aggregation.path=FILE."""
+    try:
+        yield
+    except TokenselError as error:
+        if str(error).startswith("aggregator="):
+            raise TokenselError(f"aggregation.path={str(error).removeprefix('aggregator=')}") from error
         raise
 
 

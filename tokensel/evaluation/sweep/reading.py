@@ -17,12 +17,15 @@ from tokensel.evaluation.sweep.settings import LatencySettings, SweepSettings
 
 def read_settings(values: Mapping[str, Any]) -> SweepSettings:
     """The settings of one job, checked. Raises TokenselError that names key, value and what is allowed."""
+    values = dict(values)
+    if isinstance(values.get("aggregation", ""), str | None):  # just a name, as Python callers and older files have it
+        values["aggregation"] = {"name": values.get("aggregation")}
     for group in GROUPS:
         if group in values and not isinstance(values[group], Mapping):
             raise TokenselError(f"{group}={values[group]}: must be the name of a file in conf/{group}")
     _refuse(values, wrong_text)
     try:
-        settings = SweepSettings.model_validate(dict(values))
+        settings = SweepSettings.model_validate(values)
     except ValidationError as error:
         raise TokenselError(_one_line(error, values)) from error
     _refuse(values, wrong_number)

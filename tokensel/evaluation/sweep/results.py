@@ -20,6 +20,7 @@ OPTIONAL = (
     "agg_layer",
     "temperature",
     "aggregation",
+    "aggregator",
     "layout",
     "position",
     "seed",

@@ -131,6 +131,7 @@ def _row(point: StoredPoint) -> TableRow:
         "agg_layer",
         "temperature",
         "aggregation",
+        "aggregator",
         "layout",
         "position",
         "stages",

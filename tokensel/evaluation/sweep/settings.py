@@ -31,6 +31,7 @@ from tokensel.evaluation.sweep.declaration import (
     setting,
 )
 from tokensel.evaluation.sweep.groups import (
+    AggregationSettings,
     DataSettings,
     LoggerSettings,
     MethodSettings,
@@ -99,8 +100,8 @@ class SweepSettings(Settings):
     temperature: _Temperature = setting(
         0.1, "of cross-attention", "must be a finite number above 0 that float32 can hold", "point", True
     )
-    aggregation: Annotated[str | None, among(AGGREGATIONS)] = setting(
-        None,
+    aggregation: AggregationSettings = setting(
+        AggregationSettings(),
         "what the survivors carry; null: the method's own",
         f"null or one of {', '.join(AGGREGATIONS)}",
         "point",

@@ -22,7 +22,14 @@ from tokensel.evaluation.question_ids import IdSet
 from tokensel.evaluation.store import PointStore, point_key, replace_file
 from tokensel.evaluation.summary import summarize
 from tokensel.evaluation.sweep.costs import costed_prompt, middle_question
-from tokensel.evaluation.sweep.plan import Group, PlannedPoint, SweepPlan, options_as_typed, solved
+from tokensel.evaluation.sweep.plan import (
+    Group,
+    PlannedPoint,
+    SweepPlan,
+    aggregator_as_typed,
+    options_as_typed,
+    solved,
+)
 from tokensel.evaluation.sweep.videos import check_videos
 from tokensel.models.families import family_of
 from tokensel.models.loading import check_options, checkpoint_config, checkpoint_revision, find_device
@@ -236,13 +243,13 @@ def _config(group: Group) -> Any | None:
 
 
 def _check_layers(group: Group) -> None:
-    """Checks agg_layer against the checkpoint's depth."""
+    """Checks agg_layer and aggregators against the checkpoint's depth and width."""
     if (config := _config(group)) is None:
         return
-    layers = getattr(config, "text_config", config).num_hidden_layers
+    decoder = getattr(config, "text_config", config)
     for planned in group.points:
-        with options_as_typed(planned.point.method_options):
-            planned.point.stages(layers)
+        with options_as_typed(planned.point.method_options), aggregator_as_typed():
+            planned.point.stages(decoder.num_hidden_layers, width=decoder.hidden_size)
 
 
 def _note_kept(work: GroupWork) -> None:
