@@ -9,7 +9,7 @@ from tokensel.data.protocol import CHOICES
 
 PROTOCOL = tuple(CHOICES)
 # The settings in which two points of one method can differ, besides kept and the method's own options.
-SETTINGS = ("agg_layer", "stages", "temperature", "aggregation", "layout", "position", "seed", "code")
+SETTINGS = ("agg_layer", "stages", "temperature", "aggregation", "aggregator", "layout", "position", "seed", "code")
 # Methods whose kept is fixed. They are compared with points of every kept.
 CONTROLS = ("full", "no_image")
 # Controls that are run at every kept, to compare methods with; none of them is named the best.
@@ -30,7 +30,7 @@ COLUMN_TYPES = (
     | dict.fromkeys((*_IDENTITY, *PROTOCOL, "pool", "method"), "string")
     | {"kept": "Int64", "kept_share": "string", "budget": "string"}
     | {"agg_layer": "Int64", "stages": "string", "temperature": "Float64"}
-    | dict.fromkeys(("aggregation", "layout", "position"), "string")
+    | dict.fromkeys(("aggregation", "aggregator", "layout", "position"), "string")
     | {"seed": "Int64", "seeds": "string", "keys": "string", "code": "string"}
     | dict.fromkeys(("n", "correct", "skipped"), "Int64")
     | dict.fromkeys(("accuracy", "accuracy_sd", "ci_low", "ci_high", "chance"), "Float64")

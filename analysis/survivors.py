@@ -216,7 +216,7 @@ class Tracer:
     def _weights(self, entering: State, positions: Tensor, stage: Stage) -> tuple[np.ndarray | None, str]:
         if stage.method.returns_values:
             return None, "own"
-        if stage.aggregation not in ("cross_attention", "mean"):
+        if stage.aggregation not in ("cross_attention", "learned", "mean"):
             return None, "none"
         tokens = take(entering.hidden, entering.visual_index)
         # Visual tokens that enter the stage, [1, count], and where among them the survivors are, [1, M].
@@ -224,7 +224,9 @@ class Tracer:
         present = every if entering.positions is None else entering.positions
         chosen = (positions.unsqueeze(2) == present.unsqueeze(1)).to(torch.uint8).argmax(2)
         queries = take(tokens, chosen)
-        if stage.aggregation == "mean":
+        if stage.learned is not None:
+            weights = stage.learned.weights(queries, tokens).mean(1)  # of all heads
+        elif stage.aggregation == "mean":
             weights = mean_weights(queries, tokens)
         else:
             weights = gathered_weights(queries, tokens, stage.temperature)

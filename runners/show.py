@@ -16,7 +16,7 @@ Arguments:
                                        image_folder), ..; data.OPTION sets its options. Default: one of its questions
     method (fps,tome,fastv)            names, or FILE.py:CLASS; method.OPTION sets their options
     kept (8,32)                        [64,16] for two stages
-    agg_layer, temperature, aggregation, position, seed             as for the sweep
+    agg_layer, temperature, aggregation, aggregation.path, position, seed                as for the sweep
     model (tiny), dtype, device        tiny, a folder, or a hub id
     family                             the tested family that a model of another one is like
     conv, prompt, image_aspect         the protocol, as for the sweep
@@ -39,7 +39,19 @@ from tokensel.errors import TokenselError
 
 KEYS = (
     *("image", "video", "frames", "question", "choices", "answer", "data", "question_id", "path", "image_folder"),
-    *("method", "kept", "agg_layer", "temperature", "aggregation", "position", "seed", "model", "family", "dtype"),
+    *(
+        "method",
+        "kept",
+        "agg_layer",
+        "temperature",
+        "aggregation",
+        "aggregation.path",
+        "position",
+        "seed",
+        "model",
+        "family",
+        "dtype",
+    ),
     *("device", "conv", "prompt", "image_aspect", "output"),
 )
 OUTPUT = "outputs/show.png"

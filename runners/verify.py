@@ -30,23 +30,17 @@ the last line where standard output is no terminal, or with json=true.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from runners.terminal.arguments import read_arguments, read_integer, read_value, write_whole
+from runners.configuration.models import read_model
+from runners.terminal.arguments import read_arguments, read_integer, write_whole
 from runners.terminal.command import run_command
 from runners.terminal.output import print_record, take_json
 from runners.terminal.places import check_results
 from runners.terminal.program import importing, start
 from tokensel.errors import TokenselError
 
-if TYPE_CHECKING:
-    from tokensel.evaluation.sweep.groups import ModelSettings
-
-MODELS = Path(__file__).resolve().parent.parent / "conf" / "model"
 FILE = "verify.json"
 KEYS = ("model", "dtype", "device", "kept", "output_dir")
 
@@ -77,27 +71,6 @@ def _run(arguments: Sequence[str]) -> int:
     print(f"Figures: {folder / FILE}")
     print_record(report, wanted)
     return 0 if report["passed"] else 1
-
-
-def read_model(given: Mapping[str, str]) -> "ModelSettings":
-    """The model's settings: those of its file in conf/model, or of a folder or hub id, with the options given.
-
-    Raises TokenselError for an unknown option or a wrong value.
-    """
-    from tokensel.evaluation.sweep.reading import read_settings
-
-    name = given.get("model", "tiny")
-    file = MODELS / f"{name}.yaml"
-    values: dict[str, Any] = {"path": name, "dtype": "auto"}
-    if "/" not in name and file.is_file():
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    options = {key: text for key, text in given.items() if key.startswith("model.")}
-    options |= {f"model.{key}": given[key] for key in ("dtype", "device") if key in given}
-    values |= {key.removeprefix("model."): read_value(text) for key, text in options.items()}
-    if values.get("path") == "???":
-        raise TokenselError("model.path: missing; give model.path=FOLDER")
-    groups = {"method": {"name": "fps"}, "data": {"name": "diagrams"}, "logger": {"name": "none"}}
-    return read_settings({**groups, "model": values}).model
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ from tokensel.evaluation.sweep.settings import SweepSettings
 
 ROOT = "sweep"
 EXPERIMENT = "experiment"
+# Files that null names in groups that have one.
+_NULL = {"aggregation": "own"}
 # Of Hydra's own settings, only this one can be given: more folders to search for configuration files.
 ALLOWED = ("hydra.searchpath",)
 # Hydra's own files for what its launcher prints and logs, which nobody reads here: a quarter of the time to compose.
@@ -170,7 +172,10 @@ def _parsed(lines: Sequence[str], parser: OverridesParser) -> list[Override]:
     found: list[Override] = []
     for line in lines:
         with _naming(line):
-            found += parser.parse_overrides([line])
+            parsed = parser.parse_overrides([line])
+            if (key := parsed[0].key_or_group) in _NULL and parsed[0].value() is None:
+                parsed = parser.parse_overrides([f"{key}={_NULL[key]}"])
+            found += parsed
             if not found[-1].is_sweep_override():
                 OmegaConf.create({"value": found[-1].value()})
                 _check_name(found[-1])

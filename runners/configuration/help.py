@@ -12,7 +12,13 @@ from pydantic import BaseModel
 
 from runners.configuration.errors import group_names
 from tokensel.evaluation.sweep.declaration import declaration
-from tokensel.evaluation.sweep.groups import LoggerSettings, MethodSettings, ModelSettings, WorkersSettings
+from tokensel.evaluation.sweep.groups import (
+    AggregationSettings,
+    LoggerSettings,
+    MethodSettings,
+    ModelSettings,
+    WorkersSettings,
+)
 from tokensel.evaluation.sweep.reading import described
 
 WIDEST = 100
@@ -29,6 +35,7 @@ Flags: --multirun; --cfg job, print the configuration, unchecked; --config-dir D
 JSON = "print the figures as a line of JSON; default: where standard output is no terminal. Values: true or false"
 # Options that every choice of a group has.
 _SHARED: dict[str, type[BaseModel]] = {
+    "aggregation": AggregationSettings,
     "logger": LoggerSettings,
     "method": MethodSettings,
     "model": ModelSettings,

@@ -12,7 +12,7 @@ from tokensel.data import FRAMES, LETTERS, NO_CHOICE, Question, Video, draw_orde
 from tokensel.data.protocol import Protocol
 from tokensel.errors import BadSampleError, TokenselError
 from tokensel.evaluation.grid_point import GridPoint
-from tokensel.evaluation.sweep.plan import options_as_typed
+from tokensel.evaluation.sweep.plan import aggregator_as_typed, options_as_typed
 from tokensel.methods import find_method
 from tokensel.models import LoadedModel, load_model
 
@@ -163,13 +163,18 @@ def _points(given: dict[str, str]) -> list[list[GridPoint]]:
     shared: dict[str, Any] = {
         key: given[key] for key in ("aggregation", "position") if given.get(key, "null") != "null"
     }
+    if shared.get("aggregation") == "learned":
+        embedded = "tiny" if given.get("model", "tiny") == "tiny" else None
+        shared["aggregator"] = given.get("aggregation.path", embedded)
+    elif "aggregation.path" in given:
+        raise TokenselError(f"aggregation.path={given['aggregation.path']}: only aggregation=learned reads it")
     if given.get("agg_layer", "null") != "null":
         shared["agg_layer"] = _integers("agg_layer", given["agg_layer"])
     if "temperature" in given:
         shared["temperature"] = read_value(given["temperature"])
     shared["seed"] = read_integer(given, "seed", default=0)
     try:
-        with options_as_typed(options):
+        with options_as_typed(options), aggregator_as_typed():
             points = [
                 [GridPoint(find_method(name).name, kept, method_options=own[name], **shared) for name in methods]
                 for kept in counts

@@ -23,7 +23,7 @@ from tokensel.evaluation.sweep.settings import SweepSettings
 from tokensel.methods import METHODS
 from tokensel.models import load_model
 
-GROUPS = ("method", "model", "data", "logger", "workers", "experiment")
+GROUPS = ("method", "model", "data", "aggregation", "logger", "workers", "experiment")
 FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 NEEDED = {"model=local": ["model.path=folder"], "data=question_file": ["path=questions.json"]}
 

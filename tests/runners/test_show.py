@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.aggregators import write_aggregator
 from helpers.checkpoints import picture, save_checkpoint, save_question_file
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,9 +105,12 @@ def test_survivors_and_answer_equal_those_of_reduce_tokens(tracer, loaded, quest
     assert found.margin == pytest.approx(float(best[0] - best[1]), abs=1e-4)
 
 
-@pytest.mark.parametrize("aggregation", ["cross_attention", "mean"])
-def test_weights_reproduce_the_values_that_survivors_carry(tracer, aggregation):
-    point = GridPoint("fps", 5, 2, aggregation=aggregation, temperature=0.2)
+@pytest.mark.parametrize("aggregation", ["cross_attention", "learned", "mean"])
+def test_weights_reproduce_the_values_that_survivors_carry(tracer, aggregation, tmp_path):
+    aggregator = None
+    if aggregation == "learned":  # with values as they are, and one head, which the drawing need not average
+        aggregator = write_aggregator(tmp_path / "a.safetensors", 32, heads=1, value_up=0)
+    point = GridPoint("fps", 5, 2, aggregation=aggregation, temperature=0.2, aggregator=aggregator)
     found = tracer.survivors(point)
     assert found.gathers == aggregation
     with torch.inference_mode():
