@@ -11,13 +11,14 @@ COMMANDS = {
     "report": "a sweep's results as one HTML page",
     "table": "methods by benchmarks, as a paper prints them",
     "show": "which visual tokens each method keeps of a picture",
-    "infer": "one method on a question file, as the original research code",
+    "infer": "one method on a question file, as the original code",
     "bench": "speed and memory, compared with the full model",
     "prune": "remove points from a folder of results",
     "doctor": "whether this machine can run sweeps",
     "verify": "proof that reduction is right on a checkpoint of yours",
     "sync": "push a finished sweep's results to W&B",
     "dashboard": "save a W&B workspace for a project of sweeps",
+    "train_aggregator": "train what survivors gather, for a model of yours",
     "train_tiny": "train the embedded tiny LLaVA from scratch",
 }
 
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    lines = [f"    {name:<12}{summary}" for name, summary in COMMANDS.items()]
+    lines = [f"    {name:<18}{summary}" for name, summary in COMMANDS.items()]
     return "\n".join(["Usage: tokensel COMMAND [arguments]", "       tokensel COMMAND --help", "", *lines])
 
 
