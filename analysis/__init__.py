@@ -13,6 +13,7 @@ a sweep wrote, so results can be analysed on a machine that cannot run the sweep
 """
 
 from analysis.columns import pool_titles
+from analysis.equal_cost import at_equal_cost
 from analysis.literature import published
 from analysis.needs import by_need
 from analysis.paired import by_group, compare, flip_counts, flips
@@ -21,6 +22,7 @@ from analysis.ranking import ranking
 from analysis.results import load_results
 
 __all__ = [
+    "at_equal_cost",
     "by_group",
     "by_need",
     "compare",

@@ -29,9 +29,14 @@ class AnswerMatrix:
 
     def over_seeds(self, keys: Sequence[str], references: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns right and right of the reference, each [seeds, questions], over the questions that all answered."""
-        one, other = ([self.keys.index(key) for key in each] for each in (keys, references))
-        shared = self.answered[[*one, *other]].all(0)
-        return self.right[one][:, shared], self.right[other][:, shared]
+        one, other = self.shared([keys, references])
+        return one, other
+
+    def shared(self, groups: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """Returns right, [seeds, questions], of each group of keys, over the questions that all of them answered."""
+        places = [[self.keys.index(key) for key in keys] for keys in groups]
+        shared = self.answered[[place for each in places for place in each]].all(0)
+        return [self.right[each][:, shared] for each in places]
 
     def pair(self, key: str, reference: str) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """Returns (right, right of reference), (said, said by the reference) over the shared questions."""

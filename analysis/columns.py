@@ -17,7 +17,7 @@ AT_EVERY_KEPT = ("fastv", "random", "downsample")
 TIMES = ("select_ms", "vision_ms", "prefill_ms", "decode_ms", "total_ms")
 _IDENTITY = ("model", "model_revision", "dtype", "data", "data_options", "data_digest", "questions", "scoring")
 _QUARTILES = tuple(f"{time}_{quartile}" for time in TIMES for quartile in ("p25", "p50", "p75"))
-_TOKENS = ("tokens_layer_mean", "tokens_left", "selection_counted")
+_TOKENS = ("tokens_layer_mean", "tokens_left", "kept_mean", "kept_sd", "selection_counted")
 _COSTS = ("speedup", "speedup_total", "flops", "flops_ratio", "kv_bytes", *_TOKENS, "peak_memory_bytes")
 # What the columns of figures begin with that only some data sets have.
 _OWN = ("yes_no_", "benchmark_")
@@ -36,7 +36,8 @@ COLUMN_TYPES = (
     | dict.fromkeys(("accuracy", "accuracy_sd", "ci_low", "ci_high", "chance"), "Float64")
     | dict.fromkeys((*_QUARTILES, "speedup", "speedup_total"), "Float64")
     | {"flops": "Int64", "flops_ratio": "Float64", "kv_bytes": "Int64", "tokens_layer_mean": "Float64"}
-    | {"tokens_left": "Int64", "selection_counted": "boolean", "peak_memory_bytes": "Int64", "min_margin": "Float64"}
+    | {"tokens_left": "Int64", "kept_mean": "Float64", "kept_sd": "Float64"}
+    | {"selection_counted": "boolean", "peak_memory_bytes": "Int64", "min_margin": "Float64"}
     | dict.fromkeys(_TIES, "Int64")
     | {"command": "string", "device": "string", "threads": "Int64", "versions": "string", "commit": "string"}
 )

@@ -30,18 +30,27 @@ def shortfall(results: pd.DataFrame) -> str:
 def variants(rows: pd.DataFrame, ignore: Collection[str] = ()) -> pd.Series:
     """Describes each row by the settings in which rows of its method differ, such as "agg_layer 2, seed 0".
 
-    kept never counts as such a setting, nor do the columns in `ignore`. The text is "" where nothing differs.
+    A count or share kept never is such a setting, nor are the columns in `ignore`; kept=auto is, as its points belong
+    to no line over kept. The text is "" where nothing differs.
     """
     columns = [name for name in (*SETTINGS, *option_columns(rows)) if name not in ignore]
     settings = rows[columns].astype(object).where(rows[columns].notna(), "")
     # A stage is written count@layer. The counts belong to kept, so only the layers count as a setting.
     settings["stages"] = settings["stages"].map(lambda text: re.sub(r"\S+@", "@", text))
+    settings["kept"] = auto_text(rows)
+    columns = ["kept", *columns]
     parts = [pd.Series(dtype=object)]
     for _, same in settings.groupby(rows["method"]):
         differing = [name for name in columns if _differs(name, same[name].map(str))]
         words = [_words(dict(zip(differing, row, strict=True))) for row in same[differing].to_numpy()]
         parts.append(pd.Series(words, index=same.index, dtype=object))
     return pd.concat(parts).reindex(rows.index)
+
+
+def auto_text(rows: pd.DataFrame) -> pd.Series:
+    """ "auto" or "auto:0.9" where a row was asked for that, else ""."""
+    asked = rows["kept_share"].fillna("").astype(object)
+    return asked.where(asked.str.startswith("auto"), "")
 
 
 def _differs(name: str, values: pd.Series) -> bool:

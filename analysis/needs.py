@@ -66,7 +66,8 @@ def _split(rows: pd.DataFrame, answers: AnswerMatrix) -> Iterator[tuple[dict, li
         if not controls:
             yield row, _cells(row, [blind], answers)
         for kept, coarse in sorted(controls.items()):
-            if row["method"] in CONTROLS or (not pd.isna(row["kept"]) and row["kept"] == kept):
+            counted = pd.isna(row["kept_share"]) or row["kept_share"].endswith("%")
+            if row["method"] in CONTROLS or (counted and not pd.isna(row["kept"]) and row["kept"] == kept):
                 yield row, [{"at_kept": kept} | cell for cell in _cells(row, [blind, coarse], answers)]
 
 

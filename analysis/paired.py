@@ -196,7 +196,7 @@ def _pairs(rows: pd.DataFrame, references: pd.DataFrame, reference: str) -> Iter
         rows = rows[~rows["method"].isin(CONTROLS)]
     for row in rows[~rows["key"].isin(references["key"])].to_dict("records"):
         fitting = [each for each in candidates if each["method"] in CONTROLS or _same_budget(each, row)]
-        fitting = fitting or [each for each in candidates if _same(each, row, "kept")]
+        fitting = fitting or [each for each in candidates if _same_kept(each, row)]
         # min takes the first of equally good candidates, so the order of the table decides.
         chosen = min(fitting, key=partial(_mismatch, row), default=None)
         named = {name: row[name] for name in ("pool", "key", *naming_columns(rows))}
@@ -220,6 +220,14 @@ def _same_budget(one: dict, other: dict) -> bool:
     if pd.isna(one["budget"]) or pd.isna(other["budget"]):
         return False
     return bool(set(one["budget"].split(", ")) & set(other["budget"].split(", ")))
+
+
+def _same_kept(one: dict, other: dict) -> bool:
+    """Whether both were asked for the same count; or both for the same auto, whose counts need not be the same."""
+    asked = [str(each.get("kept_share")) for each in (one, other)]
+    if any(text.startswith("auto") for text in asked):
+        return asked[0] == asked[1]
+    return _same(one, other, "kept")
 
 
 def _same(one: dict, other: dict, name: str) -> bool:

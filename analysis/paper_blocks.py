@@ -6,10 +6,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.columns import CONTROLS
+from tokensel.auto import read_auto
 from tokensel.errors import TokenselError
 from tokensel.evaluation.sweep.budget import read_budget
 
-# kept as a number, "25%", "average_tokens:64" or "flops:0.4"; None: what is not reduced.
+# kept as a number, "25%", "auto", "average_tokens:64" or "flops:0.4"; None: what is not reduced.
 Block = int | str | None
 
 
@@ -28,6 +29,8 @@ def block_name(block: Block) -> str:
     """The block in words."""
     if not isinstance(block, str):
         return f"{block} visual tokens"
+    if block.startswith("auto"):
+        return f"as many visual tokens as cover the picture ({block})"
     if block.endswith("%"):
         return f"{block} of the visual tokens"
     budget = read_budget(block)
@@ -37,9 +40,12 @@ def block_name(block: Block) -> str:
 
 
 def block_order(block: Block) -> tuple[int, str, float]:
-    """A sort key: what is not reduced, then kept visual tokens, shares and budgets, each from much to little."""
+    """A sort key: what is not reduced, then kept visual tokens, shares and budgets, each from much to little, and auto
+    last."""
     if not isinstance(block, str):
         return (0, "", 0.0) if block is None else (1, "", -float(block))
+    if block.startswith("auto"):
+        return 4, block, 0.0
     if block.endswith("%"):
         return 2, "", -float(block.removesuffix("%"))
     budget = read_budget(block)
@@ -50,6 +56,8 @@ def read_block(text: str) -> Block:
     """Reads a block as `--budget` names it. Raises TokenselError for anything else."""
     if text.isascii() and text.isdigit() and len(text) < 10:
         return int(text)
+    if text.startswith("auto"):
+        return str(read_auto(text))
     try:
         if text.endswith("%") and 0 < float(text.removesuffix("%")) <= 100:
             return f"{float(text.removesuffix('%')):g}%"

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.columns import FIGURES, PROTOCOL, SETTINGS, TIMES, pool_of, tidy, typed
+from tokensel.auto import Auto
 from tokensel.data import data_label
 from tokensel.engine.kept import count_of, read_kept
 from tokensel.errors import TokenselError
@@ -38,7 +39,10 @@ def load_results(source: Source, each_seed: bool = False) -> pd.DataFrame:
                     may be compared; each has its own n
     code            digest of the code that computed the point
     superseded      whether there is a newer point of the same settings, of other code, with as many questions
-    kept            a count. Where a share was asked for, kept_share has it, and kept is that share of a usual picture
+    kept            a count. Where a share was asked for, kept_share has it, and kept is that share of a usual picture;
+                    where auto was, kept_share is "auto" or "auto:0.9", and kept is kept_mean, rounded
+    kept_mean       visual tokens that remained, averaged over the questions, where the picture decides how many;
+                    kept_sd: their standard deviation
     budget          the budgets that kept was solved for, such as "average_tokens:64, flops:0.4"
     seeds           of a row of several points, such as "0, 1, 2"; accuracy_sd: standard deviation of their accuracies
     keys            the keys of the row's points, with blanks between them
@@ -154,19 +158,22 @@ def _record(row: TableRow) -> dict[str, Any]:
     record |= {"superseded": row.superseded, "seeds": row.setting.get("seeds")}
     record |= _identity(settings)
     record |= {name: settings.get(name) for name in ("method", *SETTINGS)}
-    record |= _kept({**settings, "budgets": row.budgets})
+    record |= _kept({**settings, "budgets": row.budgets}, row.metrics)
     record |= {f"method.{name}": value for name, value in (settings.get("method_options") or {}).items()}
     if len(row.points) > 1:
         record["seed"] = None
     return record | _figures(row.metrics) | {"chance": row.chance}
 
 
-def _kept(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """kept as a count, the share if it was one, and the budgets that it was solved for."""
+def _kept(settings: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """kept as a count, the text if it was a share or auto, and the budgets that it was solved for."""
     kept = settings.get("kept")
     budgets = ", ".join(settings.get("budgets") or ()) or None
     if not isinstance(kept, str):
         return {"kept": kept, "kept_share": None, "budget": budgets}
+    if isinstance(read_kept(kept), Auto):
+        mean = metrics.get("kept_mean")
+        return {"kept": None if mean is None else round(mean), "kept_share": kept, "budget": budgets}
     visual_tokens = ((settings.get("provenance") or {}).get("protocol") or {}).get("visual_tokens")
     count = None if visual_tokens is None else count_of(read_kept(kept), visual_tokens)
     return {"kept": count, "kept_share": kept, "budget": budgets}

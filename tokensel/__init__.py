@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tokensel.auto import Auto
     from tokensel.engine.reduce import reduce_tokens
     from tokensel.engine.stages import Stage, make_stages
     from tokensel.errors import BadSampleError, TokenselError
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
+    "Auto",
     "BadSampleError",
     "Context",
     "Method",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 _ORIGINS = {
+    "Auto": "tokensel.auto",
     "BadSampleError": "tokensel.errors",
     "Stage": "tokensel.engine.stages",
     "TokenselError": "tokensel.errors",

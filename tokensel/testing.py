@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokensel.auto import Auto
 from tokensel.errors import TokenselError
 from tokensel.methods import Context
 from tokensel.methods.context import PictureSizes
@@ -52,10 +53,11 @@ def make_context(
     vision_features: Tensor | None = None,
     vision_keys: Tensor | None = None,
     vision: VisionStates | None = None,
+    auto: Auto | None = None,
 ) -> Context:
     """A Context that offers the given tensors; see `Context` for their meaning.
 
-    kept: 0 <= kept <= N. tokens: [B, N, D].
+    kept: 0 <= kept <= N. tokens: [B, N, D]. auto: for `Method.adapt`, with a coverage; then kept is the most.
     weights: [B, N], how many tokens each stands for; default: None, as at the first stage.
     row_keys: LongTensor[B]; default 0 .. B - 1.
     text: [B, S, D]. text_mask: BoolTensor[B, S]; default: all of text is the instruction. before_picture: BoolTensor
@@ -114,6 +116,7 @@ def make_context(
         stage=stage,
         stages=stages,
         weights=weights,
+        auto=auto,
     )
 
 

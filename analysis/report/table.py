@@ -163,7 +163,9 @@ def _method(value: Any, row: TableRow) -> object:
 
 
 def _kept(value: Any, row: TableRow) -> str:
-    share = row.point.get("kept_share")
+    share, mean = row.point.get("kept_share"), row.point.get("kept_mean")
+    if share is not None and share.startswith("auto") and mean is not None:
+        return f"{share} ({mean:.1f} \u00b1 {row.point.get('kept_sd') or 0:.1f})"
     return str(value) if share is None else f"{value} ({share})"
 
 

@@ -1,6 +1,6 @@
 """Prints the final table of a sweep."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -82,7 +82,7 @@ def _about_times(results: Sequence[TableRow], hidden: Collection[str]) -> list[s
 
 def _about_tokens(hidden: Collection[str]) -> list[str]:
     notes = {
-        "left": "left: visual tokens after the last stage.",
+        "left": "left: visual tokens after the last stage; mean and standard deviation where pictures differ in it.",
         "tokens/layer": "tokens/layer: visual tokens, averaged over the decoder's layers.",
     }
     return [note for name, note in notes.items() if name not in hidden]
@@ -113,7 +113,7 @@ def _columns(results: Sequence[TableRow]) -> list[Column]:
     fastv = [against_fastv(row, results) for row in results]
     # Where points answered different numbers of questions, n must be seen.
     same_n = len({row.metrics.get("n") for row in results if not row.error}) <= 1
-    left = [_text(each.get("tokens_left")) for each in figures]
+    left = list(map(_left, figures))
     # What remains is what was asked for, of every method that takes a kept.
     told_by_kept = all(_text(row.setting["kept"]) in (_DASH, text) for row, text in zip(results, left, strict=True))
     agreeing = [agreement_with_full(row, results) for row in results]
@@ -145,6 +145,12 @@ def _columns(results: Sequence[TableRow]) -> list[Column]:
         Column("FLOPs ratio", "FLOPs\nratio", flops, 85),
         Column("KV", "KV", [_bytes(each.get("kv_bytes")) for each in figures], 20),
     ]
+
+
+def _left(metrics: Mapping[str, Any]) -> str:
+    """The visual tokens that remain, with their spread over the questions where the picture decides how many."""
+    mean, spread = metrics.get("kept_mean"), metrics.get("kept_sd")
+    return _text(metrics.get("tokens_left")) if mean is None or spread is None else f"{mean:.1f} \u00b1{spread:.1f}"
 
 
 def _is_empty(column: Column) -> bool:

@@ -40,7 +40,8 @@ class Point(Protocol):
 def figures(point: Point) -> dict[str, Any]:
     """The numbers of metrics.json, nested ones as name_part like the columns of results.parquet.
 
-    For method full, `kept` is the number of visual tokens, so that it can be plotted beside the other points.
+    For method full, `kept` is the number of visual tokens, so that it can be plotted beside the other points; for a
+    share and for auto, what was left on average.
     """
     metrics = point.metrics or {}
     numbers: dict[str, Any] = {}
@@ -50,6 +51,7 @@ def figures(point: Point) -> dict[str, Any]:
         parts = {f"{key}_{part}": figure for part, figure in value.items()} if isinstance(value, dict) else {key: value}
         numbers |= {name: figure for name, figure in parts.items() if isinstance(figure, int | float)}
     kept = point.settings["kept"]
+    kept = numbers.get("kept_mean", metrics.get("tokens_left")) if isinstance(kept, str) else kept
     return numbers | {"kept": _visual_tokens(point) if kept is None else kept}
 
 

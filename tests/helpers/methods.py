@@ -27,6 +27,6 @@ def left_of(stages: list[Stage], count: int) -> int:
     for stage in stages:
         kept = stage.kept_of(count)
         if kept < left:
-            remaining = stage.method.remaining(kept, left, stage.layer, stage.index)
+            remaining = stage.remaining(kept, left)
             left = kept if remaining is None else remaining
     return left

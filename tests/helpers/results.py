@@ -13,18 +13,20 @@ PROTOCOL = {"prompt": "llava", "conv": "model", "image_aspect": "pad", "reading"
 def make_point(
     sweep: Path,
     method: str,
-    kept: int | None,
+    kept: int | str | None,
     correct: dict[str, bool] | None,
     *,
     predicted: dict[str, bool] | None = None,
     error: str = "",
+    figures: dict | None = None,
     **settings,
 ) -> str:
     """Writes one point's folder and returns its key.
 
     correct: by question id, what its figures are made of; None: it has none. predicted: what predictions.jsonl holds,
-    if not the same.
+    if not the same. figures: in metrics.json, beside or in place of those made up here.
     """
+    count = kept if isinstance(kept, int) else None
     whole = {
         "model": {"revision": "abc", "dtype": "float32", "path": "tiny"},
         "data": {"name": "diagrams", "options": {"split": "test"}, "digest": "d1"},
@@ -50,11 +52,11 @@ def make_point(
         if correct is not None:
             figured = [row for row in rows if row["id"] in correct]
             digest = hashlib.sha256("\n".join(sorted(correct)).encode()).hexdigest()[:16]
-            costs = {"prefill_ms": {"p25": 9.0, "p50": 10.0 + (kept or 600) / 100, "p75": 20.0}, "speedup": 2.0}
-            costs |= {"flops": 10**9, "flops_ratio": 0.2 + (kept or 576) / 720, "kv_bytes": 2**20}
+            costs = {"prefill_ms": {"p25": 9.0, "p50": 10.0 + (count or 600) / 100, "p75": 20.0}, "speedup": 2.0}
+            costs |= {"flops": 10**9, "flops_ratio": 0.2 + (count or 576) / 720, "kv_bytes": 2**20}
             told = {"versions": {"torch": "2"}, "device": "cpu", "threads": 1, "command": "python -m runners.sweep"}
-            figures = summarize(figured) | costs | {"questions": digest, "provenance": told}
-            store.write_metrics({"key": key, **whole, **figures})
+            found = summarize(figured) | costs | {"questions": digest, "provenance": told} | (figures or {})
+            store.write_metrics({"key": key, **whole, **found})
         if error:
             (sweep / key / "error.json").write_text(json.dumps({"error": error}))
     return key

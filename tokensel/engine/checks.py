@@ -59,7 +59,9 @@ def _check_form(selection: Selection, context: Context, method: Method) -> None:
     indices, counts, batch = selection.indices, selection.counts, len(context.row_keys)
     if not isinstance(indices, Tensor) or indices.dtype != torch.long:
         raise _error(method, f"indices must be a LongTensor [B, kept], not {_described(indices)}")
-    shape, wanted = list(indices.shape), method.remaining(context.kept, context.count, context.layer, context.stage)
+    shape, wanted = list(indices.shape), None
+    if context.auto is None:
+        wanted = method.remaining(context.kept, context.count, context.layer, context.stage)
     if counts is not None and wanted is not None:
         raise _error(method, "counts: give them where remaining() returns None, which says that rows may differ")
     if wanted is not None and shape != [batch, wanted]:

@@ -48,8 +48,9 @@ def reduce_tokens(
 
     model: a LLaVA-like model, or any Llama-like decoder (LlamaModel, LlamaForCausalLM). method: a registered name,
     "FILE.py:CLASS", or a subclass of Method; method_options are its fields. Or a Method, whose fields are set.
-    kept: how many visual tokens remain: a count, or a share ("25%" or 0.25) of those that the pictures have; kept >= N
-    changes nothing, bit for bit, and method "full" needs none. agg_layer: the decoder layer before which it happens, 0
+    kept: how many visual tokens remain: a count; a share ("25%" or 0.25) of those that the pictures have; or as many as
+    cover the picture ("auto", or `Auto`), in which rows may differ; kept >= N changes nothing, bit for bit, and method
+    "full" needs none. agg_layer: the decoder layer before which it happens, 0
     (before the first) to the number of layers (never); None = the method's own, 2 for those that use hidden states.
     Sequences of both make several stages, one kept for several layers is what remains after the last.
     aggregation: what survivors carry: "cross_attention" (temperature is its softmax's), "mean" (of their nearest

@@ -36,7 +36,7 @@ def reduce_state(state: State, stage: Stage, parts: ModelParts, multiple: int = 
         stage = replace(stage, position="source")
     count, original = state.visual_index.shape[1], sum(picture.original for picture in state.pictures)
     kept = stage.kept_of(original)
-    if _stays(stage, kept, count, original):
+    if stage.stays(count, original):
         if kept > count > 0 and count == original:
             warnings.warn(f"kept={kept}: the image has {count} visual tokens; nothing is removed", stacklevel=2)
         return state
@@ -62,11 +62,6 @@ def reduce_state(state: State, stage: Stage, parts: ModelParts, multiple: int = 
         indices=_entries(state.visual_index if state.indices is None else state.indices, survivors.indices),
         reductions={**state.reductions, state.layer: reduction},
     )
-
-
-def _stays(stage: Stage, kept: int, count: int, original: int) -> bool:
-    """Whether `count` visual tokens, of `original` before any reduction, stay where `kept` remain."""
-    return count == 0 or kept >= (original if stage.method.decides_count() else count)
 
 
 def _entries(values: Tensor, indices: Tensor) -> Tensor:
@@ -103,20 +98,24 @@ def _choose_alike(state: State, stage: Stage, parts: ModelParts, kept: int) -> S
     """The survivors of rows whose pictures have equally many visual tokens."""
     counts = [picture.count for picture in state.pictures]
     original = sum(picture.original for picture in state.pictures)
-    if _stays(stage, kept, sum(counts), original):  # these rows have few already; others have more
+    if stage.stays(sum(counts), original):  # these rows have few already; others have more
         stay = everything(len(state.hidden), counts, state.hidden.device)
         return replace(stay, weights=state.weights) if stage.weighs else stay
     # A choice must not hang on autocast's rounding; nor do methods' own products fit its dtypes.
     with torch.autocast(state.hidden.device.type, enabled=False):
         sources = [StateSource(state, picture, stage.method, parts) for picture in range(len(counts))]
+        kept = min(kept, sum(counts)) if stage.auto else kept
+        least = share(stage.auto.min, counts) if stage.auto else [0] * len(counts)
         chosen = [
-            _reduce_picture(stage, source, each) for source, each in zip(sources, share(kept, counts), strict=True)
+            _reduce_picture(stage, source, *each)
+            for source, *each in zip(sources, share(kept, counts), least, strict=True)
         ]
     return beside(chosen, counts)
 
 
-def _reduce_picture(stage: Stage, source: StateSource, kept: int) -> Survivors:
-    """What remains of one picture; indices are among its own visual tokens."""
+def _reduce_picture(stage: Stage, source: StateSource, kept: int, least: int) -> Survivors:
+    """What remains of one picture; indices are among its own visual tokens. least: how many, where the picture
+    decides."""
     state = source.state
     batch, alone = len(state.hidden), len(state.pictures) == 1
     context = Context(
@@ -129,10 +128,14 @@ def _reduce_picture(stage: Stage, source: StateSource, kept: int) -> Survivors:
         stages=stage.of,
         orders=state.orders.setdefault((source.picture, len(state.pictures)), {}),
         weights=source.weights,
+        auto=stage.auto and replace(stage.auto, min=max(1, min(least, kept)), max=None),
     )
-    if alone or 0 < kept < context.count or (context.count and stage.method.decides_count()):
+    decides = stage.method.decides_count() or (kept and stage.auto)
+    if alone or 0 < kept < context.count or (context.count and decides):
         with torch.no_grad():
             selection = stage.select(context)
+        if stage.auto:  # what follows costs more than waiting for the device
+            selection = _narrowed(selection)
     else:  # of several pictures, one that keeps all or nothing
         selection = Selection(torch.arange(kept, device=state.hidden.device).expand(batch, -1))
     carried = with_features(context.tokens, source.deepstack)
@@ -140,6 +143,12 @@ def _reduce_picture(stage: Stage, source: StateSource, kept: int) -> Survivors:
     if survivors.values is None and not alone:  # what is written to one picture's places is written to all
         survivors = replace(survivors, values=take(carried, survivors.indices.clamp_min(0)))
     return survivors
+
+
+def _narrowed(selection: Selection) -> Selection:
+    """The selection without entries that are padding in every row."""
+    assert selection.counts is not None
+    return replace(selection, indices=selection.indices[:, : int(selection.counts.amax())])
 
 
 def _survivors(stage: Stage, context: Context, selection: Selection, carried: Tensor) -> Survivors:

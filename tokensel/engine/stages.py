@@ -2,9 +2,10 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tokensel.auto import Auto
 from tokensel.choices import (
     AGGREGATIONS,
     LARGEST_TEMPERATURE,
@@ -19,7 +20,7 @@ from tokensel.engine.kept import Kept, count_of, kept_text, read_kept
 from tokensel.engine.precision import in_precision
 from tokensel.engine.ties import TieWatch
 from tokensel.errors import TokenselError
-from tokensel.methods import Context, Method, NoImage, Selection, make_method
+from tokensel.methods import METHODS, Context, Method, NoImage, Selection, make_method
 from tokensel.training.aggregator import LearnedAggregator, load_aggregator
 
 # Default layers are those of the papers' decoders, which have this many; shallower decoders scale them down.
@@ -30,14 +31,14 @@ USUAL_DEPTH = 32
 class Stage:
     """One reduction step.
 
-    layer: it acts on the hidden states that enter this decoder layer (0-based). kept: visual tokens that remain, at
-    most: a count, or a share as "25%" or 0.25 (stored as 0.25) of those that the pictures had before any reduction;
-    None only for methods that leave no choice. aggregation, layout, position: see `reduce_tokens`; None takes the
-    method's default. index, of: which of how many stages this is; scheduled: kept is what remains after the last of
-    them, and the method says how many after this one. precision: in which the method computes, see
-    `tokensel.engine.precision`. scope: of a video, all frames together ("video") or each by itself ("frame"). watch:
-    finds choices that hang on a tie. asks_twice: every choice is made twice, and must be the same. aggregator: of
-    aggregation="learned", a file or a module; stored as a module.
+    layer: it acts on the hidden states that enter this decoder layer (0-based). kept: visual tokens that remain: a
+    count; a share as "25%" or 0.25 (stored as 0.25) of those that the pictures had before any reduction; or "auto"
+    (stored as Auto), as many as cover the picture; None only for methods that leave no choice. aggregation, layout,
+    position: see `reduce_tokens`; None takes the method's default. index, of: which of how many stages this is;
+    scheduled: kept is what remains after the last of them, and the method says how many after this one. precision: in
+    which the method computes, see `tokensel.engine.precision`. scope: of a video, all frames together ("video") or each
+    by itself ("frame"). watch: finds choices that hang on a tie. asks_twice: every choice is made twice, and must be
+    the same. aggregator: of aggregation="learned", a file or a module; stored as a module.
 
     Raises TokenselError for a value out of its range.
     """
@@ -85,9 +86,24 @@ class Stage:
         if not method.takes_kept() and method.passes_through:
             return
         kept = read_kept(self.kept, method.min_kept, f" for method {method.name!r}")
+        if isinstance(kept, Auto):
+            kept = self._without_defaults(kept)
         object.__setattr__(self, "kept", kept)
         if method.fixed_kept is not None and kept != method.fixed_kept:
             raise TokenselError(f"kept={kept_text(kept)}: method {method.name!r} allows only {method.fixed_kept}")
+
+    def _without_defaults(self, auto: Auto) -> Auto:
+        """Auto in its one form: without a coverage that is the method's own.
+
+        Raises TokenselError unless the method adapts.
+        """
+        method = self.method
+        if not method.adapts():
+            others = ", ".join(sorted(name for name, kind in METHODS.items() if kind.adapts()))
+            raise TokenselError(f"kept={auto}: method {method.name!r} has no order of choice; use one of {others}")
+        if auto.min < method.min_kept:
+            raise TokenselError(f"kept={auto}: min must be at least {method.min_kept} for method {method.name!r}")
+        return replace(auto, coverage=None) if auto.coverage == method.default_coverage else auto
 
     def _check_combination(self) -> None:
         method = self.method
@@ -117,8 +133,28 @@ class Stage:
         """Whether it can remove anything in a decoder of that depth."""
         return self.layer < num_layers and not self.method.passes_through
 
+    @property
+    def auto(self) -> Auto | None:
+        """How the picture decides how many remain, with the coverage that is asked for; None: kept is a number."""
+        if not isinstance(self.kept, Auto):
+            return None
+        return (
+            self.kept if self.kept.coverage is not None else replace(self.kept, coverage=self.method.default_coverage)
+        )
+
+    def remaining(self, kept: int, count: int) -> int | None:
+        """`Method.remaining` of this stage; None where the picture decides."""
+        return None if self.auto else self.method.remaining(kept, count, self.layer, self.index)
+
+    def stays(self, count: int, original: int) -> bool:
+        """Whether `count` visual tokens, of `original` before any reduction, stay as they are."""
+        if self.auto is not None:
+            return count <= self.auto.min
+        return count == 0 or self.kept_of(original) >= (original if self.method.decides_count() else count)
+
     def kept_of(self, count: int) -> int:
-        """How many of a prompt's `count` visual tokens, as they were before any reduction, remain after this stage.
+        """How many of a prompt's `count` visual tokens, as they were before any reduction, remain after this stage; at
+        most, where the picture decides.
 
         Where the method's options decide that, a number that changes nothing.
         """
@@ -126,7 +162,7 @@ class Stage:
             return max(0, count - 1)
         assert self.kept is not None
         kept = count_of(self.kept, count, max(1, self.method.min_kept))
-        if not self.scheduled or kept >= count:
+        if not self.scheduled or kept >= count or self.auto:
             return kept
         return self.method.schedule(kept, count, self.of)[self.index]
 
@@ -147,12 +183,13 @@ class Stage:
 
     def choose(self, context: Context) -> Selection:
         """The method's choice, in the stage's precision."""
+        select = self.method.adapt if context.auto else self.method.select
         if self.precision == "float32":
-            return self.method.select(context)
+            return select(context)
         context = context.through(lambda source: source, self.precision)  # orders of choice differ
         tokens = context.tokens  # outside: the model computes them as ever
         with in_precision(tokens.dtype):
-            return self.method.select(context)
+            return select(context)
 
     def _default(self, name: str, value: str) -> None:
         if getattr(self, name) is None:
@@ -187,7 +224,7 @@ def make_stages(
 ) -> list[Stage]:
     """The stages that one setting means; kept and agg_layer may be sequences of the same length.
 
-    kept: counts, or shares ("25%" or 0.25) of the visual tokens before any reduction.
+    kept: counts, shares ("25%" or 0.25) of the visual tokens before any reduction, or "auto" for every stage.
     num_layers: the decoder's, to check agg_layer against; agg_layer == num_layers reduces nothing. agg_layer None:
     the method's own layers, for a decoder of that depth. One kept for several layers: what remains after the last.
     aggregator: see `Stage`. width: the decoder's hidden size, to check it against.
@@ -235,10 +272,16 @@ def make_stages(
 def _check_order(stages: list[Stage], num_layers: int | None) -> None:
     """Layers must rise and kept must not; a count and a share can be compared only where a picture is known."""
     layers, counts = [stage.layer for stage in stages], [stage.kept for stage in stages]
+    if len({isinstance(kept, Auto) for kept in counts}) > 1:
+        listed = ", ".join(kept_text(kept or 0) for kept in counts)
+        raise TokenselError(f"kept=[{listed}]: either every stage has auto or none")
     for earlier, later in itertools.pairwise(stages):
         if later.layer <= earlier.layer:
             raise TokenselError(f"agg_layer={layers}: layers of several stages must rise")
-        if type(earlier.kept) is type(later.kept) and (later.kept or 0) > (earlier.kept or 0):
+        before, after = earlier.kept or 0, later.kept or 0
+        if isinstance(before, Auto) or isinstance(after, Auto):
+            continue
+        if type(before) is type(after) and after > before:
             listed = ", ".join("None" if count is None else kept_text(count) for count in counts)
             raise TokenselError(f"kept=[{listed}]: must not grow from stage to stage")
     if num_layers is not None and layers[-1] > num_layers:

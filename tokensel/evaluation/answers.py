@@ -105,10 +105,7 @@ def add_choice(
 
 def varies(stages: Sequence[Stage]) -> bool:
     """Whether the number of visual tokens that remain depends on the picture."""
-    return any(
-        not stage.method.passes_through and stage.method.remaining(1, 2, stage.layer, stage.index) is None
-        for stage in stages
-    )
+    return any(not stage.method.passes_through and stage.remaining(1, 2) is None for stage in stages)
 
 
 def _add_kept(

@@ -50,10 +50,10 @@ def downsampled(loaded: LoadedModel, image: Image.Image, kept: Kept) -> Image.Im
     patch = family.patch_side(loaded.model.config)
     if family.fixed_size:
         patches = same_pictures(loaded, kept)
-        if patches is None:
+        if not isinstance(patches, int):  # None, as same_pictures makes counts of shares
             return image
         # A square of patches, to which processors fit the shorter side.
-        small = _scaled(image, math.isqrt(int(patches)) * patch / min(width, height))
+        small = _scaled(image, math.isqrt(patches) * patch / min(width, height))
         return small if small is image else small.resize((width, height), Image.Resampling.BICUBIC)
     count, grid = loaded.picture_shape(image)
     most = count_of(kept, count)

@@ -99,6 +99,8 @@ class StoredFields(_Fields):
     kv_bytes: _Whole | None = None
     tokens_layer_mean: _Number | None = None
     tokens_left: _Whole | None = None
+    kept_mean: _Number | None = None
+    kept_sd: _Number | None = None
     selection_counted: bool | None = None
     yes_no: dict[str, Any] | None = None
     benchmark: dict[str, Any] | None = None

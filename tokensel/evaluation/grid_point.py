@@ -21,8 +21,9 @@ _AGGREGATOR = "aggregator"
 class GridPoint:
     """One setting of everything that a sweep varies. The arguments mean the same as those of `reduce_tokens`.
 
-    kept            visual tokens that remain, a count or a share ("25%" or 0.25, stored as 0.25); a tuple has one entry
-                    per stage; None only for methods that leave no choice (full, no_image)
+    kept            visual tokens that remain: a count, a share ("25%" or 0.25, stored as 0.25), or as many as cover the
+                    picture ("auto", "auto:0.9:4-64" or Auto(0.9, 4, 64), stored as Auto); a tuple has one entry per
+                    stage; None only for methods that leave no choice (full, no_image)
     agg_layer       the layer, or a tuple of them; None: the method's own
     seed            for methods that choose at random
     method_options  values of the method's fields
@@ -104,8 +105,8 @@ class GridPoint:
         """Everything that determines the point's predictions, and nothing else. config: the model's, where it is known.
 
         Points that always predict the same have equal settings: a temperature that no aggregation uses, or a seed that
-        the method does not use, is None. kept is a count, or a share as text: "25%". aggregator, a digest of what was
-        trained, is there only with aggregation="learned".
+        the method does not use, is None. kept is a count, or text: "25%", "auto" or "auto:0.9". aggregator, a digest of
+        what was trained, is there only with aggregation="learned".
         """
         method, stages = self.make_method(), self.stages()
         options = {name: value for name, value in asdict(method).items() if name != "seed"}
@@ -143,5 +144,5 @@ class GridPoint:
 
 
 def _kept_setting(kept: Kept | None) -> int | str | None:
-    """A count as it is, a share as text."""
-    return kept_text(kept) if isinstance(kept, float) else kept
+    """A count as it is, anything else as text."""
+    return kept if kept is None or isinstance(kept, int) else kept_text(kept)

@@ -29,7 +29,7 @@ def summarize(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     min_margin       the smallest distance between the best and the second-best logit
     near_ties        answers with a margin below NEAR_TIE: another processor's rounding may change them
     kept_mean        visual tokens that remain behind the last stage, averaged over the questions; None unless the
-                     picture decides how many
+                     picture decides how many. kept_sd: their standard deviation
     n_tied_choice    answers for which the choice of visual tokens changed with tiny noise, see `tokensel.engine.ties`
     n_ties           answers that hang on a tie of either kind
 
@@ -39,6 +39,7 @@ def summarize(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     count: Counter[str] = Counter()
     smallest: float | None = None
     total = squares = 0.0
+    left: Counter[int] = Counter()
     turns: dict[int, list[float]] = {}
     for record in records:
         if record.get("skipped"):
@@ -61,8 +62,7 @@ def summarize(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             count["tied_choices"] += tied
         count["ties"] += hangs_on_a_tie(record)
         if kept := record.get("kept"):
-            count["counted"] += 1
-            count["kept"] += list(kept.values())[-1]
+            left[list(kept.values())[-1]] += 1
     n, whole = count["n"], total == count["correct"]
     correct = count["correct"] if whole else None
     figures: dict[str, Any] = {"n": n, "correct": correct, "skipped": count["skipped"], "min_margin": smallest}
@@ -73,8 +73,16 @@ def summarize(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     figures["near_ties"] = count["near_ties"] if count["margins"] else None
     figures["n_tied_choice"] = count["tied_choices"] if count["checked"] else None
     figures["n_ties"] = count["ties"] if count["margins"] or count["checked"] else None
-    figures["kept_mean"] = count["kept"] / count["counted"] if count["counted"] else None
+    mean = sum(number * times for number, times in left.items()) / left.total() if left else None
+    figures |= {"kept_mean": mean, "kept_sd": _spread(left, mean)}
     if not n:
         return figures | {"accuracy": None, "ci_low": None, "ci_high": None}
     low, high = wilson_interval(count["correct"], n) if whole else share_interval(total / n, squares / n, n)
     return figures | {"accuracy": total / n, "ci_low": low, "ci_high": high}
+
+
+def _spread(counts: Mapping[int, int], mean: float | None) -> float | None:
+    """The standard deviation of numbers that came so many times each."""
+    if mean is None:
+        return None
+    return (sum(times * (number - mean) ** 2 for number, times in counts.items()) / sum(counts.values())) ** 0.5

@@ -20,8 +20,19 @@ from tokensel.functional.bounded_density import (
 )
 from tokensel.functional.cells import cell_centers, grid_cells
 from tokensel.functional.centers import tome_centers
-from tokensel.functional.clustering import dpc_knn, dpp_greedy, dpp_rows, least_similar
+from tokensel.functional.clustering import dpc_knn, dpp_explained, dpp_greedy, dpp_rows, least_similar
 from tokensel.functional.coverage import greedy_coverage
+from tokensel.functional.covering import (
+    affinity_coverage,
+    ascending,
+    covering_counts,
+    covers,
+    farthest_coverage,
+    keep_best_each,
+    mass_coverage,
+    mean_coverage,
+    score_masses,
+)
 from tokensel.functional.duplicates import remove_duplicates
 from tokensel.functional.flow import drop_count, token_importance
 from tokensel.functional.indexing import first_of_best, keep_best, rank, take
@@ -51,8 +62,10 @@ from tokensel.functional.tiles import tile_order
 from tokensel.functional.windows import best_in_windows, grid_windows, local_global_scan
 
 __all__ = [
+    "affinity_coverage",
     "anchor_quotas",
     "anchor_weights",
+    "ascending",
     "attended_and_anchors",
     "band_quotas",
     "band_scores",
@@ -68,14 +81,18 @@ __all__ = [
     "counted_attention",
     "counted_learned_attention",
     "counted_mean",
+    "covering_counts",
+    "covers",
     "cross_attention",
     "degrees",
     "density_order",
     "distant_points",
     "dpc_knn",
+    "dpp_explained",
     "dpp_greedy",
     "dpp_rows",
     "drop_count",
+    "farthest_coverage",
     "farthest_point_sampling",
     "first_of_best",
     "frame_density_order",
@@ -86,6 +103,7 @@ __all__ = [
     "insert_last",
     "inverse_norms",
     "keep_best",
+    "keep_best_each",
     "keep_in_bands",
     "keep_in_groups",
     "keep_unexplained",
@@ -94,7 +112,9 @@ __all__ = [
     "learned_cross_attention",
     "least_similar",
     "local_global_scan",
+    "mass_coverage",
     "mean_cosine",
+    "mean_coverage",
     "merge_nearest",
     "merge_outliers",
     "merge_over_time",
@@ -110,6 +130,7 @@ __all__ = [
     "remove_duplicates",
     "row_scores",
     "scaled_scores",
+    "score_masses",
     "set_order",
     "shared_affinity",
     "soft_merge",

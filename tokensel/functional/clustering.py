@@ -113,6 +113,15 @@ def dpp_greedy(tokens: Tensor, quality: Tensor, kept: int) -> Tensor:
 
     Raises TokenselError for kept < 1. Source: Chen, Zhang, Zhou 2018, algorithm 1; CDPruner (arXiv 2506.10967).
     """
+    return dpp_explained(tokens, quality, kept)[0]
+
+
+@torch.no_grad()
+def dpp_explained(tokens: Tensor, quality: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+    """`dpp_greedy`, and the share of L's trace that is explained after each choice: float32 [B, min(kept, N)].
+
+    That is 1 - the sum of all tokens' residuals over their initial sum.
+    """
     check_kept(kept)
     batch, count, size = tokens.shape
     kept = min(kept, count)
@@ -127,6 +136,7 @@ def dpp_greedy(tokens: Tensor, quality: Tensor, kept: int) -> Tensor:
     chosen = torch.zeros_like(residual, dtype=torch.bool)
     factor = tokens.new_zeros(batch, steps, count)
     order: list[Tensor] = []
+    unexplained: list[Tensor] = []
     for step in range(steps):
         left = residual.masked_fill(chosen, -torch.inf)
         # Residuals span orders of magnitude, so ties are relative.
@@ -145,8 +155,12 @@ def dpp_greedy(tokens: Tensor, quality: Tensor, kept: int) -> Tensor:
         factor[:, step] = column
         residual = residual - column.square()
         residual.masked_fill_(residual < EXHAUSTED * diagonal, 0)
+        unexplained.append(residual.sum(1, keepdim=True))
     others = chosen.view(torch.uint8).sort(dim=1, stable=True).indices[:, : kept - steps]
-    return torch.cat([*order, others], 1)
+    total = diagonal.sum(1, keepdim=True)
+    explained = 1 - torch.where(total > 0, torch.cat(unexplained, 1) / total, 0)
+    explained = torch.nn.functional.pad(explained, (0, kept - steps), value=1.0)
+    return torch.cat([*order, others], 1), explained.float()
 
 
 def dpp_rows(kept: int, count: int, size: int) -> int:

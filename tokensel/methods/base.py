@@ -1,15 +1,29 @@
 """The base classes of all methods."""
 
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional import keep_best
+from tokensel.functional import (
+    ascending,
+    covering_counts,
+    covers,
+    farthest_coverage,
+    keep_best,
+    keep_best_each,
+    mass_coverage,
+    score_masses,
+)
 from tokensel.methods.context import Context, Selection
 from tokensel.methods.sizes import Sizes
+
+# Under kept=auto, so many tokens are chosen first. Where they do not cover the picture, so many times as many are.
+FIRST_CHOICES, MORE_CHOICES = 32, 4
 
 
 class _NameOfClass:
@@ -33,6 +47,7 @@ class Method:
 
     name: the registered name; the class's in snake_case unless it is set.
     default_aggregation, default_position: the stage's aggregation and position unless the user sets them.
+    default_coverage: of kept="auto", unless the user sets one; None: the method has no order of choice, and cannot.
     default_layers: agg_layer unless the user sets it, for a decoder of 32 or more layers; one stage per layer.
     only_layer: the only agg_layer that the method supports; None: any.
     min_kept: the smallest kept that the method supports.
@@ -50,6 +65,7 @@ class Method:
     name: ClassVar[str] = _NameOfClass()  # type: ignore[assignment]
     default_aggregation: ClassVar[str] = "none"
     default_position: ClassVar[str] = "source"
+    default_coverage: ClassVar[float | None] = None
     default_layers: ClassVar[tuple[int, ...]] = (2,)
     only_layer: ClassVar[int | None] = None
     min_kept: ClassVar[int] = 0
@@ -66,12 +82,27 @@ class Method:
         """Chooses context.kept of the context.count visual tokens. Called only if kept < count."""
         raise NotImplementedError
 
+    def adapt(self, context: Context) -> Selection:
+        """As many visual tokens as context.auto asks for, from its min to context.kept; rows of a batch may differ."""
+        raise NotImplementedError
+
     def flops(self, sizes: Sizes) -> int:
         """Floating-point operations of `select`; only matrix products count.
 
         A method that does not define it counts as free, and cost reports say so.
         """
         return 0
+
+    def adapt_flops(self, sizes: Sizes, least: int, left: int) -> int:
+        """Floating-point operations of `adapt` where `left` tokens remain, of at least `least` and at most
+        sizes.kept."""
+        return self.flops(sizes)
+
+    @classmethod
+    def adapts(cls) -> bool:
+        """Whether kept="auto" is possible. Not for a subclass that defines `select` alone, whose order is unknown."""
+        defined = next(vars(kind).keys() & {"select", "adapt"} for kind in cls.__mro__ if "select" in vars(kind))
+        return cls.default_coverage is not None and "adapt" in defined
 
     def schedule(self, kept: int, count: int, stages: int) -> tuple[int, ...]:
         """The number of visual tokens, of `count`, that remain after each stage if the user gives only the last one."""
@@ -124,18 +155,34 @@ class ScoringMethod(Method):
     """Base of methods that rank: a subclass defines `score` instead of `select`.
 
     The `kept` visual tokens with the largest scores remain, in the order of the picture; ties go to the lowest index.
+    Under kept="auto", coverage is the share of the sum of all `masses` that the remaining tokens hold.
     """
+
+    default_coverage: ClassVar[float | None] = 0.6
 
     def score(self, context: Context) -> Tensor:
         """A score for every visual token, larger = kept first: [B, N] of a real dtype."""
         raise NotImplementedError
 
+    def masses(self, context: Context, scores: Tensor) -> Tensor:
+        """How much each token's score counts, at least 0: [B, N]. Scores themselves; in rows with a negative one, what
+        they exceed the lowest by."""
+        return score_masses(scores)
+
     def select(self, context: Context) -> Selection:
+        return Selection(keep_best(self._checked_scores(context), context.kept))
+
+    def adapt(self, context: Context) -> Selection:
+        scores = self._checked_scores(context)
+        counts = _counts(context, mass_coverage(self.masses(context, scores), scores))
+        return Selection(keep_best_each(scores, counts, context.kept), counts=counts)
+
+    def _checked_scores(self, context: Context) -> Tensor:
         scores = self.score(context)
         expected = (len(context.row_keys), context.count)
         if scores.shape != expected:
             raise TokenselError(f"method {self.name!r}: score must return {list(expected)}, not {list(scores.shape)}")
-        return Selection(keep_best(scores, context.kept))
+        return scores
 
 
 @dataclass
@@ -143,17 +190,75 @@ class OrderingMethod(Method):
     """Base of methods that choose one token after another: a subclass defines `order` instead of `select`.
 
     Grid points that differ in `kept` alone share one order, as the choice for a smaller kept begins that for a larger
-    one.
+    one. Under kept="auto", coverage is 1 - the largest distance (1 - cosine) of any token to its nearest chosen one.
     """
+
+    default_coverage: ClassVar[float | None] = 0.6
 
     def order(self, context: Context) -> Tensor:
         """context.kept visual tokens in the order of choice: LongTensor[B, kept]. What it begins with must not depend
         on kept."""
         raise NotImplementedError
 
+    def coverage(self, context: Context, order: Tensor) -> Tensor:
+        """How much of the picture is covered after each choice of an order, LongTensor[B, K]: from 0 to 1, [B, K]."""
+        return farthest_coverage(context.tokens, order)
+
+    def ordered(self, context: Context) -> tuple[Tensor, Tensor]:
+        """`order` and its `coverage`, for methods that find both at once."""
+        order = context.first_of(self.order, self.identity)
+        return order, self.coverage(context, order)
+
+    def coverage_flops(self, sizes: Sizes) -> int:
+        """Floating-point operations of `coverage` for sizes.kept choices."""
+        return sizes.cosines(sizes.kept)
+
     def select(self, context: Context) -> Selection:
         order = context.first_of(self.order, self.identity)
         return Selection(order if self.default_position == "front" else order.sort(dim=1).values)
+
+    def adapt(self, context: Context) -> Selection:
+        auto, count = context.auto, context.count
+        assert auto is not None
+        assert auto.coverage is not None
+        order = context.row_keys.new_zeros(len(context.row_keys), 0)
+        covered = order.float()
+        for choices in attempts(auto.min, min(context.kept, count - 1)):
+            order, covered = self.ordered(context.with_kept(choices))
+            if covers(covered, auto.coverage):
+                break
+        if context.kept == count:  # the last token, should all others not be enough
+            others = torch.ones(len(order), count, dtype=torch.uint8, device=order.device).scatter(1, order, 0)
+            order = torch.cat([order, others.argmax(1, keepdim=True)], 1)
+        counts = _counts(context, covered)
+        return Selection(order if self.default_position == "front" else ascending(order, counts, count), counts=counts)
+
+    def adapt_flops(self, sizes: Sizes, least: int, left: int) -> int:
+        total = 0
+        for choices in attempts(least, min(sizes.kept, sizes.count - 1)):
+            tried = replace(sizes, kept=choices)
+            total += self.flops(tried) + self.coverage_flops(tried)
+            if choices >= left:
+                break
+        return total
+
+
+def attempts(least: int, most: int) -> Iterator[int]:
+    """How many tokens are chosen until they cover the picture: few at first, and `most` in the end."""
+    choices = max(FIRST_CHOICES, least)
+    while choices < most:
+        yield choices
+        choices *= MORE_CHOICES
+    if most > 0:
+        yield most
+
+
+def _counts(context: Context, covered: Tensor) -> Tensor:
+    """How many choices are enough in each row: LongTensor[B]. covered: [B, K], after each choice."""
+    auto = context.auto
+    assert auto is not None
+    assert auto.coverage is not None
+    return covering_counts(covered, auto.coverage, auto.min, context.kept)
 
 
 def geometric(kept: int, count: int, stages: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional import dpp_greedy, dpp_rows, text_relevance
+from tokensel.functional import dpp_explained, dpp_greedy, dpp_rows, text_relevance
 from tokensel.methods.base import OrderingMethod
 from tokensel.methods.context import Context
 from tokensel.methods.registry import register_method
@@ -37,6 +37,7 @@ class CDPruner(OrderingMethod):
     """
 
     name: ClassVar[str] = "cdpruner"
+    default_coverage: ClassVar[float | None] = 0.91
     default_layers: ClassVar[tuple[int, ...]] = (0,)
     default_position: ClassVar[str] = "renumber"
     min_kept: ClassVar[int] = 1
@@ -54,6 +55,12 @@ class CDPruner(OrderingMethod):
 
     def order(self, context: Context) -> Tensor:
         return dpp_greedy(context.tokens, self.relevance(context), context.kept)
+
+    def ordered(self, context: Context) -> tuple[Tensor, Tensor]:
+        return dpp_explained(context.tokens, self.relevance(context), context.kept)
+
+    def coverage_flops(self, sizes: Sizes) -> int:
+        return 0
 
     def relevance(self, context: Context) -> Tensor:
         """The relevance of each visual token to the question, from about 0 to 1: [B, N]."""

@@ -1,12 +1,14 @@
 """What a method is given (Context) and what it returns (Selection)."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from tokensel.auto import Auto
 from tokensel.models.vision import VisionStates
 
 PictureSizes = tuple[tuple[int, int] | None, ...]
@@ -61,7 +63,7 @@ class ContextSource(Protocol):
 class Context:
     """Everything a method may use. Costly parts are computed on first use, so a method pays only for what it uses.
 
-    kept: M, the number of visual tokens to keep; 1 <= kept < N, or 0.
+    kept: M, the number of visual tokens to keep; 1 <= kept < N, or 0. With auto, the most to keep; 1 <= kept <= N.
     count: N, the number of visual tokens that enter this stage.
     layer: the decoder layer that the tokens are about to enter, 0-based.
     row_keys: LongTensor[B], the key of each row's question; seed every random choice with it.
@@ -69,6 +71,7 @@ class Context:
     weights: [B, N] float32 from 0, how many of the picture's tokens each visual token stands for, where earlier stages
         aggregated: their sum is the number that there were. None at the first stage, and behind stages that did not.
         They are not the sizes by which attention is weighed (`Selection.sizes`).
+    auto: how many to keep at least, and which coverage is enough; None = `kept` exactly.
     """
 
     def __init__(
@@ -83,9 +86,11 @@ class Context:
         stages: int = 1,
         orders: dict[Any, Any] | None = None,
         weights: Tensor | None = None,
+        auto: Auto | None = None,
     ) -> None:
         self.kept, self.count, self.layer, self.row_keys = kept, count, layer, row_keys
-        self.stage, self.stages, self._source, self.weights = stage, stages, source, weights
+        self.stage, self.stages, self._source = stage, stages, source
+        self.weights, self.auto = weights, auto
         self._orders = {} if orders is None else orders
 
     def through(self, view: Callable[[ContextSource], ContextSource], name: Any = None) -> "Context":
@@ -101,7 +106,14 @@ class Context:
             stages=self.stages,
             orders=None if name is None else self._orders.setdefault(name, {}),
             weights=self.weights,
+            auto=self.auto,
         )
+
+    def with_kept(self, kept: int) -> "Context":
+        """The same context for another number of tokens; what was computed of it is shared."""
+        same = copy(self)
+        same.kept = kept
+        return same
 
     def first_of(self, order: Callable[["Context"], Tensor], key: Any) -> Tensor:
         """The first `kept` tokens of a method's order of choice, LongTensor[B, kept]. One that was found for a larger

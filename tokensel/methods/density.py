@@ -28,6 +28,7 @@ class DensityPeaks(OrderingMethod):
     """
 
     name: ClassVar[str] = "density"
+    default_coverage: ClassVar[float | None] = 0.73
     default_aggregation: ClassVar[str] = "mean"
     default_position: ClassVar[str] = "front"
     min_kept: ClassVar[int] = 1

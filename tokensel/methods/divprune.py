@@ -26,6 +26,7 @@ class DivPrune(OrderingMethod):
     """
 
     name: ClassVar[str] = "divprune"
+    default_coverage: ClassVar[float | None] = 0.74
     default_layers: ClassVar[tuple[int, ...]] = (0,)
     default_position: ClassVar[str] = "renumber"
     min_kept: ClassVar[int] = 1

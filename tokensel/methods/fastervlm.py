@@ -25,6 +25,7 @@ class FasterVLM(ScoringMethod):
     """
 
     name: ClassVar[str] = "fastervlm"
+    default_coverage: ClassVar[float | None] = 0.39
     default_layers: ClassVar[tuple[int, ...]] = (0,)
     only_layer: ClassVar[int | None] = 0
     default_position: ClassVar[str] = "renumber"

@@ -28,6 +28,7 @@ class FastV(ScoringMethod):
     """
 
     name: ClassVar[str] = "fastv"
+    default_coverage: ClassVar[float | None] = 0.98
     uses_attention: ClassVar[bool] = True
 
     heads: str = "mean"
@@ -45,6 +46,9 @@ class FastV(ScoringMethod):
         if attention is None:
             return -row_scores(self.seed, context.row_keys, context.count)
         return self.over_heads(attention)
+
+    def masses(self, context: Context, scores: Tensor) -> Tensor:
+        return super().masses(context, scores) if context.layer else scores.new_ones(scores.shape)
 
     def flops(self, sizes: Sizes) -> int:
         return sizes.attention()

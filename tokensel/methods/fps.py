@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from tokensel.errors import TokenselError
-from tokensel.functional import farthest_point_sampling, row_scores
+from tokensel.functional import farthest_coverage, farthest_point_sampling, row_scores
 from tokensel.methods.base import OrderingMethod
 from tokensel.methods.context import Context
 from tokensel.methods.registry import register_method
@@ -30,6 +30,7 @@ class FarthestPoint(OrderingMethod):
     """
 
     name: ClassVar[str] = "fps"
+    default_coverage: ClassVar[float | None] = 0.82
     default_aggregation: ClassVar[str] = "cross_attention"
     default_position: ClassVar[str] = "front"
     min_kept: ClassVar[int] = 1
@@ -52,6 +53,9 @@ class FarthestPoint(OrderingMethod):
     def weights(self, context: Context) -> Tensor | None:
         """By which each token's distance is multiplied: [B, N]; None = equal weights."""
         return context.weights
+
+    def coverage(self, context: Context, order: Tensor) -> Tensor:
+        return farthest_coverage(context.tokens, order, self.weights(context))
 
     def flops(self, sizes: Sizes) -> int:
         start = {"medoid": 2, "peripheral": sizes.count}.get(str(self.start), 0)

@@ -32,6 +32,7 @@ class HiMAP(ScoringMethod):
     """
 
     name: ClassVar[str] = "himap"
+    default_coverage: ClassVar[float | None] = 0.75
     uses_attention: ClassVar[bool] = True
     default_layers: ClassVar[tuple[int, ...]] = (2, 8)
 
@@ -48,6 +49,9 @@ class HiMAP(ScoringMethod):
         if attention is None:
             return -row_scores(self.seed, context.row_keys, context.count)
         return attention.mean(1)
+
+    def masses(self, context: Context, scores: Tensor) -> Tensor:
+        return super().masses(context, scores) if context.layer else scores.new_ones(scores.shape)
 
     def flops(self, sizes: Sizes) -> int:
         return sizes.attention("text" if sizes.stage == 0 else "image")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tokensel.data.keywords import keywords
 from tokensel.errors import TokenselError
-from tokensel.functional import greedy_coverage, padding_patches, shared_affinity
+from tokensel.functional import affinity_coverage, greedy_coverage, padding_patches, shared_affinity
 from tokensel.methods.base import OrderingMethod
 from tokensel.methods.context import Context
 from tokensel.methods.registry import register_method
@@ -38,6 +38,7 @@ class MMTok(OrderingMethod):
     """
 
     name: ClassVar[str] = "mmtok"
+    default_coverage: ClassVar[float | None] = 0.88
     default_layers: ClassVar[tuple[int, ...]] = (0,)
     only_layer: ClassVar[int | None] = 0
     default_position: ClassVar[str] = "renumber"
@@ -53,7 +54,17 @@ class MMTok(OrderingMethod):
         _check(self)
 
     def order(self, context: Context) -> Tensor:
+        return self._order_by(self.affinity(context), context)
+
+    def ordered(self, context: Context) -> tuple[Tensor, Tensor]:
         affinity = self.affinity(context)
+        order = self._order_by(affinity, context)
+        return order, affinity_coverage(affinity, order)
+
+    def coverage_flops(self, sizes: Sizes) -> int:
+        return 0
+
+    def _order_by(self, affinity: Tensor, context: Context) -> Tensor:
         allowed = torch.ones(affinity.shape[:2], dtype=torch.bool, device=affinity.device)
         for row, size in enumerate(context.picture_sizes or ()):
             if size is not None and context.grid[0] == context.grid[1]:

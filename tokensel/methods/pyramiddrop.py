@@ -28,6 +28,7 @@ class PyramidDrop(ScoringMethod):
     """
 
     name: ClassVar[str] = "pyramiddrop"
+    default_coverage: ClassVar[float | None] = 0.995
     default_layers: ClassVar[tuple[int, ...]] = (8, 16, 24)
     default_position: ClassVar[str] = "renumber"
 

@@ -26,12 +26,16 @@ class RandomSubset(ScoringMethod):
     """
 
     name: ClassVar[str] = "random"
+    default_coverage: ClassVar[float | None] = 0.0275
 
     seed: int = 0
 
     def score(self, context: Context) -> Tensor:
         # The smallest random numbers stay: the choice of `random_subset`.
         return -row_scores(self.seed, context.row_keys, context.count)
+
+    def masses(self, context: Context, scores: Tensor) -> Tensor:
+        return scores.new_ones(scores.shape)  # coverage is the share of the tokens
 
     def flops(self, sizes: Sizes) -> int:
         return 0

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from tokensel.errors import TokenselError
-from tokensel.functional import greedy_coverage, inverse_norms
+from tokensel.functional import greedy_coverage, inverse_norms, mean_coverage
 from tokensel.functional.similarity import ROUNDING
 from tokensel.methods.base import OrderingMethod
 from tokensel.methods.context import Context
@@ -32,6 +32,7 @@ class Scope(OrderingMethod):
     """
 
     name: ClassVar[str] = "scope"
+    default_coverage: ClassVar[float | None] = 0.61
     default_layers: ClassVar[tuple[int, ...]] = (0,)
     only_layer: ClassVar[int | None] = 0
     default_position: ClassVar[str] = "renumber"
@@ -54,6 +55,12 @@ class Scope(OrderingMethod):
         # Cosines of the same two tokens differ by rounding; what is no more than that covers nothing new.
         cosine = torch.bmm(unit, unit.transpose(1, 2))
         return greedy_coverage(cosine, context.kept, saliency, self.combined, noise=ROUNDING)
+
+    def coverage(self, context: Context, order: torch.Tensor) -> torch.Tensor:
+        return mean_coverage(context.vision.features, order)
+
+    def coverage_flops(self, sizes: Sizes) -> int:
+        return 2 * sizes.kept * sizes.count * sizes.feature_width
 
     def flops(self, sizes: Sizes) -> int:
         return sizes.cls_attention() + sizes.vision_cosines()

@@ -51,6 +51,7 @@ class Semantic(FarthestPoint):
     """
 
     name: ClassVar[str] = "semantic"
+    default_coverage: ClassVar[float | None] = 0.97
     uses_attention: ClassVar[bool] = True
 
     power: float = 1.0

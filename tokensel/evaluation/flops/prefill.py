@@ -59,11 +59,25 @@ class _Step:
     masks: bool
     by_frame: bool = False
     aggregator: LearnedAggregator | None = None
+    least: int | None = None  # where the picture decides, from this number to kept
+
+    def stays(self, count: int) -> bool:
+        """Whether `count` visual tokens stay as they are."""
+        return count <= (self.kept if self.least is None else self.least)
 
     def left(self, count: int, measured: Mapping[int, int]) -> int:
         """How many of `count` visual tokens remain; where that depends on the picture, the measured number or kept."""
-        remaining = None if self.method is None else self.method.remaining(self.kept, count, self.layer, self.index)
-        return measured.get(self.layer, self.kept) if remaining is None else remaining
+        asked = min(self.kept, count)
+        if self.least is not None or self.method is None:
+            return measured.get(self.layer, asked)
+        remaining = self.method.remaining(self.kept, count, self.layer, self.index)
+        return measured.get(self.layer, asked) if remaining is None else remaining
+
+    def selection(self, sizes: Sizes, left: int) -> int:
+        """FLOPs of the choice of `left` tokens."""
+        if self.method is None:
+            return 0
+        return self.method.flops(sizes) if self.least is None else self.method.adapt_flops(sizes, self.least, left)
 
 
 def prefill_cost(
@@ -117,16 +131,15 @@ def prefill_cost(
         family = FAMILIES.get(family_name(config))
         causal_layers = 0 if visual_tokens and family is not None and family.both_ways else len(lengths)
         for step in steps:
-            if step.layer >= len(lengths) or step.kept >= count:
+            if step.layer >= len(lengths) or step.stays(count):
                 continue
             sizes = _sizes(config, step, count, length, visual_tokens, text_tokens, device, pictures, images)
             times = 1
             if step.by_frame and sizes.frames > 1:
                 times, sizes = sizes.frames, sizes.one_frame()
-            if step.method is not None:
-                selection += times * step.method.flops(sizes)
-                counted = counted and _reports_flops(step.method)
             left = step.left(count, remaining or {})
+            selection += times * step.selection(sizes, left // times)
+            counted = counted and (step.method is None or _reports_flops(step.method))
             if step.aggregator is not None:
                 features = _features(config, step.layer)
                 selection += times * step.aggregator.flops(left // times, sizes.count, features)
@@ -167,6 +180,7 @@ def _steps_of(stages: Sequence[Stage], visual_tokens: int) -> list[_Step]:
             stage.layout == "mask",
             stage.scope == "frame",
             stage.learned,
+            None if stage.auto is None else stage.auto.min,
         )
         for stage in stages
         if not stage.method.passes_through
@@ -206,7 +220,7 @@ def _sizes(
     if step.method is not None and step.method.reads_tower(config):
         tower = tower_sizes(config, visual_tokens, pictures, images)
     return Sizes(
-        kept=step.kept,
+        kept=min(step.kept, count),
         count=count,
         layer=step.layer,
         stage=step.index,

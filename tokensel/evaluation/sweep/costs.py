@@ -112,7 +112,7 @@ def tokens_left(stages: Sequence[Stage], visual_tokens: int, num_layers: int) ->
             break
         kept = stage.kept_of(visual_tokens)
         if kept < left:
-            remaining = method.remaining(kept, left, stage.layer, stage.index)
+            remaining = stage.remaining(kept, left)
             left = kept if remaining is None else remaining
     return left
 

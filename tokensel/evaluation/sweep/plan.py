@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from tokensel.auto import Auto
 from tokensel.data.protocol import Protocol
 from tokensel.engine.kept import count_of
 from tokensel.errors import TokenselError, as_typed, meant
@@ -183,14 +184,15 @@ def _with_controls(points: Sequence[PlannedPoint], settings: SweepSettings) -> l
 
 def _controls(points: Sequence[PlannedPoint], names: Sequence[str], seeds: int) -> list[PlannedPoint]:
     """The controls of these points: full and no_image once per limit, the others at every kept or budget, first layer,
-    layout and scope that the points have. seeds: of controls that draw at random."""
+    layout and scope that the points have; none of these at kept=auto, which names no count that they could share.
+    seeds: of controls that draw at random."""
     controls = []
     for planned in points:
         for name in names:
             method, point = find_method(name), planned.point
             if not method.takes_kept():
                 controls.append(PlannedPoint(GridPoint(name), planned.limit))
-            elif point.kept is not None:
+            elif point.kept is not None and not isinstance(point.final_kept, Auto):
                 layer = point.agg_layer[0] if isinstance(point.agg_layer, tuple) else point.agg_layer
                 layout = point.layout
                 if layout == "mask" and (method.returns_values or method.default_aggregation != "none"):

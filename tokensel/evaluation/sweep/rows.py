@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tokensel.auto import Auto
 from tokensel.data import data_label
 from tokensel.data.protocol import CHOICES
 from tokensel.engine.kept import count_of, read_kept
@@ -64,10 +65,14 @@ class TableRow:
 
     @property
     def kept(self) -> int | None:
-        """The count that kept asks for, after the last stage; None: nothing, or a share of an unknown number."""
+        """The count that kept asks for, after the last stage; for auto, the mean of what remained, rounded. None:
+        nothing, or a share of an unknown number."""
         kept = self.setting["kept"]
         if not isinstance(kept, str):
             return kept
+        if isinstance(read_kept(kept), Auto):
+            mean = self.metrics.get("kept_mean")
+            return None if mean is None else round(mean)
         visual_tokens = _in(self.metrics, "provenance", "protocol", "visual_tokens")
         return None if visual_tokens is None else count_of(read_kept(kept), visual_tokens)
 

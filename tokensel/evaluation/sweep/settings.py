@@ -79,8 +79,9 @@ class SweepSettings(Settings):
     kept: _Kept | Annotated[list[_Kept], Field(min_length=1)] | None = setting(
         None,
         "visual tokens that remain (M); null: 64, or what budget asks for",
-        'must be an integer from 0, a share above 0% and below 100% ("25%" or 0.25), or a list of these, one per '
-        "stage: kept=[..]; or null, and beside a budget only null",
+        'must be an integer from 0, a share above 0% and below 100% ("25%" or 0.25), auto (as many as cover the '
+        "picture; auto:0.9:4-64 says how much, and from how many to how many), or a list of these, one per stage: "
+        "kept=[..]; or null, and beside a budget only null",
         "point",
         True,
     )

@@ -260,7 +260,7 @@ def _note_kept(work: GroupWork) -> None:
         return
     count = (vision.image_size // vision.patch_size) ** 2
     final = {planned.point.final_kept for planned in work.group.points}
-    above = sorted(kept for kept in final if kept is not None and kept > count)
+    above = sorted(kept for kept in final if isinstance(kept, int) and kept > count)
     if above:
         listed = ",".join(map(str, above))
         _log.warning("kept=%s: a picture has %d visual tokens; none is removed", listed, count)
