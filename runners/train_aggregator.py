@@ -1,6 +1,6 @@
 """Trains the aggregation of visual tokens for one model: cross-attention with small projections, all else frozen.
 
-    python -m runners.train_aggregator method=fps kept=8,16 agg_layer=2 data=diagrams
+    python -m runners.train_aggregator method=fps kept=8,16 agg_layer=2 data=diagrams data.first=3000
     python -m runners.sweep method=fps kept=8,16 agg_layer=2 aggregation=cross_attention,learned \\
         aggregation.path=outputs/train_aggregator/aggregator.safetensors --multirun
 
@@ -15,7 +15,7 @@ the same parameters as a training that was never stopped. Keys and their default
                    Splits are null for data without any: then a tenth of the pictures is set aside for validation.
                    The test split is refused: it is for the figures
     limit=null  validation_limit=600        questions; null: all of the split
-    steps=2000  batch_size=16  learning_rate=0.002  warmup=50  seed=0
+    steps=2000  batch_size=16  learning_rate=0.005  warmup=50  seed=0
     rank=8  heads=4             of the aggregator: of each projection, and slices of the hidden state
     target=vocabulary           or letters: the distribution over the letters of the answers alone
     hidden_weight=0  hidden_layer=          the text's hidden states about to enter that layer are matched too

@@ -10,6 +10,7 @@ from tokensel.data import load_questions
 from tokensel.data.diagrams import DEFAULT_FAMILIES, FAMILIES, SPLITS, draw_diagram, load_diagrams
 from tokensel.data.drawing import COLORS, GRID, KINDS, PALETTE, PATCH
 from tokensel.errors import TokenselError
+from tokensel.training.schedule import TrainingSchedule, pictures_of_step
 
 EVERY = tuple(FAMILIES)
 
@@ -133,7 +134,23 @@ def test_limit_takes_a_mixed_and_nested_subset():
     assert {q.family for q in some} == set(DEFAULT_FAMILIES)
 
 
-@pytest.mark.parametrize("options", [{"families": ["colour"]}, {"per_family": 0}])
+def test_first_leaves_out_the_pictures_before_it():
+    whole = load_diagrams("train", families=["force"], per_family=7)
+    assert load_diagrams("train", families=["force"], per_family=4, first=3) == whole[3:]
+
+
+def test_the_embedded_model_has_seen_no_train_picture_from_3000_on():
+    schedule = TrainingSchedule()
+    shown = [
+        each.index
+        for step in range(0, schedule.steps, 3)
+        for each in pictures_of_step(step, schedule, [0])
+        if each.family != "scene"
+    ]
+    assert 2000 < max(shown) < 3000
+
+
+@pytest.mark.parametrize("options", [{"families": ["colour"]}, {"per_family": 0}, {"first": -1}])
 def test_wrong_options_name_the_key_and_what_is_allowed(options):
-    with pytest.raises(TokenselError, match=r"data\.(families=colour: unknown; choose one of|per_family=0)"):
+    with pytest.raises(TokenselError, match=r"data\.(families=colour: unknown; choose one of|per_family=0|first=-1)"):
         load_diagrams(**options)

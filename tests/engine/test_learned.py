@@ -21,7 +21,8 @@ def logits_of(model, inputs, **settings):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", [*FAMILIES[:3], "qwen3_vl", "gemma3", "internvl", "smolvlm"])
+@pytest.mark.sampled
+@pytest.mark.parametrize("family", FAMILIES)
 def test_untrained_it_is_cross_attention_in_every_family(family):
     loaded = load_family(family)
     inputs = loaded.prepare(QUESTIONS[:2])

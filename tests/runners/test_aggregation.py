@@ -49,6 +49,7 @@ def test_without_a_file_learned_is_the_embedded_models_own():
         plan_of("aggregation=learned", "model=llava_1024_random")
 
 
+@pytest.mark.slow
 def test_an_experiment_may_name_it_as_ever(tmp_path, file):
     (tmp_path / "experiment").mkdir()
     start = "# @package _global_\n"
@@ -115,6 +116,7 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(arguments, message, fi
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_points_folder_is_the_contents_and_not_the_files(tmp_path, file):
     def keys(path):
         arguments = ("kept=8", "aggregation=cross_attention,learned", f"aggregation.path={path}", "-m", "limit=2")

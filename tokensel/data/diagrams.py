@@ -432,23 +432,26 @@ def draw_picture(family: str, split: str, index: int) -> Image.Image:
 
 
 def load_diagrams(
-    split: str = "test", families: Sequence[str] | None = None, per_family: int = PER_FAMILY
+    split: str = "test", families: Sequence[str] | None = None, per_family: int = PER_FAMILY, first: int = 0
 ) -> list[Question]:
     """`per_family` questions of each family, in a fixed order, each about a picture of its own.
 
     split: test; train, whose pictures the embedded model was trained on; or validation, for choosing settings without a
         look at test. No two share a picture.
     families: names from FAMILIES; None: DEFAULT_FAMILIES.
+    first: the index of each family's first picture; of train, the embedded model has seen none from 3000 on.
 
-    Raises TokenselError for an unknown split or family, or a per_family below 1.
+    Raises TokenselError for an unknown split or family, a per_family below 1, or a first below 0.
     """
     check_choice("data.split", split, SPLITS)
     if per_family < 1:
         raise TokenselError(f"data.per_family={per_family}: must be at least 1")
+    if first < 0:
+        raise TokenselError(f"data.first={first}: must be at least 0")
     questions = []
     for name in DEFAULT_FAMILIES if families is None else families:
         check_choice("data.families", name, tuple(FAMILIES))
-        questions += [_question(name, split, index) for index in range(per_family)]
+        questions += [_question(name, split, index) for index in range(first, first + per_family)]
     return questions
 
 

@@ -46,7 +46,7 @@ class TrainingPlan:
     seed: int = 0
     steps: int = 2000
     batch_size: int = 16
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
     warmup: int = 50
     rank: int = 8
     heads: int = 4

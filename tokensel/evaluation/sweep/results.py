@@ -107,7 +107,8 @@ def _varies(name: str, results: Sequence[TableRow]) -> bool:
     values: dict[str, set[str]] = {}
     for result in results:
         value = result.setting.get(name)
-        if name != "seed" or value is not None:  # points that draw nothing, or several seeds, have none
+        # Points that draw nothing, or several seeds, have no seed; those of other aggregations no aggregator.
+        if name not in ("seed", "aggregator") or value is not None:
             values.setdefault(result.setting["method"], set()).add(json.dumps(value))
     return any(len(distinct) > 1 for distinct in values.values())
 
