@@ -124,13 +124,14 @@ def test_a_stopped_training_gives_the_same_file(loaded, lessons, tmp_path):
     assert again[1].log == whole[1].log
 
 
-def test_it_ends_early_when_validation_no_longer_improves(loaded, lessons, tmp_path):
+def test_it_ends_early_when_validation_no_longer_improves_and_just_so_if_it_was_stopped(loaded, lessons, tmp_path):
     plan = replace(PLAN, steps=40, learning_rate=1e-9, evaluate_every=1, patience=2)
-    _, state = train(loaded, lessons, tmp_path, plan)
-    best = state.best_step
-    assert state.step < 40
-    assert state.step == best + 2
-    assert state.waited == 2
+    _, whole = train(loaded, lessons, tmp_path / "whole", plan)
+    assert whole.step == whole.best_step + 2 < 40
+    assert whole.waited == 2
+    train(loaded, lessons, tmp_path / "parts", plan, stop_after=whole.best_step + 1)
+    _, parts = train(loaded, lessons, tmp_path / "parts", plan)
+    assert (parts.step, parts.log) == (whole.step, whole.log)
 
 
 def test_a_state_of_another_training_or_a_damaged_one_is_refused(loaded, lessons, tmp_path):
