@@ -94,7 +94,7 @@ def test_each_of_two_pictures_is_rated_by_itself():
     inputs = {"input_ids": row, "pixel_values": pixels}
     with torch.no_grad():
         seen = model(**inputs, output_attentions=True, output_hidden_states=True)
-        with reduce_tokens(model, "semantic", kept=10, agg_layer=2) as record:
+        with reduce_tokens(model, "semantic", kept=10, agg_layer=2, power=1.0) as record:
             model(**inputs)
     for picture, begin in ((0, 1), (1, 39)):
         score = seen.attentions[1][0].double().mean(0)[75:, begin : begin + 36].sum(0)
@@ -153,6 +153,15 @@ def test_equally_relevant_tokens_are_chosen_as_fps_chooses(start, relevance):
     assert torch.equal(everywhere, expected)
 
 
+def test_tokens_that_are_equally_unlike_the_words_are_chosen_as_fps_chooses():
+    angle = torch.rand(2, 40, 1, generator=torch.Generator().manual_seed(3)) * 6.28
+    tokens = torch.cat([-torch.ones_like(angle), angle.cos(), angle.sin()], 2)
+    context = make_context(12, tokens=tokens, text=torch.tensor([[[1.0, 0, 0]]] * 2))
+    expected = make_method("fps", start=3).select(context).indices
+    chosen = make_method("semantic", relevance="embeddings", power=4, start=3).select(context).indices
+    assert torch.equal(chosen, expected)
+
+
 def scene():
     """A picture of 10 x 10 tokens: a plain background, a large object that nobody asks for (30 tokens) and a small one
     (6 tokens), which the question attends to. Returns the tokens, the attention and the small object's tokens."""
@@ -203,7 +212,7 @@ def test_one_word_of_the_question_changes_the_choice_by_topic_and_no_other():
 
 def test_topic_tokens_spell_a_whole_word_inside_the_instruction():
     embeddings = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
-    spelling = {"dog": [4, 5], " dog": [6, 7], "star": [8], " star": [9]}
+    spelling = {"dog": [4, 5], " dog": [6, 7], "star": [8], " star": [9], "": [3]}
 
     def embed(texts):
         rows = [spelling.get(words[0], []) for words in texts]
@@ -224,7 +233,7 @@ def test_topic_tokens_spell_a_whole_word_inside_the_instruction():
         [1, 0, 1, 1, 0, 0, 0],
     ]
     assert found([[4, 5, 1, 5, 4], [8, 1, 1, 8, 1]], asked, after=2) == [[0, 0, 1, 1, 1], [0, 0, 0, 1, 0]]
-    assert found([[4, 5, 8], [4, 5, 8]], ["dog and star", "star"]) == [[1, 1, 1], [0, 0, 1]]
+    assert found([[4, 5, 8], [3, 5, 8]], ["dog and star", "star"]) == [[1, 1, 1], [0, 0, 1]]
     assert found([[4, 1], [0, 1]], ["dog", "star"]) == [[1, 1], [1, 1]]
     assert found([[1, 2, 4]], None) == [[1, 1, 1]]
     assert found([[0, 2, 4], [8, 8, 1]], ["What is it?", "star"]) == [[1, 1, 1], [1, 1, 0]]

@@ -54,7 +54,7 @@ class Semantic(FarthestPoint):
     default_coverage: ClassVar[float | None] = 0.97
     uses_attention: ClassVar[bool] = True
 
-    power: float = 1.0
+    power: float = 2.0
     relevance: str = "attention"
     words: str = "instruction"
     floor: float = 0.1
