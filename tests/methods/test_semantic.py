@@ -279,6 +279,18 @@ def test_no_token_is_chosen_twice_at_the_least_weight_allowed():
         assert len(set(chosen)) == 60
 
 
+@torch.no_grad()
+def test_without_power_as_many_tokens_cover_the_picture_as_with_fps():
+    model = tiny_llava()
+    inputs, found = llava_inputs(model, texts=(9, 6)), []
+    for method, options in (("fps", {}), ("semantic", {"power": 0}), ("semantic", {})):
+        with reduce_tokens(model, method, kept="auto", **options) as record:
+            model(**inputs)
+        found.append([row[row >= 0].tolist() for row in record.positions])
+    assert found[1] == found[0]
+    assert found[2] != found[0]
+
+
 def test_attention_is_declared_where_it_is_used():
     assert METHODS["semantic"].uses_attention
     assert make_method("semantic").uses_attention

@@ -51,7 +51,7 @@ class Semantic(FarthestPoint):
     """
 
     name: ClassVar[str] = "semantic"
-    default_coverage: ClassVar[float | None] = 0.97
+    default_coverage: ClassVar[float | None] = 0.991
     uses_attention: ClassVar[bool] = True
 
     power: float = 2.0
@@ -63,6 +63,8 @@ class Semantic(FarthestPoint):
         super().__post_init__()
         _check(self)
         vars(self).update(uses_attention=self.relevance == "attention" and self.power > 0)
+        if self.power == 0:
+            vars(self).update(default_coverage=FarthestPoint.default_coverage)
 
     def weights(self, context: Context) -> Tensor | None:
         stands_for = super().weights(context)
