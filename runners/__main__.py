@@ -8,6 +8,7 @@ from runners.terminal.program import importing, start
 
 COMMANDS = {
     "sweep": "accuracy and latency over a grid of methods and settings",
+    "search": "layers, counts and temperature at a given cost",
     "report": "a sweep's results as one HTML page",
     "table": "methods by benchmarks, as a paper prints them",
     "show": "which visual tokens each method keeps of a picture",

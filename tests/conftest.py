@@ -159,14 +159,14 @@ def composed_once():
 
     plain, known = compose._compose, {}
 
-    def once(overrides, **options):
+    def once(overrides, root, **options):
         folders = [each.path for each in GlobalHydra.instance().config_loader().get_search_path().get_path()]
         offered = {name: str(file.node) for name, file in ConfigStore.instance().repo.get("method", {}).items()}
-        key = (*folders, *overrides, str(options), str(offered))  # offered: users' methods
+        key = (root, *folders, *overrides, str(options), str(offered))  # offered: users' methods
         if any("searchpath" in override for override in overrides):  # a folder whose files a test may change
-            return plain(overrides, **options)
+            return plain(overrides, root, **options)
         if key not in known:
-            known[key] = plain(overrides, **options)
+            known[key] = plain(overrides, root, **options)
         return known[key]
 
     compose._compose = once

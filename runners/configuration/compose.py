@@ -31,6 +31,8 @@ from tokensel.evaluation.sweep.groups import GROUPS
 from tokensel.evaluation.sweep.settings import SweepSettings
 
 ROOT = "sweep"
+# The files of conf/ that a command begins with, and which of Hydra's sweepers proposes their jobs; basic: none does.
+SWEEPERS = {ROOT: "basic", "search": "optuna"}
 EXPERIMENT = "experiment"
 # Files that null names in groups that have one.
 _NULL = {"aggregation": "own"}
@@ -83,14 +85,15 @@ def read_command(arguments: Sequence[str]) -> Command:
     return Command(overrides, found.multirun, found.help, found.cfg is not None, json)
 
 
-def compose_jobs(command: Command, conf: Path) -> list[dict[str, Any]]:
+def compose_jobs(command: Command, conf: Path, root: str = ROOT) -> list[dict[str, Any]]:
     """The configuration of every job, with all references resolved. conf: the folder with sweep.yaml and the groups.
+    root: the file of it to begin with, one of SWEEPERS.
 
     Raises TokenselError or Hydra's own errors, see `runners.configuration.errors`.
     """
     with initialize_config_dir(str(conf), version_base="1.3"), _naming(" ".join(command.overrides)):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        composer = _Composer()
+        composer = _Composer(root)
         return [_plain(composer.compose(cell)) for cell in _cells(command, parser, composer)]
 
 
@@ -98,14 +101,15 @@ class _Composer:
     """Composes the jobs of one grid. Hydra takes a tenth of a second for each choice of files, so each choice is
     composed once; jobs that make it differ in the values that are set afterwards, as Hydra sets them."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: str) -> None:
+        self.root = root
         self._composed: dict[tuple[str, ...], DictConfig] = {}
 
     def files(self, overrides: Sequence[Override]) -> DictConfig:
         """What the overrides that choose files compose to, with Hydra's own settings under `hydra`."""
         chosen = tuple(_text(each) for each in overrides if not _is_value(each))
         if chosen not in self._composed:
-            self._composed[chosen] = _compose(list(chosen), return_hydra_config=True)
+            self._composed[chosen] = _compose(list(chosen), self.root, return_hydra_config=True)
         return self._composed[chosen]
 
     def compose(self, overrides: Sequence[Override]) -> DictConfig:
@@ -117,7 +121,7 @@ class _Composer:
             for override in filter(_is_value, overrides):
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         except OmegaConfBaseException:
-            return _compose(list(map(_text, overrides)))  # fails likewise, in Hydra's words
+            return _compose(list(map(_text, overrides)), self.root)  # fails likewise, in Hydra's words
         return config
 
 
@@ -141,12 +145,13 @@ def _cells(command: Command, parser: OverridesParser, composer: _Composer) -> li
             raise TokenselError(f"{override.input_line}: settings are changed only, by KEY=VALUE")
     given = _without_default(given)
     base = composer.files([override for override in given if not override.is_sweep_override()])
-    for group in ("hydra/launcher", "hydra/sweeper"):  # a file of the user's may choose another
-        if (chosen := base.hydra.runtime.choices.get(group)) != "basic":
+    allowed = {"hydra/launcher": "basic", "hydra/sweeper": SWEEPERS[composer.root]}
+    for group, ours in allowed.items():  # a file of the user's may choose another
+        if (chosen := base.hydra.runtime.choices.get(group)) != ours:
             raise TokenselError(f"{group}={chosen}: {_ONE_PROCESS}")
     multirun = command.multirun or str(base.hydra.mode).endswith("MULTIRUN")
     grid = list(given)
-    if multirun:
+    if multirun and composer.root == ROOT:
         # A key on the command line replaces the experiment's axis of that key.
         typed = {override.key_or_group for override in given}
         params = base.hydra.sweeper.get("params") or {}
@@ -212,9 +217,20 @@ def _values(override: Override, multirun: bool, parser: OverridesParser) -> list
     return _parsed(lines, parser)
 
 
-def _compose(overrides: list[str], **options: Any) -> DictConfig:
+def _compose(overrides: list[str], root: str, **options: Any) -> DictConfig:
     with _naming(" ".join(overrides)):
-        return compose(ROOT, [*overrides, *_UNREAD], **options)
+        return compose(root, [*overrides, *_UNREAD], **options)
+
+
+def compose_with_hydra(overrides: Sequence[str], root: str) -> DictConfig:
+    """One configuration, with Hydra's own settings under `hydra`; Hydra must know the folder already."""
+    return _compose(list(overrides), root, return_hydra_config=True)
+
+
+def is_varied(override: str) -> bool:
+    """Whether an override gives several values, or a range of them. Raises as `compose_jobs` does."""
+    with _naming(override):
+        return OverridesParser.create().parse_overrides([override])[0].is_sweep_override()
 
 
 @contextmanager

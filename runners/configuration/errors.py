@@ -42,8 +42,8 @@ def _allowed(key: str, conf: Path) -> str:
     parent, _, last = key.rpartition(".")
     if parent and (conf / parent).is_dir():
         return _options(parent, last, conf)
-    defaults: Any = OmegaConf.load(conf / "sweep.yaml")
-    values = defaults.get(parent) if parent else None
+    roots: Any = [OmegaConf.load(conf / name) for name in ("sweep.yaml", "search.yaml")]
+    values = next((root[parent] for root in roots if parent in root), None)
     if isinstance(values, DictConfig):
         return f"keys of {parent} are {', '.join(map(str, values))}{meant(last, map(str, values))}"
     keys, groups = _keys(conf / "sweep.yaml"), group_names(conf)

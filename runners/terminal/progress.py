@@ -71,8 +71,10 @@ class SweepProgress:
 
     def expect(self, points: int, questions: int, wanted: int, timed: int) -> None:
         """points: how many have work left. questions: how many are to be asked. wanted: predictions that the points
-        lack. timed: how many points are to be timed."""
+        lack. timed: how many points are to be timed. Counting begins anew."""
         self.points, self.questions, self.wanted = points, questions, wanted
+        self.predictions = self.finished = self.timed_points = 0
+        self.timing = self.predicting = 0.0
         self.total = wanted + TIMING_WEIGHT * timed
         self.began = time.monotonic()
         self._show()

@@ -37,7 +37,7 @@ def planned(*jobs):
 
 def test_no_file_lies_outside_the_groups():
     listed = {CONF / group / f"{name}.yaml" for group, name in FILES}
-    listed |= {CONF / "sweep.yaml", CONF / "wandb_sweep.yaml"}
+    listed |= {CONF / "sweep.yaml", CONF / "search.yaml", CONF / "wandb_sweep.yaml"}
     assert set(CONF.rglob("*.yaml")) == listed
 
 

@@ -183,7 +183,7 @@ def test_every_start_has_its_log_with_the_traceback_of_a_failure(sweep, tmp_path
     sweep("method=fps", "kept=700", "controls=[]", "latency.repeats=0", "limit=2")
     first, second = (path.read_text() for path in sorted((tmp_path / "out/sweep/logs").iterdir()))
     for log in (first, second):
-        assert log.count(" INFO runners.sweep: started: ") == log.count(": ended with status") == 1
+        assert log.count(" INFO runners.sweeping.run: started: ") == log.count(": ended with status") == 1
     assert "RuntimeError: no idea" in first
     assert "in select" in first
     assert "a picture has 36 visual tokens" in second

@@ -8,6 +8,7 @@ Methods of one stage and of several, early and late ones, are then compared at e
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -51,10 +52,14 @@ def read_budget(text: str) -> Budget:
     return Budget(kind, target)
 
 
-def solve(budget: Budget, point: "GridPoint", prompt: "CostedPrompt") -> "GridPoint":
+def solve(
+    budget: Budget, point: "GridPoint", prompt: "CostedPrompt", stages: Callable[[int], tuple[int, ...]] | None = None
+) -> "GridPoint":
     """The point with the kept whose cost is nearest to the budget; of several equally near ones, the smallest.
 
-    A method of several stages is given what remains after the last one, and its schedule does the rest.
+    A method of several stages is given what remains after the last one, and its schedule does the rest. stages: that
+    schedule instead, from what remains after the last stage to what remains after each; none of them may fall as the
+    last one rises.
 
     Raises TokenselError, with the nearest value that can be reached, if that is not near enough: more than 1 token or
     0.5% of the FLOPs away, or than half a token's FLOPs where a token has more.
@@ -67,8 +72,8 @@ def solve(budget: Budget, point: "GridPoint", prompt: "CostedPrompt") -> "GridPo
 
     @cache
     def cost_of(kept: int) -> float:
-        stages = make_stages(method, **point.reduction() | {"kept": kept}, num_layers=prompt.num_layers)
-        cost = prompt.cost(stages)
+        counts = kept if stages is None else stages(kept)
+        cost = prompt.cost(make_stages(method, **point.reduction() | {"kept": counts}, num_layers=prompt.num_layers))
         return cost.tokens_layer_mean if budget.kind == "average_tokens" else cost.total / prompt.full.total
 
     kept = range(max(1, method.min_kept), prompt.visual_tokens + 1)
@@ -81,7 +86,7 @@ def solve(budget: Budget, point: "GridPoint", prompt: "CostedPrompt") -> "GridPo
             f"budget={budget}: method {point.method!r} cannot reach it; the nearest is {cost_of(best):.4g} {unit}, "
             f"at kept={best}"
         )
-    return replace(point, kept=best)
+    return replace(point, kept=best if stages is None else stages(best))
 
 
 def _near(budget: Budget, prompt: "CostedPrompt") -> float:

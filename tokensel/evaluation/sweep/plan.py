@@ -34,6 +34,7 @@ class PlannedPoint:
     budget: what its kept is solved for, see `tokensel.evaluation.sweep.budget`; None: kept was given. In a plan, the
     kept of a point with a budget is not solved yet, as that takes the data set's questions. timed: whether its times
     are taken; another seed of a control takes as long as the first. control: the point was added, and not asked for.
+    solved: its kept meets the budget.
     """
 
     point: GridPoint
@@ -41,6 +42,7 @@ class PlannedPoint:
     budget: Budget | None = None
     timed: bool = True
     control: bool = False
+    solved: bool = False
 
 
 @dataclass
@@ -219,7 +221,9 @@ def solved(points: Sequence[PlannedPoint], prompt: CostedPrompt) -> list[Planned
     found = []
     for each in points:
         try:
-            found.append(each if each.budget is None else replace(each, point=solve(each.budget, each.point, prompt)))
+            if each.budget is not None and not each.solved:
+                each = replace(each, point=solve(each.budget, each.point, prompt), solved=True)
+            found.append(each)
         except TokenselError as error:
             if not each.control:
                 raise

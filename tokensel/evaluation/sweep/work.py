@@ -21,7 +21,8 @@ from tokensel.evaluation.marking import benchmark_figures
 from tokensel.evaluation.question_ids import IdSet
 from tokensel.evaluation.store import PointStore, point_key, replace_file
 from tokensel.evaluation.summary import summarize
-from tokensel.evaluation.sweep.costs import costed_prompt, middle_question
+from tokensel.evaluation.sweep.costs import CostedPrompt, costed_prompt, middle_question
+from tokensel.evaluation.sweep.groups import DataSettings
 from tokensel.evaluation.sweep.plan import (
     Group,
     PlannedPoint,
@@ -158,8 +159,7 @@ def prepare(plan: SweepPlan, folder: Path) -> list[GroupWork]:
         check_options(**group.model.load_arguments())
         revision = checkpoint_revision(group.model.path) or f"{group.model.path}@{group.model.revision}"
         _check_layers(group)
-        options = json.dumps(group.data.options, sort_keys=True)
-        work = GroupWork(group, _questions(group.data.name, options))
+        work = GroupWork(group, questions_of(group.data))
         check_videos(group, work.questions, _config(group))
         _note_kept(work)
         _solve_budgets(work)
@@ -188,11 +188,15 @@ def _keep_answered(point: PointWork, work: GroupWork) -> None:
 def _solve_budgets(work: GroupWork) -> None:
     """Replaces budgets by the kept that meets them, and sorts shares among counts. Loads the processor if need be."""
     group = work.group
-    if not any(each.budget or isinstance(each.point.final_kept, float) for each in group.points):
-        return
+    if any(each.budget or isinstance(each.point.final_kept, float) for each in group.points):
+        group.points = solved(group.points, middle_prompt(group, work.questions))
+
+
+def middle_prompt(group: Group, questions: list[Question]) -> CostedPrompt:
+    """The prompt of middling length, on which a group's budgets are solved. Loads the processor, and no weights."""
     loaded = load_without_weights(**group.model.load_arguments()).with_protocol(group.protocol)
     device = find_device(group.model.device or "cpu").type
-    group.points = solved(group.points, costed_prompt(loaded, middle_question(loaded, work.questions), device))
+    return costed_prompt(loaded, middle_question(loaded, questions), device)
 
 
 def _shared_settings(group: Group, revision: str, questions: list[Question]) -> dict[str, Any]:
@@ -230,9 +234,13 @@ def _find_points(work: GroupWork, shared: dict[str, Any], folder: Path) -> None:
             work.points[key].budgets.add(str(planned.budget))
 
 
+def questions_of(data: DataSettings) -> list[Question]:
+    """All questions of a data set in `draw_order`, so that a limit takes the first ones."""
+    return _questions(data.name, json.dumps(data.options, sort_keys=True))
+
+
 @lru_cache(maxsize=4)
 def _questions(name: str, options: str) -> list[Question]:
-    """All questions of a data set in `draw_order`, so that a limit takes the first ones."""
     return sorted(load_questions(name, **json.loads(options)), key=draw_order)
 
 
