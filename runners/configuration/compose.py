@@ -101,7 +101,7 @@ class _Composer:
     """Composes the jobs of one grid. Hydra takes a tenth of a second for each choice of files, so each choice is
     composed once; jobs that make it differ in the values that are set afterwards, as Hydra sets them."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str = ROOT) -> None:
         self.root = root
         self._composed: dict[tuple[str, ...], DictConfig] = {}
 
