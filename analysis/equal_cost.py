@@ -63,7 +63,7 @@ def at_equal_cost(
         if pair is not None and row["pool"] in answers:
             found |= _difference(answers[row["pool"]], row, pair, found["share_above"])
         table.append({name: row.get(name) for name in rows.columns} | found)
-    own = ["kept_share", "kept_mean", "kept_sd"]
+    own = ["kept_mean", "kept_sd"]
     figures = [*_FIGURES, *(("n", *_DIFFERENCE) if predictions is not None else ()), "note"]
     frame = pd.DataFrame(table, columns=["pool", "pool_title", "key", *naming_columns(rows), *own, *figures])
     counts = dict.fromkeys(("below_kept", "above_kept", "n"), "Int64")

@@ -181,7 +181,7 @@ def _rows_and_references(results: pd.DataFrame, reference: str) -> tuple[pd.Data
 
 def naming_columns(rows: pd.DataFrame) -> list[str]:
     """The columns that name a point for a reader."""
-    return ["method", "kept", *SETTINGS, *option_columns(rows)]
+    return ["method", "kept", "kept_share", *SETTINGS, *option_columns(rows)]
 
 
 def typed_frame(frame: pd.DataFrame, types: dict[str, str]) -> pd.DataFrame:

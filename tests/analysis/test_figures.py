@@ -269,5 +269,5 @@ def test_variants_name_the_settings_that_differ_within_a_method():
         {"method": "fps", "kept": 8, "temperature": 0.05, "seed": 1},
     ]
     frame = pd.DataFrame(rows).reindex(columns=[*pd.DataFrame(rows).columns, "agg_layer", "aggregation", "layout"])
-    expected = variants(frame.assign(position=None, code="abcdef012345"))
+    expected = variants(frame.assign(position=None, code="abcdef012345", aggregator=None, kept_share=None))
     assert list(expected) == ["", "", "temperature 0.1", "temperature 0.05"]
