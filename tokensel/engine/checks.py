@@ -113,3 +113,15 @@ def _described(value: Any) -> str:
 
 def _error(method: Method, message: str) -> TokenselError:
     return TokenselError(f"method {method.name!r}: {message}")
+
+
+def check_one_of(key: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises TokenselError, which lists the choices, unless `value` is one of them."""
+    if value not in choices:
+        raise TokenselError(f"{key}={value!r}: choose from {', '.join(choices)}")
+
+
+def check_integer(key: str, value: object, least: int, context: str = "") -> None:
+    """Raises TokenselError unless `value` is an integer of at least `least`. context: words for the message."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise TokenselError(f"{key}={value!r}: must be an integer from {least}{context}")

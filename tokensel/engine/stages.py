@@ -15,7 +15,7 @@ from tokensel.choices import (
     PRECISIONS,
     SCOPES,
 )
-from tokensel.engine.checks import check_repeated, check_selection
+from tokensel.engine.checks import check_integer, check_one_of, check_repeated, check_selection
 from tokensel.engine.kept import Kept, count_of, kept_text, read_kept
 from tokensel.engine.precision import in_precision
 from tokensel.engine.ties import TieWatch
@@ -67,16 +67,16 @@ class Stage:
         self._default("position", fitting.get(self.layout, method.default_position))
         if self.kept is None and method.fixed_kept is not None:
             object.__setattr__(self, "kept", method.fixed_kept)
-        _check_choice("aggregation", self.aggregation, AGGREGATIONS)
+        check_one_of("aggregation", self.aggregation, AGGREGATIONS)
         if self.aggregation == "learned":
             object.__setattr__(self, "aggregator", load_aggregator(self.aggregator))
         elif self.aggregator is not None:
             raise TokenselError(f"aggregator: is of aggregation='learned', not {self.aggregation!r}; leave it out")
-        _check_choice("layout", self.layout, LAYOUTS)
-        _check_choice("position", self.position, POSITIONS)
-        _check_choice("precision", self.precision, PRECISIONS)
-        _check_choice("scope", self.scope, SCOPES)
-        _check_integer("agg_layer", self.layer, 0)
+        check_one_of("layout", self.layout, LAYOUTS)
+        check_one_of("position", self.position, POSITIONS)
+        check_one_of("precision", self.precision, PRECISIONS)
+        check_one_of("scope", self.scope, SCOPES)
+        check_integer("agg_layer", self.layer, 0)
         number = isinstance(self.temperature, int | float) and not isinstance(self.temperature, bool)
         if not number or not LEAST_TEMPERATURE <= self.temperature <= LARGEST_TEMPERATURE:
             raise TokenselError(
@@ -194,16 +194,6 @@ class Stage:
     def _default(self, name: str, value: str) -> None:
         if getattr(self, name) is None:
             object.__setattr__(self, name, value)
-
-
-def _check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise TokenselError(f"{key}={value!r}: choose from {', '.join(choices)}")
-
-
-def _check_integer(key: str, value: object, least: int, context: str = "") -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise TokenselError(f"{key}={value!r}: must be an integer from {least}{context}")
 
 
 def make_stages(
