@@ -1,7 +1,7 @@
 """The search: at which layers, to how many tokens, and at what temperature to reduce, at a given cost.
 
     python -m runners.search budget=flops:0.4
-    python -m runners.search budget=average_tokens:16 method=fps,tome search.trials=60
+    python -m runners.search budget=average_tokens:200 method=fps,tome search.trials=60
     python -m runners.search budget=flops:0.4 temperature=0.1 search.stages=2 aggregation=mean logger=none
 
 Hydra's Optuna sweeper proposes trials of one to three stages; each costs what the budget says, and is answered on

@@ -3,7 +3,7 @@
 import re
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,7 @@ def print_help(conf: Path) -> None:
     for paragraph in HEADER.split("\n\n"):
         print(paragraph if paragraph.startswith(" ") else textwrap.fill(paragraph, width), end="\n\n")
     print("Settings and their defaults\n")
-    for key, default, meaning, allowed in described():
-        _entry(f"{key}={_written(default)}", _sentence(meaning, allowed), width)
+    print_settings(described(), width)
     _entry("json=", JSON, width)
     for group in group_names(conf):
         print(f"\n{group}=NAME{'' if group == 'experiment' else f', and {group}.OPTION=VALUE'}\n")
@@ -64,6 +63,12 @@ def print_help(conf: Path) -> None:
             _entry(f"{group}.{option}={_written(default)}", text, width)
         for file in sorted((conf / group).glob("*.yaml")):
             _entry(file.stem, "\n".join(_choice(file, shared)), width)
+
+
+def print_settings(settings: Iterable[tuple[str, Any, str, str]], width: int) -> None:
+    """Prints settings as `described` gives them: key, default, meaning and allowed values."""
+    for key, default, meaning, allowed in settings:
+        _entry(f"{key}={_written(default)}", _sentence(meaning, allowed), width)
 
 
 def _shared_options(group: str) -> dict[str, tuple[Any, str]]:

@@ -3,7 +3,6 @@
 import shlex
 import shutil
 import sys
-import textwrap
 from typing import TYPE_CHECKING
 
 from runners.terminal.output import print_record
@@ -17,17 +16,14 @@ _DASH = "-"
 
 def print_help(usage: str) -> None:
     """Prints the command's docstring, and the settings under `search`."""
+    from runners.configuration.help import WIDEST, print_settings
     from tokensel.evaluation.search.settings import SearchSettings
-    from tokensel.evaluation.sweep.declaration import declaration
+    from tokensel.evaluation.sweep.reading import described
 
-    width = min(100, shutil.get_terminal_size().columns)
     print(usage.strip())
     print("\nSettings of the search, beside those of the sweep\n")
-    for name, field in SearchSettings.model_fields.items():
-        text = f"{field.description}. {str(declaration(field)['allowed']).removeprefix('must be ')}"
-        print(f"  search.{name}={field.default}")
-        print(textwrap.fill(text, width, initial_indent="      ", subsequent_indent="      "))
-    print("\nWhat is varied, and how, stands under hydra.sweeper.params in conf/search.yaml.")
+    print_settings(described(SearchSettings, "search."), min(WIDEST, shutil.get_terminal_size().columns))
+    print("\nWhat is varied, and in which range, stands under hydra.sweeper.params in conf/search.yaml.")
 
 
 def report(searched: "Searched", json: bool | None) -> int:

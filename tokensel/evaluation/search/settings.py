@@ -33,8 +33,8 @@ class SearchSettings(Settings):
     best: int = setting(
         3, "trials that the test sees, once, at the end", "must be an integer from 1 to 100", ge=1, le=100
     )
-    seed: int = setting(0, "of the proposals", "must be an integer from 0 to 2147483647", ge=0, le=MOST)
-    stages: int = setting(1, "of a trial", f"must be an integer from 1 to {MOST_STAGES}", ge=1, le=MOST_STAGES)
+    seed: int = setting(0, "seed of the proposals", "must be an integer from 0 to 2147483647", ge=0, le=MOST)
+    stages: int = setting(1, "stages of a trial", f"must be an integer from 1 to {MOST_STAGES}", ge=1, le=MOST_STAGES)
     depth_1: float | int = setting(
         0.5,
         "of the first stage, among the layers that can meet the budget: 0 the first, 1 the last",
