@@ -59,7 +59,7 @@ def _noting() -> Iterator[None]:
 
 
 def _run(folder: Path, config: Mapping[str, Any], destination: Destination) -> Run:
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
     return Run(
         id=run_id(digest, destination.project),
         name=folder.name,

@@ -107,10 +107,6 @@ def test_some_steps_lower_the_loss_and_change_the_aggregator_alone(loaded, quest
     assert all(not torch.equal(value, state.best[name]) for name, value in moved.items())
 
 
-def tensors(trained, state, folder):
-    return load_aggregator(write_aggregator(trained, state, folder, {"command": "x"})).state_dict()
-
-
 def test_a_stopped_training_gives_the_same_file(loaded, lessons, tmp_path):
     whole = train(loaded, lessons, tmp_path / "whole")
     train(loaded, lessons, tmp_path / "parts", stop_after=6)  # two steps after a look, which are lost
@@ -132,6 +128,13 @@ def test_it_ends_early_when_validation_no_longer_improves_and_just_so_if_it_was_
     train(loaded, lessons, tmp_path / "parts", plan, stop_after=whole.best_step + 1)
     _, parts = train(loaded, lessons, tmp_path / "parts", plan)
     assert (parts.step, parts.log) == (whole.step, whole.log)
+
+
+def test_the_file_holds_the_best_parameters_and_not_the_last_ones(loaded, lessons, tmp_path):
+    trained, state = train(loaded, lessons, tmp_path, stop_after=4)
+    state.best = {name: value + 0.5 for name, value in state.best.items()}
+    found = load_aggregator(write_aggregator(trained, state, tmp_path, {})).state_dict()
+    assert all(torch.equal(value, state.best[name]) for name, value in found.items())
 
 
 def test_a_state_of_another_training_or_a_damaged_one_is_refused(loaded, lessons, tmp_path):
