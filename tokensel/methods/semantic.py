@@ -15,8 +15,8 @@ from tokensel.methods.fps import FarthestPoint
 from tokensel.methods.registry import register_method
 from tokensel.methods.sizes import Sizes
 
-# The cosine from which two embeddings are those of one token.
-SAME = 0.999
+# Two embeddings are those of one token if their first so many entries have at least this cosine.
+ENTRIES, SAME = 64, 0.999
 # Of the largest. Far smaller ones would lower all products to the rounding of a chosen token's distance to itself.
 LEAST_WEIGHT = 1e-4
 
@@ -135,8 +135,9 @@ def _spelled(context: Context, words: list[str]) -> Tensor:
 
     A token is recognised by its embedding. words: one for each row; "" = none.
     """
-    text = context.inputs[1]
+    text = context.inputs[1][..., :ENTRIES]
     pieces, real = context.embed_words([[word] for word in words])
+    pieces = pieces[..., :ENTRIES]
     width, length = real.shape[1], text.shape[1]
     real = real & torch.tensor([[word != ""] for word in words], device=real.device)
     begins = real[:, :1].expand(-1, length)
