@@ -19,14 +19,13 @@ COLUMNS = ("n", "accuracy", "reference_accuracy", "difference", "diff_low", "dif
 
 
 def compared(folder: Path, reference: str) -> pd.DataFrame:
-    """A row for each point of another aggregation than `reference`, with that at the same method and kept."""
+    """A row for each point of another aggregation than `reference`, with that of the same method, kept and layers."""
     results, predictions = load_results(folder), load_predictions(folder)
     points = results[(results["status"] == "complete") & results["aggregation"].notna()]
     rows = []
-    for _, base in points[points["aggregation"] == reference].iterrows():
-        same = (
-            (points["method"] == base["method"]) & (points["kept"] == base["kept"]) & (points["pool"] == base["pool"])
-        )
+    alike = points[["pool", "method", "kept", "kept_share", "agg_layer", "stages"]].astype(str).agg("|".join, axis=1)
+    for index, base in points[points["aggregation"] == reference].iterrows():
+        same = alike == alike[index]
         others = points[same & (points["aggregation"] != reference)].set_index("key")["aggregation"]
         table = compare(results, predictions, reference=base["key"])
         for _, row in table[table["key"].isin(others.index)].iterrows():

@@ -11,7 +11,7 @@ import papermill
 import pytest
 from helpers.notebooks import start_notebook
 
-from analysis import compare, load_predictions, load_results
+from analysis import at_equal_cost, compare, load_predictions, load_results
 from runners.sweep import main
 
 FOLDER = Path(__file__).parents[2] / "analysis"
@@ -21,10 +21,16 @@ NOTEBOOKS = {
     "selection_maps": ({"kept": 8, "layers": [0, 2], "temperatures": [0.05, 0.5]}, 2),
     "layer_and_temperature": ({}, 3),
     "add_your_method": ({"limit": 4, "kept": [8]}, 3),
+    "learned_and_adaptive": ({}, 2),
 }
 # Runs in a kernel of its own, as a reader's notebook does; the others run in forks, which have imported everything.
 KERNEL = "plain"
 SWEEP = ["method=fps,tome", "kept=8", "agg_layer=2,4", "temperature=0.05,0.5", "limit=4", "name=layers", "--multirun"]
+# The folder with what learned_and_adaptive compares.
+DIRECTIONS = [
+    ["method=fps,semantic", "kept=8,48,auto", "aggregation=cross_attention,learned", "--multirun"],
+    ["method=fps", "kept=[16,4]", "agg_layer=[2,4]"],
+]
 QUICK = ["latency.repeats=1", "latency.warmup=0", "latency.decode_tokens=1", "logger=none", "control_seeds=1"]
 
 
@@ -34,7 +40,8 @@ def started(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebooks")
 
     def start(name):
-        folders = {"output": str(folder)} if name == "add_your_method" else {"results": str(folder / "layers")}
+        results = "directions" if name == "learned_and_adaptive" else "layers"
+        folders = {"output": str(folder)} if name == "add_your_method" else {"results": str(folder / results)}
         files = FOLDER / f"{name}.ipynb", folder / f"{name}.ipynb"
         return partial(finish, start_notebook(*files, folders | NOTEBOOKS[name][0]))
 
@@ -51,6 +58,9 @@ def started(tmp_path_factory):
         patch.setenv("OMP_NUM_THREADS", "1")
         assert main([*SWEEP, *QUICK, f"output_dir={folder}"]) == 0
         copy_plain_points(folder)
+        for sweep in DIRECTIONS:
+            untimed = ["limit=4", "name=directions", "controls=[full]", "latency.repeats=0", "logger=none"]
+            assert main([*sweep, *untimed, f"output_dir={folder}"]) == 0
         # The forks first, while no other thread runs.
         running = {name: start(name) for name in NOTEBOOKS}
         yield folder, running | {KERNEL: start_kernel()}
@@ -90,6 +100,13 @@ def test_the_notebook_runs_from_top_to_bottom(started, name):
         for row in comparison.dropna(subset="difference").itertuples():
             shown = f"{row.difference:+.1f} [{row.diff_low:+.1f}, {row.diff_high:+.1f}]"
             assert shown in text(notebook)
+    if name == "learned_and_adaptive":
+        printed = text(notebook)
+        for direction in ("learned", "semantic", "auto", "several scales, 16@2 4@4"):
+            assert f"{direction} against fps at " in printed
+        auto = at_equal_cost(load_results(folder / "directions"), load_predictions(folder / "directions"))
+        for row in auto.dropna(subset="difference").itertuples():
+            assert f"{row.difference:+.1f} [{row.diff_low:+.1f}, {row.diff_high:+.1f}]" in printed
     if name == "add_your_method":
         assert "local_contrast" in set(load_results(folder / "add_your_method")["method"])
 
