@@ -23,7 +23,9 @@ def compared(folder: Path, reference: str) -> pd.DataFrame:
     results, predictions = load_results(folder), load_predictions(folder)
     points = results[(results["status"] == "complete") & results["aggregation"].notna()]
     rows = []
-    alike = points[["pool", "method", "kept", "kept_share", "agg_layer", "stages"]].astype(str).agg("|".join, axis=1)
+    alike = points[["pool", "method", "kept", "kept_share", "agg_layer", "stages"]].apply(
+        lambda row: str([*row]), axis=1
+    )
     for index, base in points[points["aggregation"] == reference].iterrows():
         same = alike == alike[index]
         others = points[same & (points["aggregation"] != reference)].set_index("key")["aggregation"]
