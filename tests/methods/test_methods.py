@@ -350,7 +350,7 @@ def test_defaults_follow_the_method():
         ({"method": "fps", "kept": 8, "temperature": "hot"}, "temperature=hot"),
         ({"method": "fps", "kept": 8, "layout": "short"}, "compact, zero_fill, mask"),
         ({"method": "fps", "kept": 8, "position": "back"}, "source, front"),
-        ({"method": "fps", "kept": 8, "aggregation": "max"}, "cross_attention, mean, none"),
+        ({"method": "fps", "kept": 8, "aggregation": "max"}, "cross_attention, learned, mean, none"),
         ({"method": "fps", "kept": 8, "start": "middle"}, "start='middle'"),
         ({"method": "fastv", "kept": 8, "heads": "some"}, "mean, max_head, weighted"),
         ({"method": "fastv", "kept": 8, "alpha": 2}, "alpha=2"),

@@ -82,7 +82,7 @@ def composed_once():
     """Every choice of files is composed once, as within one grid: Hydra takes a tenth of a second for each."""
     composer = compose._Composer()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compose, "_Composer", lambda: composer)
+        patch.setattr(compose, "_Composer", lambda *_: composer)
         yield
 
 

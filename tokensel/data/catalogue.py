@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import ConfigDict, TypeAdapter
 
 from tokensel.data.order import draw_order
-from tokensel.data.part import only_part
+from tokensel.data.portion import only_portion
 from tokensel.data.question import Question
 from tokensel.errors import TokenselError, as_typed, check_choice
 
@@ -44,13 +44,15 @@ _TYPE_WORDS: tuple[tuple[Any, str], ...] = (
 )
 
 
-def load_questions(name: str, limit: int | None = None, part: str | None = None, **options: object) -> list[Question]:
+def load_questions(
+    name: str, limit: int | None = None, portion: str | None = None, **options: object
+) -> list[Question]:
     """The questions of the data set `name`, in the data set's order.
 
     Parameters:
         limit: the largest number of questions: the first ones by `draw_order`. The subset is therefore the same in
             every run, mixes families whatever the order of the file, and contains the subset of any smaller limit.
-        part: "validation" or "test", to leave out the questions of the other, see `tokensel.data.part`; None: all.
+        portion: "validation" or "test", to leave out the questions of the other, `tokensel.data.portion`; None: all.
         options: the data set's own; see its load function
 
     Raises TokenselError for an unknown name or option (the message lists the allowed ones), a missing option, a limit
@@ -70,7 +72,7 @@ def load_questions(name: str, limit: int | None = None, part: str | None = None,
         raise TokenselError(f"limit={limit}: must be a whole number of at least 1, or null for all questions")
 
     questions = loader(**options)
-    questions = questions if part is None else only_part(questions, part)
+    questions = questions if portion is None else only_portion(questions, portion)
     if not questions:
         given = " ".join(f"data.{option}={as_typed(value)}" for option, value in options.items())
         raise TokenselError(f"data={name}: contains no question with these options: {given}")

@@ -191,9 +191,12 @@ class OrderingMethod(Method):
 
     Grid points that differ in `kept` alone share one order, as the choice for a smaller kept begins that for a larger
     one. Under kept="auto", coverage is 1 - the largest distance (1 - cosine) of any token to its nearest chosen one.
+
+    coverage_is_free: choosing computes all that coverage needs.
     """
 
     default_coverage: ClassVar[float | None] = 0.6
+    coverage_is_free: ClassVar[bool] = False
 
     def order(self, context: Context) -> Tensor:
         """context.kept visual tokens in the order of choice: LongTensor[B, kept]. What it begins with must not depend
@@ -211,7 +214,7 @@ class OrderingMethod(Method):
 
     def coverage_flops(self, sizes: Sizes) -> int:
         """Floating-point operations of `coverage` for sizes.kept choices."""
-        return sizes.cosines(sizes.kept)
+        return 0 if self.coverage_is_free else sizes.cosines(sizes.kept)
 
     def select(self, context: Context) -> Selection:
         order = context.first_of(self.order, self.identity)

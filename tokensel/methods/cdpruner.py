@@ -38,6 +38,7 @@ class CDPruner(OrderingMethod):
 
     name: ClassVar[str] = "cdpruner"
     default_coverage: ClassVar[float | None] = 0.91
+    coverage_is_free: ClassVar[bool] = True
     default_layers: ClassVar[tuple[int, ...]] = (0,)
     default_position: ClassVar[str] = "renumber"
     min_kept: ClassVar[int] = 1
@@ -50,17 +51,14 @@ class CDPruner(OrderingMethod):
     def resolved_settings(self, config: Any | None = None) -> dict[str, Any]:
         if self.clip is None or clip_config(self.clip) is None or not (config is None or self.reads_tower(config)):
             return {"clip": None}
-        revision = clip_revision(self.clip)
-        return {"clip": self.clip} | ({} if revision is None else {"clip_revision": revision})
+        known = {"clip": self.clip, "clip_revision": clip_revision(self.clip)}
+        return {name: value for name, value in known.items() if value is not None}
 
     def order(self, context: Context) -> Tensor:
         return dpp_greedy(context.tokens, self.relevance(context), context.kept)
 
     def ordered(self, context: Context) -> tuple[Tensor, Tensor]:
         return dpp_explained(context.tokens, self.relevance(context), context.kept)
-
-    def coverage_flops(self, sizes: Sizes) -> int:
-        return 0
 
     def relevance(self, context: Context) -> Tensor:
         """The relevance of each visual token to the question, from about 0 to 1: [B, N]."""
@@ -73,9 +71,8 @@ class CDPruner(OrderingMethod):
 
     def flops(self, sizes: Sizes) -> int:
         steps = min(sizes.kept, sizes.hidden)
-        relevance = sizes.cosines(1)
-        if sizes.vision_width and self.clip is not None:  # the tower is read only where CLIP serves
-            relevance = clip_flops(self.clip, sizes.count)
+        serves = sizes.vision_width and self.clip is not None  # the tower is read only where CLIP serves
+        relevance = clip_flops(str(self.clip), sizes.count) if serves else sizes.cosines(1)
         rows = dpp_rows(sizes.kept, sizes.count, sizes.hidden)
         return relevance + sizes.cosines(rows) + sizes.count * steps * (steps - 1)
 

@@ -39,6 +39,7 @@ class MMTok(OrderingMethod):
 
     name: ClassVar[str] = "mmtok"
     default_coverage: ClassVar[float | None] = 0.88
+    coverage_is_free: ClassVar[bool] = True
     default_layers: ClassVar[tuple[int, ...]] = (0,)
     only_layer: ClassVar[int | None] = 0
     default_position: ClassVar[str] = "renumber"
@@ -54,23 +55,12 @@ class MMTok(OrderingMethod):
         _check(self)
 
     def order(self, context: Context) -> Tensor:
-        return self._order_by(self.affinity(context), context)
+        return _order_by(self, self.affinity(context), context)
 
     def ordered(self, context: Context) -> tuple[Tensor, Tensor]:
         affinity = self.affinity(context)
-        order = self._order_by(affinity, context)
+        order = _order_by(self, affinity, context)
         return order, affinity_coverage(affinity, order)
-
-    def coverage_flops(self, sizes: Sizes) -> int:
-        return 0
-
-    def _order_by(self, affinity: Tensor, context: Context) -> Tensor:
-        allowed = torch.ones(affinity.shape[:2], dtype=torch.bool, device=affinity.device)
-        for row, size in enumerate(context.picture_sizes or ()):
-            if size is not None and context.grid[0] == context.grid[1]:
-                allowed[row, padding_patches(*size, patches=context.grid[0])] = False
-        order = greedy_coverage(affinity, context.kept, allowed=allowed)
-        return order.masked_fill(~allowed.gather(1, order), 0) if self.as_released else order
 
     def affinity(self, context: Context) -> Tensor:
         """How well each visual token covers each word, then each visual token, weighted: [B, N, S + N]."""
@@ -84,6 +74,16 @@ class MMTok(OrderingMethod):
     def flops(self, sizes: Sizes) -> int:
         # As many words as the prompt has other tokens: exact without a bare question, else the most there can be.
         return sizes.cosines(sizes.text) + sizes.vision_cosines()
+
+
+def _order_by(method: MMTok, affinity: Tensor, context: Context) -> Tensor:
+    """The order of choice by affinity [B, N, S + N], with what lies inside the bars last: LongTensor[B, kept]."""
+    allowed = torch.ones(affinity.shape[:2], dtype=torch.bool, device=affinity.device)
+    for row, size in enumerate(context.picture_sizes or ()):
+        if size is not None and context.grid[0] == context.grid[1]:
+            allowed[row, padding_patches(*size, patches=context.grid[0])] = False
+    order = greedy_coverage(affinity, context.kept, allowed=allowed)
+    return order.masked_fill(~allowed.gather(1, order), 0) if method.as_released else order
 
 
 def _check(method: MMTok) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tokensel import TokenselError
 from tokensel.data import Question, load_questions
-from tokensel.data.part import VALIDATION_SHARE, only_part, part_options
+from tokensel.data.portion import VALIDATION_SHARE, only_portion, portion_options
 from tokensel.evaluation.grid_point import GridPoint
 from tokensel.evaluation.search.scales import counts_of, latest_layer, layers_of, scaled
 from tokensel.evaluation.search.settings import read_search
@@ -85,26 +85,26 @@ def test_what_no_count_can_pay_for_is_said():
 def test_validation_and_test_share_no_picture_and_leave_nothing_out():
     asked = {"text": "what?", "choices": ("a", "b"), "answer": 0, "image": lambda: None}
     questions = [Question(id=f"{place}", image_id=f"p{place // 2}", **asked) for place in range(2000)]
-    parts = [only_part(questions, part) for part in ("validation", "test")]
+    parts = [only_portion(questions, part) for part in ("validation", "test")]
     assert sorted(parts[0] + parts[1], key=lambda question: int(question.id)) == questions
     pictures = [{question.image_id for question in found} for found in parts]
     assert not pictures[0] & pictures[1]
     assert len(pictures[0]) / 1000 == pytest.approx(VALIDATION_SHARE, abs=0.04)
-    found = {part: load_questions("diagrams", per_family=9, part=part) for part in ("validation", "test")}
+    found = {part: load_questions("diagrams", per_family=9, portion=part) for part in ("validation", "test")}
     ids = {question.id for question in load_questions("diagrams", per_family=9)}
     assert {question.id for each in found.values() for question in each} == ids
     assert not {question.id for question in found["test"]} & {question.id for question in found["validation"]}
-    with pytest.raises(TokenselError, match=r"data.part=dev: .*validation"):
-        load_questions("diagrams", part="dev")
+    with pytest.raises(TokenselError, match=r"data.portion=dev: .*validation"):
+        load_questions("diagrams", portion="dev")
 
 
 def test_a_split_for_validation_is_used_where_there_is_one():
     given = {"split": "test", "families": None}
-    assert part_options("diagrams", given, "validation") == given | {"split": "validation"}
-    assert part_options("diagrams", given, "test") == given
+    assert portion_options("diagrams", given, "validation") == given | {"split": "validation"}
+    assert portion_options("diagrams", given, "test") == given
     train = {"split": "train"}
-    assert part_options("diagrams", train, "validation") == train | {"part": "validation"}
-    assert part_options("gqa", {"split": "testdev"}, "test") == {"split": "testdev", "part": "test"}
+    assert portion_options("diagrams", train, "validation") == train | {"portion": "validation"}
+    assert portion_options("gqa", {"split": "testdev"}, "test") == {"split": "testdev", "portion": "test"}
 
 
 @pytest.mark.parametrize(

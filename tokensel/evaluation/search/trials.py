@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tokensel.data.part import part_options
+from tokensel.data.portion import portion_options
 from tokensel.engine.kept import kept_text
 from tokensel.errors import TokenselError, as_typed
 from tokensel.evaluation.clearing import clear_points
@@ -80,7 +80,7 @@ class Trial:
 
 def for_part(settings: SweepSettings, part: str) -> SweepSettings:
     """The settings with the questions of one part: validation or test."""
-    options = part_options(settings.data.name, settings.data.options, part)
+    options = portion_options(settings.data.name, settings.data.options, part)
     return settings.model_copy(update={"data": DataSettings(name=settings.data.name, **options)})
 
 
